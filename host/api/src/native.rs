@@ -1,0 +1,228 @@
+//! The native API, `/v1`: what curl users type. docs in `/openapi.json`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use serde_json::{Value, json};
+use wambda_model::limits::{PAGE_DEFAULT, PAGE_MAX, UPLOAD_BYTES_MAX};
+use wambda_model::scaling::ScalingReport;
+use wambda_model::{FunctionName, Invocation, Outcome, Payload, Reply, Version};
+
+use crate::{Api, ApiError, Request, Response, body, gateway, logs, query, reply};
+
+pub(crate) fn version_of(api: &Api, name: &FunctionName) -> Result<Arc<Version>, ApiError> {
+    api.catalog.latest(name).ok_or_else(|| ApiError::no_function(name))
+}
+
+/// `PUT /v1/functions/{name}`
+pub(crate) async fn publish(
+    api: &Api,
+    name: &FunctionName,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    // The query is checked before the body is read, and the body before it is compiled.
+    query::apply(&query, &mut wambda_model::FunctionConfig::default())?;
+    let _place = api.uploads.acquire().await.map_err(|e| ApiError::internal(&e.to_string()))?;
+    let upload = body::read(request.into_body(), UPLOAD_BYTES_MAX as u64).await?;
+    let change = |config: &mut _| query::apply(&query, config);
+    let published = api.functions.publish(name, upload, &change).await?;
+    let status = if published.created { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(reply::json(status, &description(&published.version)))
+}
+
+/// `GET /v1/functions/{name}`
+pub(crate) fn describe(api: &Api, name: &FunctionName) -> Result<Response, ApiError> {
+    Ok(reply::json(StatusCode::OK, &description(&*version_of(api, name)?)))
+}
+
+/// `DELETE /v1/functions/{name}`
+pub(crate) async fn delete(api: &Api, name: &FunctionName) -> Result<Response, ApiError> {
+    if !api.functions.delete(name).await? {
+        return Err(ApiError::no_function(name));
+    }
+    Ok(reply::bytes(StatusCode::NO_CONTENT, Bytes::new()))
+}
+
+/// `GET /v1/functions?limit=…&after=…`
+pub(crate) fn list(api: &Api, query: Option<&str>) -> Result<Response, ApiError> {
+    let (mut limit, mut after) = (PAGE_DEFAULT, None);
+    for (key, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+        let wrong = |what: String| ApiError::invalid("InvalidParameter", what);
+        match &*key {
+            "limit" => {
+                let valid = value.parse().ok().filter(|n| (1..=PAGE_MAX).contains(n));
+                limit = valid.ok_or_else(|| {
+                    wrong(format!("limit must be 1 to {PAGE_MAX}, got {value:?}"))
+                })?;
+            }
+            "after" => after = Some(FunctionName::new(&value).map_err(|e| wrong(e.to_string()))?),
+            other => {
+                return Err(wrong(format!(
+                    "unknown parameter {other:?}: known are limit and after"
+                )));
+            }
+        }
+    }
+    let catalog = api.catalog.load();
+    let mut page: Vec<&Arc<Version>> =
+        catalog.page(after.as_ref(), limit + 1).map(|function| &function.latest).collect();
+    let more = page.len() > limit;
+    page.truncate(limit);
+    let next = page.last().filter(|_| more).map(|version| version.name.as_str());
+    let functions: Vec<Value> = page.iter().map(|version| description(version)).collect();
+    Ok(reply::json(StatusCode::OK, &json!({"functions": functions, "next": next})))
+}
+
+/// `GET /v1/functions/{name}/scaling`
+pub(crate) fn scaling(api: &Api, name: &FunctionName) -> Result<Response, ApiError> {
+    let version = version_of(api, name)?;
+    let report = api.invoke.scaling(&version);
+    Ok(reply::json(StatusCode::OK, &scaling_json(&version, &report)))
+}
+
+fn scaling_json(version: &Version, report: &ScalingReport) -> Value {
+    let decisions: Vec<Value> = report
+        .decisions
+        .iter()
+        .map(|d| {
+            let time = logs::timestamp(d.unix_ms);
+            json!({"time": time, "from": d.from, "to": d.to, "reason": d.reason.as_str()})
+        })
+        .collect();
+    json!({
+        "function": version.name.as_str(),
+        "instances": {
+            "busy": report.instances.busy,
+            "warm": report.instances.warm,
+            "prewarmed": report.instances.prewarmed,
+        },
+        "desired": report.desired,
+        "min": version.config.provisioned,
+        "max": version.config.concurrency,
+        "running": report.running,
+        "queue": {
+            "depth": report.queued,
+            "bytes": report.queued_bytes,
+            "oldest_ms": report.oldest_ms,
+            "max": version.config.queue,
+        },
+        "arrivals_per_second": report.arrival_rate,
+        "service_ms": report.service_ms,
+        "decisions": decisions,
+    })
+}
+
+/// A function, for people and scripts. Environment values are not shown, their names are.
+fn description(version: &Version) -> Value {
+    let config = &version.config;
+    json!({
+        "name": version.name.as_str(),
+        "arn": &*version.arn,
+        "kind": version.kind.as_str(),
+        "version": &*version.label,
+        "revision": version.revision,
+        "sha256": version.digest.to_string(),
+        "size": version.code_bytes,
+        "imports": version.imports,
+        "published": logs::timestamp(version.published_ms),
+        "compile_ms": version.compile_ms,
+        "config": {
+            "memory": config.memory_bytes as f64 / f64::from(1 << 20),
+            "timeout": config.timeout_ms as f64 / 1e3,
+            "cpu": config.cpu().as_millis() as f64 / 1e3,
+            "payload": config.payload_bytes,
+            "logs": config.log_bytes,
+            "concurrency": config.concurrency,
+            "provisioned": config.provisioned,
+            "queue": config.queue,
+            "reuse": match version.reuse {
+                wambda_model::Reuse::Warm => "warm",
+                wambda_model::Reuse::Fresh => "fresh",
+            },
+            "env": config.env.keys().collect::<Vec<_>>(),
+        },
+    })
+}
+
+/// `POST /v1/functions/{name}/invoke`
+pub(crate) async fn invoke(
+    api: &Api,
+    name: &FunctionName,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let version = version_of(api, name)?;
+    if let Some(query) = request.uri().query() {
+        check_mode(query)?;
+    }
+    let event = body::read(request.into_body(), version.config.payload_bytes).await?;
+    let invocation = Invocation::new(Payload::Event(event));
+    let id = invocation.id;
+    let outcome = run(api, &version, invocation).await?;
+    let Outcome { result, report, .. } = outcome;
+    let mut response = match result {
+        Ok(Reply::Event(bytes)) => reply::bytes(StatusCode::OK, bytes),
+        Ok(Reply::Http(_)) => return Err(ApiError::internal("a streamed reply to an event")),
+        Err(error) => {
+            let timed_out = error.kill == Some(wambda_model::KillReason::Timeout);
+            let status = if timed_out {
+                StatusCode::GATEWAY_TIMEOUT
+            } else {
+                StatusCode::INTERNAL_SERVER_ERROR
+            };
+            let mut response = reply::bytes(status, reply::error_json(&error, id));
+            reply::error_header(response.headers_mut(), &error);
+            response
+        }
+    };
+    response.headers_mut().insert(CONTENT_TYPE, reply::JSON);
+    reply::report_headers(response.headers_mut(), id, &report);
+    Ok(response)
+}
+
+fn check_mode(query: &str) -> Result<(), ApiError> {
+    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        match (&*key, &*value) {
+            ("mode", "sync") => {}
+            ("mode", "event") => {
+                let message =
+                    "mode=event is not there yet: nothing was accepted, and nothing will run";
+                return Err(ApiError::not_implemented(message));
+            }
+            (key, value) => {
+                let message = format!("unknown parameter {key}={value}: known is mode=sync");
+                return Err(ApiError::invalid("InvalidParameter", message));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Runs an event on a function of any kind: for the http kinds it is an API Gateway event, and
+/// translated both ways.
+pub(crate) async fn run(
+    api: &Api,
+    version: &Arc<Version>,
+    invocation: Invocation,
+) -> Result<Outcome, ApiError> {
+    if !version.kind.is_http() {
+        return Ok(api.invoke.invoke(version, invocation).await?);
+    }
+    let Invocation { id, payload, caller, attempt } = invocation;
+    let Payload::Event(event) = payload else {
+        return Err(ApiError::internal("an http payload where an event was expected"));
+    };
+    let limit = version.config.payload_bytes;
+    let request = gateway::request_from_event(&event, version.name.as_str())?;
+    let invocation = Invocation { id, payload: Payload::Http(request), caller, attempt };
+    let mut outcome = api.invoke.invoke(version, invocation).await?;
+    outcome.result = match outcome.result {
+        Ok(Reply::Http(response)) => {
+            gateway::event_from_response(response, limit).await.map(Reply::Event)
+        }
+        other => other,
+    };
+    Ok(outcome)
+}

@@ -1,0 +1,111 @@
+//! The `wambda` command: the server, and its client. Everything but `serve` and `compile` talks to
+//! a server over HTTP, like any client.
+
+mod client;
+mod demo;
+mod deploy;
+mod invoke;
+mod show;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, anyhow};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use wambda_runtime::EngineKind;
+use wambda_server::ServeArgs;
+
+use client::Client;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// AWS Lambda that you run yourself, with WebAssembly sandboxes.
+#[derive(Debug, Parser)]
+#[command(name = "wambda", version, about, max_term_width = 100)]
+struct Cli {
+    /// The server to talk to
+    #[arg(long, global = true, env = "WAMBDA_SERVER", default_value = "http://127.0.0.1:5262")]
+    server: String,
+    /// Print JSON instead of text for people
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server
+    Serve(Box<ServeArgs>),
+    /// Create a function or replace its code
+    Deploy(deploy::DeployArgs),
+    /// Run a function and print its result
+    Invoke(invoke::InvokeArgs),
+    /// List functions
+    List,
+    /// Show a function's log
+    Logs(show::LogsArgs),
+    /// Delete functions
+    Delete {
+        /// Names
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Start a server and show the examples on it
+    Demo(demo::DemoArgs),
+    /// Print shell completions
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Compile one upload; the server runs this as a child of its own
+    #[command(hide = true)]
+    Compile {
+        /// main or wasi03
+        #[arg(long)]
+        engine: String,
+        /// The wasm
+        input: PathBuf,
+        /// The artifact
+        output: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    let client = || Client::new(&cli.server);
+    match cli.command {
+        Command::Serve(args) => wambda_server::serve(&args.settle()?)?,
+        Command::Deploy(args) => deploy::run(&client(), args, cli.json)?,
+        Command::Invoke(args) => return invoke::run(&client(), args, cli.json),
+        Command::List => show::list(&client(), cli.json)?,
+        Command::Logs(args) => show::logs(&client(), &args, cli.json)?,
+        Command::Delete { names } => show::delete(&client(), &names, cli.json)?,
+        Command::Demo(args) => demo::run(&args)?,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "wambda", &mut std::io::stdout());
+        }
+        Command::Compile { engine, input, output } => {
+            let kind = EngineKind::parse(&engine).ok_or_else(|| anyhow!("no engine {engine:?}"))?;
+            return Ok(match wambda_runtime::child::compile(kind, &input, &output) {
+                Ok(made_for) => show::out(&made_for)?,
+                Err(why) => {
+                    eprintln!("{why}");
+                    ExitCode::FAILURE
+                }
+            });
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,390 @@
+//! One function's permits, and the bounded queue of those who wait for one.
+//!
+//! A permit is granted at once while fewer run than there are cores or than the plan's formula asks
+//! for; otherwise the invocation waits. One that has waited for the target wait is granted what the
+//! limits allow, so that a few slow calls never hold up the rest.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use wambda_model::limits::{QUEUE_AGE_MAX, QUEUE_BYTES_MAX};
+use wambda_model::scaling::{Decision, ScalingReport};
+use wambda_model::{Clock, InvokeError, Permit, Release, ThrottleReason, Version};
+
+use crate::plan::{ArrivalRate, DOWN_WINDOW, LaneStats, TARGET_WAIT, WarmTarget, WindowMax, need};
+
+/// Decisions kept for people.
+const DECISIONS_KEPT: usize = 32;
+/// Weight of the newest service time in the mean.
+const SERVICE_WEIGHT: f64 = 0.1;
+
+/// Says whether the memory budget has room for one more instance.
+pub type HasRoom = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// One function's permits and queue.
+pub struct Lane {
+    state: Mutex<State>,
+    clock: Arc<dyn Clock>,
+    /// Permits that are always worth having: one per core.
+    cores: u32,
+    has_room: HasRoom,
+}
+
+struct State {
+    version: Arc<Version>,
+    running: u32,
+    waiters: VecDeque<Waiter>,
+    waiting_bytes: u64,
+    next_waiter: u64,
+    arrivals: u64,
+    ticked: Instant,
+    rate: ArrivalRate,
+    service_s: Option<f64>,
+    window: WindowMax,
+    desired: u32,
+    decisions: VecDeque<Decision>,
+}
+
+struct Waiter {
+    id: u64,
+    grant: oneshot::Sender<Permit>,
+    bytes: u64,
+    since: Instant,
+}
+
+/// What became of a request for a permit.
+pub enum Admission {
+    /// Go.
+    Granted(Permit),
+    /// Wait.
+    Waiting(Waiting),
+}
+
+/// A place in the queue; leaving it early is dropping it.
+pub struct Waiting {
+    lane: Arc<Lane>,
+    id: u64,
+    granted: oneshot::Receiver<Permit>,
+    since: Instant,
+}
+
+impl std::fmt::Debug for Lane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let state = self.lock();
+        f.debug_struct("Lane").field("running", &state.running).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Admission {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if matches!(self, Self::Granted(_)) { "Granted" } else { "Waiting" })
+    }
+}
+
+impl std::fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Waiting").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Lane {
+    /// A lane for the function of `version`.
+    #[must_use]
+    pub fn new(
+        version: Arc<Version>,
+        clock: Arc<dyn Clock>,
+        cores: u32,
+        has_room: HasRoom,
+    ) -> Arc<Self> {
+        let state = State {
+            version,
+            running: 0,
+            waiters: VecDeque::new(),
+            waiting_bytes: 0,
+            next_waiter: 0,
+            arrivals: 0,
+            ticked: clock.now(),
+            rate: ArrivalRate::default(),
+            service_s: None,
+            window: WindowMax::default(),
+            desired: 0,
+            decisions: VecDeque::new(),
+        };
+        Arc::new(Self { state: Mutex::new(state), clock, cores, has_room })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The version that instances are kept for.
+    #[must_use]
+    pub fn version(&self) -> Arc<Version> {
+        Arc::clone(&self.lock().version)
+    }
+
+    /// Whether nothing runs and nothing waits.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let state = self.lock();
+        state.running == 0 && state.waiters.is_empty()
+    }
+
+    /// The function has a new version.
+    pub fn set_version(&self, version: &Arc<Version>) {
+        let mut state = self.lock();
+        state.version = Arc::clone(version);
+        state.service_s = None;
+    }
+
+    /// Asks for a permit for an invocation of `bytes`.
+    ///
+    /// # Errors
+    /// [`InvokeError::Throttled`] when there is neither a permit nor a place in the queue.
+    pub fn admit(
+        self: &Arc<Self>,
+        version: &Version,
+        bytes: u64,
+    ) -> Result<Admission, InvokeError> {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        state.arrivals += 1;
+        let config = &version.config;
+        let throttled = |reason, limit, value| {
+            version.metrics.throttled(reason);
+            let retry_after = Duration::from_secs(1);
+            Err(InvokeError::Throttled { reason, limit, value, retry_after })
+        };
+        if config.concurrency == 0 {
+            return throttled(ThrottleReason::Concurrency, 0, 0);
+        }
+        if state.waiters.is_empty() && self.may_run(&state, config.concurrency, 1) {
+            state.running += 1;
+            drop(state);
+            return Ok(Admission::Granted(Permit::new(Arc::clone(self) as Arc<dyn Release>, now)));
+        }
+        let waiting = state.waiters.len() as u64;
+        if waiting >= u64::from(config.queue) {
+            return throttled(ThrottleReason::QueueCount, u64::from(config.queue), waiting);
+        }
+        if state.waiting_bytes + bytes > QUEUE_BYTES_MAX {
+            return throttled(ThrottleReason::QueueBytes, QUEUE_BYTES_MAX, state.waiting_bytes);
+        }
+        let (grant, granted) = oneshot::channel();
+        let id = state.next_waiter;
+        state.next_waiter += 1;
+        state.waiting_bytes += bytes;
+        state.waiters.push_back(Waiter { id, grant, bytes, since: now });
+        self.show_queue(&state, now);
+        drop(state);
+        Ok(Admission::Waiting(Waiting { lane: Arc::clone(self), id, granted, since: now }))
+    }
+
+    /// Whether one more may run now, with `extra` more waiting than the queue shows.
+    fn may_run(&self, state: &State, max: u32, extra: u32) -> bool {
+        if state.running >= max {
+            return false;
+        }
+        let wanted = || {
+            let mut stats = state.stats(0, 0);
+            stats.queued = stats.queued.saturating_add(extra);
+            need(&stats)
+        };
+        let worth_it = state.running < self.cores || state.running < wanted();
+        worth_it && (state.running == 0 || (self.has_room)())
+    }
+
+    /// Grants permits to those at the head of the queue.
+    fn serve(
+        self: &Arc<Self>,
+        state: &mut State,
+        now: Instant,
+    ) -> Vec<(oneshot::Sender<Permit>, Permit)> {
+        let max = state.version.config.concurrency;
+        let mut grants = Vec::new();
+        while let Some(head) = state.waiters.front() {
+            let overdue = now.saturating_duration_since(head.since) >= TARGET_WAIT;
+            let may = if overdue {
+                state.running < max && (state.running == 0 || (self.has_room)())
+            } else {
+                self.may_run(state, max, 0)
+            };
+            if !may {
+                break;
+            }
+            let Some(head) = state.waiters.pop_front() else {
+                break;
+            };
+            state.waiting_bytes -= head.bytes;
+            state.running += 1;
+            let permit = Permit::new(Arc::clone(self) as Arc<dyn Release>, now);
+            grants.push((head.grant, permit));
+        }
+        if !grants.is_empty() {
+            self.show_queue(state, now);
+        }
+        grants
+    }
+
+    fn show_queue(&self, state: &State, now: Instant) {
+        let oldest = state.waiters.front().map(|w| now.saturating_duration_since(w.since));
+        state.version.metrics.show_queue(state.waiters.len(), oldest.unwrap_or_default());
+    }
+
+    /// Serves whom it can. Permits are handed over outside the lock: one that is not taken any more
+    /// comes back through [`Release`] at once.
+    pub fn nudge(self: &Arc<Self>) {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        if state.waiters.is_empty() {
+            return;
+        }
+        let grants = self.serve(&mut state, now);
+        drop(state);
+        for (grant, permit) in grants {
+            drop(grant.send(permit));
+        }
+    }
+
+    /// Statistics for the plan; none when nothing has happened for so long that nothing changes.
+    #[must_use]
+    pub fn tick(&self, instance_bytes: u64) -> Option<LaneStats> {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        let passed = now.saturating_duration_since(state.ticked);
+        state.ticked = now;
+        let arrivals = std::mem::take(&mut state.arrivals);
+        state.rate.tick(arrivals, passed);
+        let now_needed = need(&state.stats(0, instance_bytes));
+        state.window.push(now, now_needed);
+        let window_max = state.window.max(now, DOWN_WINDOW);
+        self.show_queue(&state, now);
+        let quiet = window_max == 0 && state.desired == 0 && state.version.config.provisioned == 0;
+        (!quiet).then(|| state.stats(window_max, instance_bytes))
+    }
+
+    /// Takes the plan's word. Returns the version to keep instances for.
+    pub fn decide(&self, target: WarmTarget) -> Arc<Version> {
+        let mut state = self.lock();
+        if target.desired != state.desired {
+            let (from, to, reason) = (state.desired, target.desired, target.reason);
+            state.version.metrics.scaled(from, to, reason);
+            if state.decisions.len() >= DECISIONS_KEPT {
+                state.decisions.pop_front();
+            }
+            let unix_ms = self.clock.unix_ms();
+            state.decisions.push_back(Decision { unix_ms, from, to, reason });
+            state.desired = to;
+        }
+        Arc::clone(&state.version)
+    }
+
+    /// The lane's state, for people; instances are filled in by the caller.
+    #[must_use]
+    pub fn report(&self) -> ScalingReport {
+        let now = self.clock.now();
+        let state = self.lock();
+        let oldest = state.waiters.front().map(|w| now.saturating_duration_since(w.since));
+        ScalingReport {
+            instances: wambda_model::invocation::InstanceCounts::default(),
+            desired: state.desired,
+            running: state.running,
+            queued: u32::try_from(state.waiters.len()).unwrap_or(u32::MAX),
+            queued_bytes: state.waiting_bytes,
+            oldest_ms: oldest.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            arrival_rate: state.rate.per_second(),
+            service_ms: state.service_s.map(|s| s * 1e3),
+            decisions: state.decisions.iter().copied().collect(),
+        }
+    }
+}
+
+impl State {
+    fn stats(&self, window_max: u32, instance_bytes: u64) -> LaneStats {
+        let config = &self.version.config;
+        LaneStats {
+            arrival_rate: self.rate.per_second(),
+            service_s: self.service_s,
+            queued: u32::try_from(self.waiters.len()).unwrap_or(u32::MAX),
+            running: self.running,
+            min: config.provisioned,
+            max: config.concurrency,
+            window_max,
+            instance_bytes,
+            desired: self.desired,
+        }
+    }
+}
+
+/// `Release` needs the lane's own `Arc` to grant the next permit.
+impl Release for Lane {
+    fn release(self: Arc<Self>, taken: Instant) {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        state.running = state.running.saturating_sub(1);
+        let took = now.saturating_duration_since(taken).as_secs_f64();
+        let mean = state.service_s.map_or(took, |mean| mean + SERVICE_WEIGHT * (took - mean));
+        state.service_s = Some(mean);
+        if state.waiters.is_empty() {
+            return;
+        }
+        let grants = self.serve(&mut state, now);
+        drop(state);
+        for (grant, permit) in grants {
+            drop(grant.send(permit));
+        }
+    }
+}
+
+impl Waiting {
+    /// Waits for the permit.
+    ///
+    /// # Errors
+    /// [`InvokeError::Throttled`] after [`QUEUE_AGE_MAX`].
+    pub async fn permit(mut self, version: &Version) -> Result<Permit, InvokeError> {
+        let give_up = self.since + QUEUE_AGE_MAX;
+        let mut wake = self.since + TARGET_WAIT;
+        loop {
+            let until = tokio::time::Instant::from_std(wake.min(give_up));
+            tokio::select! {
+                biased;
+                granted = &mut self.granted => {
+                    let waited = self.lane.clock.now().saturating_duration_since(self.since);
+                    version.metrics.queue_wait.observe(waited.as_secs_f64());
+                    return granted.map_err(|_| InvokeError::Unavailable("the queue is gone".to_owned()));
+                }
+                () = tokio::time::sleep_until(until) => {
+                    self.lane.nudge();
+                    let now = self.lane.clock.now();
+                    if now >= give_up && self.granted.is_empty() {
+                        break;
+                    }
+                    wake = now + TARGET_WAIT;
+                }
+            }
+        }
+        version.metrics.throttled(ThrottleReason::QueueAge);
+        let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        Err(InvokeError::Throttled {
+            reason: ThrottleReason::QueueAge,
+            limit: ms(QUEUE_AGE_MAX),
+            value: ms(self.lane.clock.now().saturating_duration_since(self.since)),
+            retry_after: Duration::from_secs(1),
+        })
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut state = self.lane.lock();
+        // Ids grow along the queue. One that was granted is no longer in it.
+        if let Ok(at) = state.waiters.binary_search_by_key(&self.id, |w| w.id)
+            && let Some(left) = state.waiters.remove(at)
+        {
+            state.waiting_bytes -= left.bytes;
+            self.lane.show_queue(&state, self.lane.clock.now());
+        }
+    }
+}

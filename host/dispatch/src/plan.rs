@@ -1,0 +1,260 @@
+//! How many instances a function wants, by Little's law plus a term that drains the queue:
+//!
+//! `desired = clamp(min, ceil(λ·S + Q·S/T), max)`
+//!
+//! with arrival rate λ, service time S, queue length Q and target wait T. Up at once, down only
+//! when a whole window had no need; all functions together within the memory budget. Pure: time and
+//! statistics come in, numbers go out.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use wambda_model::scaling::ScaleReason;
+
+/// Longest wait that more instances should bring about.
+pub const TARGET_WAIT: Duration = Duration::from_millis(10);
+/// Time without need before instances are retired.
+pub const DOWN_WINDOW: Duration = Duration::from_secs(60);
+/// Arrivals per second below which a function counts as idle.
+pub const IDLE_RATE: f64 = 0.01;
+
+/// What is known of one function when the plan is made.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct LaneStats {
+    /// Arrivals per second.
+    pub arrival_rate: f64,
+    /// Seconds that one invocation takes; none before the first has ended.
+    pub service_s: Option<f64>,
+    /// Invocations waiting.
+    pub queued: u32,
+    /// Invocations running.
+    pub running: u32,
+    /// Instances kept in any case.
+    pub min: u32,
+    /// Instances allowed.
+    pub max: u32,
+    /// Largest need within the window.
+    pub window_max: u32,
+    /// Bytes that one instance holds.
+    pub instance_bytes: u64,
+    /// Instances wanted so far.
+    pub desired: u32,
+}
+
+/// What bounds all functions together.
+#[derive(Debug, Clone, Copy)]
+pub struct ScaleLimits {
+    /// Bytes that all instances may hold.
+    pub memory_bytes: u64,
+}
+
+/// How many instances a function shall have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WarmTarget {
+    /// Instances, busy ones included.
+    pub desired: u32,
+    /// What decided.
+    pub reason: ScaleReason,
+}
+
+/// What arrivals and queue ask for now, before any limit.
+#[must_use]
+pub fn need(stats: &LaneStats) -> u32 {
+    let Some(service) = stats.service_s else {
+        // Nothing has ended yet: as many as there is work.
+        return stats.running.saturating_add(stats.queued);
+    };
+    let rate = if stats.arrival_rate < IDLE_RATE { 0.0 } else { stats.arrival_rate };
+    let drain = f64::from(stats.queued) * service / TARGET_WAIT.as_secs_f64();
+    let need = (rate * service + drain).ceil();
+    // The cast saturates, and a service time that is no number counts as none.
+    (need as u32).max(stats.running)
+}
+
+/// The plan: a target for each lane, in order.
+#[must_use]
+pub fn plan(lanes: &[LaneStats], limits: &ScaleLimits) -> Vec<WarmTarget> {
+    let mut targets: Vec<_> = lanes.iter().map(alone).collect();
+    let bytes = |lane: &LaneStats, count: u32| u128::from(lane.instance_bytes) * u128::from(count);
+    let fixed = |lane: &LaneStats| lane.min.max(lane.running);
+    let mut base = 0u128;
+    let mut extra = 0u128;
+    for (lane, target) in lanes.iter().zip(&targets) {
+        base += bytes(lane, fixed(lane));
+        extra += bytes(lane, target.desired.saturating_sub(fixed(lane)));
+    }
+    let room = u128::from(limits.memory_bytes).saturating_sub(base);
+    if extra > room {
+        // Everyone beyond their minimum gives up the same share.
+        for (lane, target) in lanes.iter().zip(&mut targets) {
+            let over = u128::from(target.desired.saturating_sub(fixed(lane)));
+            let kept = u32::try_from(over * room / extra).unwrap_or(u32::MAX);
+            if u128::from(kept) < over {
+                let desired = fixed(lane).saturating_add(kept);
+                *target = WarmTarget { desired, reason: ScaleReason::Memory };
+            }
+        }
+    }
+    targets
+}
+
+/// What one lane would have if it were alone.
+fn alone(lane: &LaneStats) -> WarmTarget {
+    let now = need(lane);
+    let wanted = now.max(lane.window_max);
+    let desired = wanted.max(lane.min).min(lane.max);
+    let reason = if wanted > lane.max {
+        ScaleReason::Concurrency
+    } else if lane.min > wanted {
+        ScaleReason::Provisioned
+    } else if desired < lane.desired {
+        ScaleReason::Idle
+    } else if lane.queued > 0 {
+        ScaleReason::Backlog
+    } else {
+        ScaleReason::Arrivals
+    };
+    WarmTarget { desired, reason }
+}
+
+/// Largest value of a sliding window.
+#[derive(Debug, Default)]
+pub struct WindowMax(VecDeque<(Instant, u32)>);
+
+impl WindowMax {
+    /// Adds a value seen at `now`.
+    pub fn push(&mut self, now: Instant, value: u32) {
+        while self.0.back().is_some_and(|(_, last)| *last <= value) {
+            self.0.pop_back();
+        }
+        self.0.push_back((now, value));
+    }
+
+    /// The largest value of the window that ends at `now`; 0 when there is none.
+    pub fn max(&mut self, now: Instant, window: Duration) -> u32 {
+        while self.0.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) > window) {
+            self.0.pop_front();
+        }
+        self.0.front().map_or(0, |(_, value)| *value)
+    }
+}
+
+/// An exponentially weighted rate of arrivals over two horizons; the larger one counts, so that a
+/// burst is seen at once and not forgotten at once.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct ArrivalRate {
+    fast: f64,
+    slow: f64,
+}
+
+impl ArrivalRate {
+    /// Adds `arrivals` of the last `passed`.
+    pub fn tick(&mut self, arrivals: u64, passed: Duration) {
+        let seconds = passed.as_secs_f64().max(1e-6);
+        let rate = arrivals as f64 / seconds;
+        let weight = |horizon: f64| 1.0 - (-seconds / horizon).exp();
+        self.fast += weight(1.0) * (rate - self.fast);
+        self.slow += weight(10.0) * (rate - self.slow);
+    }
+
+    /// Arrivals per second.
+    #[must_use]
+    pub fn per_second(&self) -> f64 {
+        self.fast.max(self.slow)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// name | rate service queued running min max window desired | wanted reason
+    const CASES: &str = "
+        nothing            | 0     -      0   0  0 10   0  0 | 0  arrivals
+        first-ever         | 0     -      3   2  0 10   0  0 | 5  backlog
+        little             | 20    0.1    0   0  0 10   0  0 | 2  arrivals
+        ceiling            | 21    0.1    0   0  0 10   0  0 | 3  arrivals
+        rare-keeps-one     | 0.5   0.001  0   0  0 10   0  0 | 1  arrivals
+        idle-keeps-none    | 0.009 0.001  0   0  0 10   0  1 | 0  idle
+        queue-drains       | 0     0.005  10  0  0 10   0  0 | 5  backlog
+        slow-queue         | 0     1      1   0  0 500  0  0 | 100 backlog
+        capped             | 100   1      0   0  0 10   0  0 | 10 concurrency
+        floor              | 0     0.1    0   0  3 10   0  0 | 3  provisioned
+        floor-over-window  | 0     0.1    0   0  3 10   2  2 | 3  provisioned
+        window-holds       | 0     0.1    0   0  0 10   7  7 | 7  arrivals
+        window-passed      | 1     0.1    0   0  0 10   1  7 | 1  idle
+        running-counts     | 0     0.1    0   4  0 10   0  0 | 4  arrivals
+        concurrency-0      | 5     0.1    5   0  0 0    0  0 | 0  concurrency
+        not-a-number       | 5     nan    0   0  0 9    0  0 | 0  arrivals
+        endless            | 5     inf    0   0  0 9    0  0 | 9  concurrency
+    ";
+
+    #[test]
+    fn one_lane() {
+        for case in CASES.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            let parts: Vec<&str> = case.split('|').map(str::trim).collect();
+            let input: Vec<&str> = parts[1].split_whitespace().collect();
+            let int = |at: usize| input[at].parse().unwrap();
+            let stats = LaneStats {
+                arrival_rate: input[0].parse().unwrap(),
+                service_s: (input[1] != "-").then(|| input[1].parse().unwrap()),
+                queued: int(2),
+                running: int(3),
+                min: int(4),
+                max: int(5),
+                window_max: int(6),
+                instance_bytes: 1,
+                desired: int(7),
+            };
+            let target = plan(&[stats], &ScaleLimits { memory_bytes: 1_000 })[0];
+            let got = format!("{} {}", target.desired, target.reason.as_str());
+            let wanted: Vec<&str> = parts[2].split_whitespace().collect();
+            assert_eq!(got, wanted.join(" "), "{}", parts[0]);
+        }
+    }
+
+    #[test]
+    fn the_memory_budget_is_shared_and_minimums_are_kept() {
+        let lane = |rate, min, bytes| LaneStats {
+            arrival_rate: rate,
+            service_s: Some(1.0),
+            min,
+            max: 1_000,
+            instance_bytes: bytes,
+            ..LaneStats::default()
+        };
+        let lanes = [lane(100.0, 0, 10), lane(300.0, 0, 10), lane(0.0, 20, 10)];
+        let targets = plan(&lanes, &ScaleLimits { memory_bytes: 2_200 });
+        let desired: Vec<u32> = targets.iter().map(|t| t.desired).collect();
+        assert_eq!(desired, [50, 150, 20]);
+        assert_eq!(targets[0].reason, ScaleReason::Memory);
+        assert_eq!(targets[2].reason, ScaleReason::Provisioned);
+        let targets = plan(&lanes, &ScaleLimits { memory_bytes: 0 });
+        assert_eq!(targets[2].desired, 20, "a minimum is a promise");
+        assert_eq!(targets[0].desired, 0);
+    }
+
+    #[test]
+    fn the_window_forgets_after_its_length_and_not_before() {
+        let start = wambda_model::clock::now();
+        let at = |s| start + Duration::from_secs(s);
+        let mut window = WindowMax::default();
+        window.push(at(0), 5);
+        window.push(at(10), 3);
+        window.push(at(20), 4);
+        assert_eq!(window.max(at(60), DOWN_WINDOW), 5);
+        assert_eq!(window.max(at(61), DOWN_WINDOW), 4);
+        assert_eq!(window.max(at(81), DOWN_WINDOW), 0);
+    }
+
+    #[test]
+    fn a_burst_is_seen_within_a_tick_and_fades() {
+        let mut rate = ArrivalRate::default();
+        rate.tick(100, Duration::from_millis(100));
+        assert!(rate.per_second() > 90.0, "{}", rate.per_second());
+        for _ in 0..600 {
+            rate.tick(0, Duration::from_millis(100));
+        }
+        assert!(rate.per_second() < 0.1, "{}", rate.per_second());
+    }
+}

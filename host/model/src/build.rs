@@ -1,0 +1,62 @@
+//! From an upload to code that runs: the border between `control`, which publishes, and `runtime`,
+//! which inspects and compiles.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::config::Kind;
+use crate::ids::Digest;
+use crate::invocation::BoxFuture;
+
+/// Why an upload was not taken; the text is for the uploader.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum BuildError {
+    /// It is not something that the platform runs.
+    #[error("{0}")]
+    Invalid(String),
+    /// It is larger than the platform takes.
+    #[error("{0}")]
+    TooLarge(String),
+    /// The compiler has too much to do.
+    #[error("{0}")]
+    Busy(String),
+    /// A fault of the platform.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// What an upload is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspection {
+    /// The wasm binary inside the upload.
+    pub wasm: Bytes,
+    /// Its SHA-256.
+    pub digest: Digest,
+    /// How events reach it.
+    pub kind: Kind,
+    /// Whether it is a component (or else a core module).
+    pub component: bool,
+    /// Whether it needs WASI 0.3.
+    pub wasi03: bool,
+    /// What it imports: interfaces of a component, `module.name` of a core module.
+    pub imports: Vec<String>,
+    /// Smallest memory it starts with, in bytes; 0 when unknown (components).
+    pub memory_min_bytes: u64,
+}
+
+/// Inspects and compiles.
+pub trait Build: Send + Sync {
+    /// Unpacks an upload and says what it is. Nothing is compiled.
+    fn inspect(&self, upload: Bytes) -> BoxFuture<'_, Result<Inspection, BuildError>>;
+
+    /// Compiles within hard limits, unless that was done before, and checks that the result links.
+    /// Returns how long compiling took.
+    fn build<'a>(
+        &'a self,
+        inspection: &'a Inspection,
+    ) -> BoxFuture<'a, Result<Duration, BuildError>>;
+
+    /// Removes compiled code of digests that `is_used` denies.
+    fn sweep(&self, is_used: &(dyn Fn(&Digest) -> bool + Sync));
+}

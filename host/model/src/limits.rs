@@ -1,0 +1,149 @@
+//! Every limit of the platform, with its name and unit.
+//!
+//! A limit that a function or the operator can set has a `_DEFAULT`, `_MIN` and `_MAX`; the others
+//! are fixed. Sources: AWS Lambda quotas where Lambda has the limit, otherwise the measurements
+//! noted beside it.
+
+use std::time::Duration;
+
+/// One mebibyte; Lambda's "MB".
+pub const MIB: u64 = 1 << 20;
+
+// ---- names and requests -----------------------------------------------------------------------
+
+/// Length of a function name (Lambda: 64).
+pub const NAME_LEN_MAX: usize = 64;
+/// Bytes of an uploaded module, component or zip, and of what a zip inflates to.
+pub const UPLOAD_BYTES_MAX: usize = 64 << 20;
+/// Entries of an uploaded zip.
+pub const ZIP_ENTRIES_MAX: usize = 1_000;
+/// Inflated bytes per deflated byte of an uploaded zip.
+pub const ZIP_RATIO_MAX: u64 = 100;
+/// Bytes of all environment keys and values (Lambda: 4 KB).
+pub const ENV_BYTES_MAX: usize = 4096;
+/// Bytes of the base64 client context (Lambda: 3583).
+pub const CLIENT_CONTEXT_BYTES_MAX: usize = 3583;
+/// Header lines of one request.
+pub const HEADERS_MAX: usize = 100;
+/// Bytes of one request's head.
+pub const HEAD_BYTES_MAX: usize = 32 << 10;
+/// Time for a request head to arrive.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
+/// Longest silence within a request body.
+pub const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Open connections.
+pub const CONNECTIONS_MAX: usize = 8_192;
+/// Uploads held in memory at once.
+pub const UPLOADS_MAX: usize = 4;
+/// Functions of one page of a list.
+pub const PAGE_DEFAULT: usize = 50;
+/// Largest page of a list.
+pub const PAGE_MAX: usize = 1_000;
+
+// ---- per function -----------------------------------------------------------------------------
+
+/// Memory of one instance: linear memories and tables together.
+pub const MEMORY_BYTES_DEFAULT: u64 = 128 * MIB;
+/// One wasm page.
+pub const MEMORY_BYTES_MIN: u64 = 64 << 10;
+/// Lambda's largest.
+pub const MEMORY_BYTES_MAX: u64 = 10_240 * MIB;
+/// Wall-clock time of one invocation, instantiation included.
+pub const TIMEOUT_MS_DEFAULT: u64 = 3_000;
+/// Shortest timeout.
+pub const TIMEOUT_MS_MIN: u64 = 1;
+/// Longest timeout (Lambda: 15 minutes); also bounds CPU time.
+pub const TIMEOUT_MS_MAX: u64 = 900_000;
+/// Payload of one invocation, each way (Lambda: 6 MB).
+pub const PAYLOAD_BYTES_DEFAULT: u64 = 6 * MIB;
+/// Smallest payload limit.
+pub const PAYLOAD_BYTES_MIN: u64 = 1;
+/// Largest payload limit of a buffered invocation.
+pub const PAYLOAD_BYTES_MAX: u64 = 6 * MIB;
+/// What Lambda allows a response beyond [`PAYLOAD_BYTES_MAX`] (recorded from AWS, 2025-11).
+pub const RESPONSE_BYTES_EXTRA: u64 = 100;
+/// Log output of one invocation.
+pub const LOG_BYTES_DEFAULT: u64 = 256 << 10;
+/// Largest log output of one invocation.
+pub const LOG_BYTES_MAX: u64 = 6 * MIB;
+/// Concurrent instances of one function (Lambda's unreserved account limit).
+pub const CONCURRENCY_DEFAULT: u32 = 1_000;
+/// Most concurrent instances of one function.
+pub const CONCURRENCY_MAX: u32 = 4_000;
+/// Invocations waiting for an instance.
+pub const QUEUE_COUNT_DEFAULT: u32 = 1_000;
+/// Most invocations waiting for an instance.
+pub const QUEUE_COUNT_MAX: u32 = 100_000;
+/// Payload bytes waiting for an instance.
+pub const QUEUE_BYTES_MAX: u64 = 64 * MIB;
+/// Longest wait for an instance.
+pub const QUEUE_AGE_MAX: Duration = Duration::from_secs(10);
+
+// ---- instances --------------------------------------------------------------------------------
+
+/// Invocations after which a warm instance is replaced.
+pub const INSTANCE_USES_MAX: u32 = 1_000_000;
+/// Age at which a warm instance is replaced.
+pub const INSTANCE_AGE_MAX: Duration = Duration::from_secs(3_600);
+/// Core instances of one store.
+pub const STORE_INSTANCES_MAX: usize = 64;
+/// Linear memories of one store.
+pub const STORE_MEMORIES_MAX: usize = 8;
+/// Tables of one store.
+pub const STORE_TABLES_MAX: usize = 32;
+/// Bytes one table element counts for.
+pub const TABLE_ELEMENT_BYTES: u64 = 8;
+/// Bytes one host call may copy out of a guest: both payloads' worth.
+pub const HOSTCALL_BYTES_MAX: usize = 12 << 20;
+/// Component handles of one instance.
+pub const HANDLES_MAX: usize = 4_096;
+/// Host resources (streams, pollables, fields) of one instance.
+pub const RESOURCES_MAX: usize = 1_024;
+/// Bytes of one `get-random-bytes`.
+pub const RANDOM_BYTES_MAX: u64 = 64 << 10;
+/// Bytes of the header fields a guest may build.
+pub const FIELDS_BYTES_MAX: usize = 32 << 10;
+/// Bytes of one chunk of a guest's outgoing body.
+pub const BODY_CHUNK_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a streamed HTTP response (Lambda: 200 MB).
+pub const STREAM_BYTES_MAX: u64 = 200 * MIB;
+/// Bytes of one log line; longer ones are split.
+pub const LOG_LINE_BYTES_MAX: usize = 8 << 10;
+/// Log lines kept for one function.
+pub const LOG_RING_LINES: usize = 4_096;
+/// Log bytes kept for one function.
+pub const LOG_RING_BYTES: usize = 512 << 10;
+/// Tail of the log that `X-Amz-Log-Result` carries.
+pub const LOG_TAIL_BYTES: usize = 4_096;
+/// Stack of one guest.
+pub const WASM_STACK_BYTES: usize = 512 << 10;
+/// Stack of the fiber a guest runs on; the rest is for host functions.
+pub const FIBER_STACK_BYTES: usize = 2 << 20;
+/// Period of the pre-emption tick.
+pub const EPOCH_TICK: Duration = Duration::from_millis(2);
+
+// ---- compilation ------------------------------------------------------------------------------
+
+/// CPU seconds of one compilation (Python components take 15–25, Ruby up to 64).
+pub const COMPILE_CPU_SECONDS: u64 = 120;
+/// Wall-clock time of one compilation.
+pub const COMPILE_WALL: Duration = Duration::from_secs(300);
+/// Address space of the compiling child.
+pub const COMPILE_ADDRESS_BYTES: u64 = 3 << 30;
+/// Compilations waiting for the compiler.
+pub const COMPILE_QUEUE_MAX: usize = 32;
+/// Functions of one module.
+pub const MODULE_FUNCTIONS_MAX: u32 = 200_000;
+/// Bytes of one function body.
+pub const FUNCTION_BODY_BYTES_MAX: usize = 1 << 20;
+/// Locals of a function times its loop nesting (100 loops over 1,000 locals cost 59 CPU-seconds).
+pub const LOCALS_TIMES_LOOPS_MAX: u64 = 20_000;
+/// Locals of a function times its `if`s.
+pub const LOCALS_TIMES_IFS_MAX: u64 = 10_000_000;
+
+// ---- process ----------------------------------------------------------------------------------
+
+/// Functions with a metrics label of their own; the rest share `_other`.
+pub const METRIC_FUNCTIONS_MAX: usize = 2_000;
+/// Time between the end of readiness and the cancellation of what still runs.
+pub const DRAIN_DEFAULT: Duration = Duration::from_secs(30);

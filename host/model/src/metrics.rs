@@ -1,0 +1,408 @@
+//! Every metric, in one place. Children are resolved once per function, so that the hot path only
+//! adds to atomics. Names are final: people build dashboards on them.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus::{
+    Counter, CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec,
+    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use crate::error::{KillReason, ThrottleReason};
+use crate::ids::FunctionName;
+use crate::invocation::{InstanceCounts, StartKind};
+use crate::limits::METRIC_FUNCTIONS_MAX;
+use crate::scaling::ScaleReason;
+
+/// The label of functions past the cardinality bound.
+pub const OTHER: &str = "_other";
+
+const OUTCOMES: [&str; 6] = ["success", "error", "timeout", "cpu", "memory", "trap"];
+const DURATION_BUCKETS: &[f64] = &[0.0001, 0.001, 0.01, 0.05, 0.25, 1.0, 5.0, 30.0];
+const COMPILE_BUCKETS: &[f64] = &[0.05, 0.25, 1.0, 5.0, 25.0, 120.0];
+
+/// The process's metrics.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    named: Mutex<HashSet<FunctionName>>,
+    invocations: IntCounterVec,
+    duration: HistogramVec,
+    queue_wait: HistogramVec,
+    init: HistogramVec,
+    starts: IntCounterVec,
+    instances: IntGaugeVec,
+    desired: IntGaugeVec,
+    scale_decisions: IntCounterVec,
+    queue_depth: IntGaugeVec,
+    queue_oldest: GaugeVec,
+    throttles: IntCounterVec,
+    kills: IntCounterVec,
+    reuse_switched: IntCounterVec,
+    cpu: CounterVec,
+    memory_peak: IntGaugeVec,
+    /// Seconds of one compilation.
+    pub compile: Histogram,
+    pool_slots: IntGaugeVec,
+    http_requests: IntCounterVec,
+    /// Panics caught at the task border; anything but 0 is a bug.
+    pub host_panics: IntCounter,
+    /// Bytes that guests hold, against `wambda_memory_budget_bytes`.
+    pub memory_used: IntGauge,
+    /// The process-wide memory budget.
+    pub memory_budget: IntGauge,
+}
+
+struct Maker<'a>(&'a Registry);
+
+impl Maker<'_> {
+    fn add<C: prometheus::core::Collector + Clone + 'static>(
+        &self,
+        made: prometheus::Result<C>,
+    ) -> prometheus::Result<C> {
+        let collector = made?;
+        self.0.register(Box::new(collector.clone()))?;
+        Ok(collector)
+    }
+
+    fn counters(&self, name: &str, help: &str, by: &[&str]) -> prometheus::Result<IntCounterVec> {
+        self.add(IntCounterVec::new(Opts::new(name, help), by))
+    }
+
+    fn gauges(&self, name: &str, help: &str, by: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        self.add(IntGaugeVec::new(Opts::new(name, help), by))
+    }
+
+    fn histograms(&self, name: &str, help: &str) -> prometheus::Result<HistogramVec> {
+        let opts = HistogramOpts::new(name, help).buckets(DURATION_BUCKETS.to_vec());
+        self.add(HistogramVec::new(opts, &["function"]))
+    }
+}
+
+impl Metrics {
+    /// Registers every metric; `version` labels `wambda_build_info`.
+    ///
+    /// # Errors
+    /// When two metrics share a name, which the tests exclude.
+    pub fn new(version: &str) -> prometheus::Result<Arc<Self>> {
+        let registry = Registry::new();
+        let make = Maker(&registry);
+        make.add(Ok(prometheus::process_collector::ProcessCollector::for_self()).map(Process))?;
+        make.gauges("wambda_build_info", "Always 1; the labels tell the build.", &["version"])?
+            .with_label_values(&[version])
+            .set(1);
+        let by_function = ["function"];
+        let compile = HistogramOpts::new("wambda_compile_seconds", "Time to compile an upload.")
+            .buckets(COMPILE_BUCKETS.to_vec());
+        let metrics = Self {
+            named: Mutex::default(),
+            invocations: make.counters(
+                "wambda_invocations_total",
+                "Invocations that ran, by how they ended.",
+                &["function", "outcome"],
+            )?,
+            duration: make
+                .histograms("wambda_invocation_duration_seconds", "Time in the handler.")?,
+            queue_wait: make.histograms(
+                "wambda_queue_wait_seconds",
+                "Time an invocation waited for an instance.",
+            )?,
+            init: make.histograms(
+                "wambda_init_seconds",
+                "Time to load and instantiate, paid by cold starts.",
+            )?,
+            starts: make.counters(
+                "wambda_starts_total",
+                "Invocations by where their instance came from.",
+                &["function", "start"],
+            )?,
+            instances: make.gauges(
+                "wambda_instances",
+                "Instances by state.",
+                &["function", "state"],
+            )?,
+            desired: make.gauges(
+                "wambda_desired_instances",
+                "Instances the scheduler wants.",
+                &by_function,
+            )?,
+            scale_decisions: make.counters(
+                "wambda_scale_decisions_total",
+                "Changes of the number of instances wanted.",
+                &["function", "direction", "reason"],
+            )?,
+            queue_depth: make.gauges("wambda_queue_depth", "Invocations waiting.", &["queue"])?,
+            queue_oldest: make.add(GaugeVec::new(
+                Opts::new("wambda_queue_oldest_seconds", "Age of the oldest invocation waiting."),
+                &["queue"],
+            ))?,
+            throttles: make.counters(
+                "wambda_throttles_total",
+                "Invocations refused.",
+                &["function", "reason"],
+            )?,
+            kills: make.counters(
+                "wambda_kills_total",
+                "Instances stopped, by why.",
+                &["function", "reason"],
+            )?,
+            reuse_switched: make.counters(
+                "wambda_reuse_switched_total",
+                "Versions whose reuse was switched off because reused instances trapped.",
+                &by_function,
+            )?,
+            cpu: make.add(CounterVec::new(
+                Opts::new("wambda_cpu_seconds_total", "CPU time of guests."),
+                &by_function,
+            ))?,
+            memory_peak: make.gauges(
+                "wambda_memory_peak_bytes",
+                "Largest memory of one instance so far.",
+                &by_function,
+            )?,
+            compile: make.add(Histogram::with_opts(compile))?,
+            pool_slots: make.gauges(
+                "wambda_pool_slots",
+                "Slots of the instance pool in use.",
+                &["engine", "state"],
+            )?,
+            http_requests: make.counters(
+                "wambda_http_requests_total",
+                "HTTP requests answered.",
+                &["surface", "code"],
+            )?,
+            host_panics: make.add(IntCounter::new(
+                "wambda_host_panics_total",
+                "Panics caught; anything but 0 is a bug.",
+            ))?,
+            memory_used: make
+                .add(IntGauge::new("wambda_memory_used_bytes", "Bytes that guests hold."))?,
+            memory_budget: make.add(IntGauge::new(
+                "wambda_memory_budget_bytes",
+                "Bytes that guests may hold together.",
+            ))?,
+            registry,
+        };
+        Ok(Arc::new(metrics))
+    }
+
+    /// The metrics of one function. Past [`METRIC_FUNCTIONS_MAX`] names they share [`OTHER`].
+    #[must_use]
+    pub fn function(&self, name: &FunctionName) -> Arc<FunctionMetrics> {
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = named.contains(name) || named.len() < METRIC_FUNCTIONS_MAX;
+        if own {
+            named.insert(name.clone());
+        }
+        let label = if own { name.as_str() } else { OTHER };
+        Arc::new(FunctionMetrics::new(self, label))
+    }
+
+    /// Drops the series of a deleted function.
+    pub fn forget(&self, name: &FunctionName) {
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        if !named.remove(name) {
+            return;
+        }
+        let label = name.as_str();
+        let _ = self.duration.remove_label_values(&[label]);
+        let _ = self.queue_wait.remove_label_values(&[label]);
+        let _ = self.init.remove_label_values(&[label]);
+        let _ = self.desired.remove_label_values(&[label]);
+        let _ = self.queue_depth.remove_label_values(&[label]);
+        let _ = self.queue_oldest.remove_label_values(&[label]);
+        let _ = self.cpu.remove_label_values(&[label]);
+        let _ = self.reuse_switched.remove_label_values(&[label]);
+        let _ = self.memory_peak.remove_label_values(&[label]);
+        for outcome in OUTCOMES {
+            let _ = self.invocations.remove_label_values(&[label, outcome]);
+            let _ = self.kills.remove_label_values(&[label, outcome]);
+        }
+        for start in ["cold", "prewarmed", "warm", "busy"] {
+            let _ = self.starts.remove_label_values(&[label, start]);
+            let _ = self.instances.remove_label_values(&[label, start]);
+        }
+        for reason in ["queue_count", "queue_bytes", "queue_age", "concurrency"] {
+            let _ = self.throttles.remove_label_values(&[label, reason]);
+        }
+        for reason in ["arrivals", "backlog", "provisioned", "concurrency", "memory", "idle"] {
+            let _ = self.scale_decisions.remove_label_values(&[label, "up", reason]);
+            let _ = self.scale_decisions.remove_label_values(&[label, "down", reason]);
+        }
+    }
+
+    /// Counts one answered HTTP request.
+    #[must_use]
+    pub fn http_requests(&self, surface: &str, code: &str) -> IntCounter {
+        self.http_requests.with_label_values(&[surface, code])
+    }
+
+    /// The gauge of one kind of pool slot.
+    #[must_use]
+    pub fn pool_slots(&self, engine: &str, state: &str) -> IntGauge {
+        self.pool_slots.with_label_values(&[engine, state])
+    }
+
+    /// Everything, in the Prometheus text format.
+    ///
+    /// # Errors
+    /// When a collector misbehaves.
+    pub fn render(&self) -> prometheus::Result<Vec<u8>> {
+        let mut out = Vec::with_capacity(64 << 10);
+        TextEncoder::new().encode(&self.registry.gather(), &mut out)?;
+        Ok(out)
+    }
+}
+
+/// `ProcessCollector` is not `Clone`; registration here is once and final.
+struct Process(prometheus::process_collector::ProcessCollector);
+
+impl Clone for Process {
+    fn clone(&self) -> Self {
+        Self(prometheus::process_collector::ProcessCollector::for_self())
+    }
+}
+
+impl prometheus::core::Collector for Process {
+    fn desc(&self) -> Vec<&prometheus::core::Desc> {
+        self.0.desc()
+    }
+    fn collect(&self) -> Vec<prometheus::proto::MetricFamily> {
+        self.0.collect()
+    }
+}
+
+/// The resolved children of one function.
+#[derive(Debug)]
+pub struct FunctionMetrics {
+    label: String,
+    outcomes: [IntCounter; OUTCOMES.len()],
+    duration: Histogram,
+    /// Time an invocation waited for an instance, in seconds; waits of nothing are not observed.
+    pub queue_wait: Histogram,
+    init: Histogram,
+    starts: [IntCounter; 3],
+    instances: [IntGauge; 3],
+    /// Instances wanted.
+    pub desired: IntGauge,
+    scale_decisions: IntCounterVec,
+    /// Invocations waiting.
+    pub queue_depth: IntGauge,
+    /// Age of the oldest one, in seconds.
+    pub queue_oldest: Gauge,
+    throttles: IntCounterVec,
+    kills: IntCounterVec,
+    reuse_switched: IntCounterVec,
+    cpu: Counter,
+    memory_peak: IntGauge,
+}
+
+impl FunctionMetrics {
+    fn new(all: &Metrics, label: &str) -> Self {
+        let start = |kind: StartKind| all.starts.with_label_values(&[label, kind.as_str()]);
+        let state = |state: &str| all.instances.with_label_values(&[label, state]);
+        Self {
+            label: label.to_owned(),
+            outcomes: OUTCOMES.map(|o| all.invocations.with_label_values(&[label, o])),
+            duration: all.duration.with_label_values(&[label]),
+            queue_wait: all.queue_wait.with_label_values(&[label]),
+            init: all.init.with_label_values(&[label]),
+            starts: [start(StartKind::Cold), start(StartKind::Prewarmed), start(StartKind::Warm)],
+            instances: [state("busy"), state("warm"), state("prewarmed")],
+            desired: all.desired.with_label_values(&[label]),
+            scale_decisions: all.scale_decisions.clone(),
+            queue_depth: all.queue_depth.with_label_values(&[label]),
+            queue_oldest: all.queue_oldest.with_label_values(&[label]),
+            throttles: all.throttles.clone(),
+            kills: all.kills.clone(),
+            reuse_switched: all.reuse_switched.clone(),
+            cpu: all.cpu.with_label_values(&[label]),
+            memory_peak: all.memory_peak.with_label_values(&[label]),
+        }
+    }
+
+    /// Counts one invocation that ran: its outcome label, start and costs.
+    pub fn ran(&self, outcome: &str, report: &crate::invocation::Report) {
+        if let Some(at) = OUTCOMES.iter().position(|o| *o == outcome)
+            && let Some(counter) = self.outcomes.get(at)
+        {
+            counter.inc();
+        }
+        let [cold, prewarmed, warm] = &self.starts;
+        match report.start {
+            StartKind::Cold => cold.inc(),
+            StartKind::Prewarmed => prewarmed.inc(),
+            StartKind::Warm => warm.inc(),
+        }
+        self.duration.observe(report.duration.as_secs_f64());
+        if let Some(init) = report.init {
+            self.init.observe(init.as_secs_f64());
+        }
+        self.cpu.inc_by(report.cpu.as_secs_f64());
+        let peak = i64::try_from(report.memory_bytes).unwrap_or(i64::MAX);
+        if peak > self.memory_peak.get() {
+            self.memory_peak.set(peak);
+        }
+    }
+
+    /// Counts one instance that was stopped.
+    pub fn killed(&self, reason: KillReason) {
+        self.kills.with_label_values(&[self.label.as_str(), reason.as_str()]).inc();
+    }
+
+    /// Counts one version whose reuse was switched off.
+    pub fn reuse_switched(&self) {
+        self.reuse_switched.with_label_values(&[self.label.as_str()]).inc();
+    }
+
+    /// Counts one invocation that was refused.
+    pub fn throttled(&self, reason: ThrottleReason) {
+        self.throttles.with_label_values(&[self.label.as_str(), reason.as_str()]).inc();
+    }
+
+    /// Counts one change of the number of instances wanted.
+    pub fn scaled(&self, from: u32, to: u32, reason: ScaleReason) {
+        let direction = if to > from { "up" } else { "down" };
+        let labels = [self.label.as_str(), direction, reason.as_str()];
+        self.scale_decisions.with_label_values(&labels).inc();
+        self.desired.set(i64::from(to));
+    }
+
+    /// Shows the instances by state.
+    pub fn show_instances(&self, counts: InstanceCounts) {
+        let [busy, warm, prewarmed] = &self.instances;
+        busy.set(i64::from(counts.busy));
+        warm.set(i64::from(counts.warm));
+        prewarmed.set(i64::from(counts.prewarmed));
+    }
+
+    /// Shows the queue.
+    pub fn show_queue(&self, depth: usize, oldest: Duration) {
+        self.queue_depth.set(i64::try_from(depth).unwrap_or(i64::MAX));
+        self.queue_oldest.set(oldest.as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cardinality_is_bounded_and_deletes_make_room() {
+        let metrics = Metrics::new("test").unwrap();
+        let name = |n: usize| FunctionName::new(&format!("f{n}")).unwrap();
+        for n in 0..METRIC_FUNCTIONS_MAX + 5 {
+            metrics.function(&name(n)).throttled(ThrottleReason::QueueAge);
+        }
+        let shown =
+            |text: &str| String::from_utf8(metrics.render().unwrap()).unwrap().contains(text);
+        assert!(shown("wambda_throttles_total{function=\"_other\",reason=\"queue_age\"} 5"));
+        assert!(shown("function=\"f7\""));
+        metrics.forget(&name(7));
+        assert!(!shown("function=\"f7\""));
+        drop(metrics.function(&name(9_999)));
+        assert!(shown("function=\"f9999\""));
+    }
+}

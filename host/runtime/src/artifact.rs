@@ -1,0 +1,184 @@
+//! Compiled artifacts on disk: a cache that is derived from the code and local to this node.
+//!
+//! Only our compiling child writes them. Each has a MAC under a key in the data directory, checked
+//! before it is mapped; an artifact that is missing, damaged or made by another build is compiled
+//! again, never trusted.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use ring::hmac;
+use wambda_model::Digest;
+use wasmtime::component::Component;
+use wasmtime::{Engine, Module};
+
+use crate::engine::{EngineKind, compatibility};
+
+/// The directory of artifacts.
+#[derive(Debug)]
+pub struct Artifacts {
+    dir: PathBuf,
+    key: hmac::Key,
+}
+
+/// A loaded artifact.
+pub(crate) enum Loaded {
+    Module(Module),
+    Component(Component),
+}
+
+fn private_dir(path: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+impl Artifacts {
+    /// Opens the artifacts below a data directory, making directory and key as needed. What an
+    /// earlier process left half-written is removed.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or the key cannot be read or written.
+    pub fn open(data_dir: &Path) -> io::Result<Self> {
+        let dir = data_dir.join("artifacts");
+        private_dir(&dir)?;
+        let key = load_or_make_key(&data_dir.join("artifact.key"))?;
+        let this = Self { dir, key: hmac::Key::new(hmac::HMAC_SHA256, &key) };
+        let _ = std::fs::remove_dir_all(this.tmp());
+        private_dir(&this.tmp())?;
+        Ok(this)
+    }
+
+    /// Where the compiler puts what is not finished.
+    #[must_use]
+    pub fn tmp(&self) -> PathBuf {
+        self.dir.join("tmp")
+    }
+
+    fn path(&self, digest: &Digest, kind: EngineKind, engine: &Engine) -> PathBuf {
+        self.dir.join(format!("{digest}-{}-{}.cwasm", kind.as_str(), compatibility(engine)))
+    }
+
+    /// Takes a finished artifact in: sync, authenticate, rename, sync the directory.
+    ///
+    /// # Errors
+    /// When the disk refuses; nothing is taken then.
+    pub fn keep(
+        &self,
+        finished: &Path,
+        digest: &Digest,
+        kind: EngineKind,
+        engine: &Engine,
+    ) -> io::Result<()> {
+        let path = self.path(digest, kind, engine);
+        let mac = self.mac(finished)?;
+        File::open(finished)?.sync_all()?;
+        let unsealed = finished.with_extension("mac");
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&unsealed)?;
+        file.write_all(mac.as_ref())?;
+        file.sync_all()?;
+        std::fs::rename(&unsealed, path.with_extension("mac"))?;
+        std::fs::rename(finished, &path)?;
+        File::open(&self.dir)?.sync_all()
+    }
+
+    fn mac(&self, path: &Path) -> io::Result<hmac::Tag> {
+        let mut file = File::open(path)?;
+        let mut mac = hmac::Context::with_key(&self.key);
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            match file.read(&mut buffer)? {
+                0 => return Ok(mac.sign()),
+                n => mac.update(buffer.get(..n).unwrap_or_default()),
+            }
+        }
+    }
+
+    /// Whether an authentic artifact is there.
+    #[must_use]
+    pub fn holds(&self, digest: &Digest, kind: EngineKind, engine: &Engine) -> bool {
+        let path = self.path(digest, kind, engine);
+        let Ok(wanted) = std::fs::read(path.with_extension("mac")) else {
+            return false;
+        };
+        let Ok(found) = self.mac(&path) else {
+            return false;
+        };
+        ring_eq(found.as_ref(), &wanted)
+    }
+
+    /// Maps an artifact; none when there is no authentic one.
+    pub(crate) fn load(
+        &self,
+        digest: &Digest,
+        kind: EngineKind,
+        engine: &Engine,
+        component: bool,
+    ) -> wasmtime::Result<Option<Loaded>> {
+        if !self.holds(digest, kind, engine) {
+            return Ok(None);
+        }
+        let path = self.path(digest, kind, engine);
+        // SAFETY: the file was written by our own compiling child in a directory that only we can
+        // write, its MAC under our own key was checked just now, and its name says that it was
+        // compiled for an engine of this very configuration.
+        #[allow(unsafe_code)]
+        let loaded = unsafe {
+            if component {
+                Loaded::Component(Component::deserialize_file(engine, &path)?)
+            } else {
+                Loaded::Module(Module::deserialize_file(engine, &path)?)
+            }
+        };
+        Ok(Some(loaded))
+    }
+
+    /// Removes the artifacts of digests that `is_used` denies.
+    pub fn sweep(&self, is_used: impl Fn(&Digest) -> bool) {
+        let Ok(entries) = std::fs::read_dir(&self.dir) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let digest = name.to_str().and_then(|n| n.get(..64)).map(Digest::parse);
+            if let Some(Ok(digest)) = digest
+                && !is_used(&digest)
+            {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+fn ring_eq(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |diff, (x, y)| diff | (x ^ y)) == 0
+}
+
+fn load_or_make_key(path: &Path) -> io::Result<[u8; 32]> {
+    use ring::rand::SecureRandom;
+    let mut key = [0; 32];
+    match std::fs::read(path) {
+        Ok(found) if found.len() == key.len() => {
+            key.copy_from_slice(&found);
+            return Ok(key);
+        }
+        Ok(_) => {} // cut short by a crash: a new key only costs recompiling
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(e),
+    }
+    ring::rand::SystemRandom::new()
+        .fill(&mut key)
+        .map_err(|_| io::Error::other("no randomness"))?;
+    let temporary = path.with_extension("tmp");
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(&key)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    Ok(key)
+}

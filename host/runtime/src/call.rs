@@ -1,0 +1,179 @@
+//! One call into an instance that takes an event and gives a result, and what its failures mean.
+
+use bytes::Bytes;
+use wambda_model::limits::{PAYLOAD_BYTES_MAX, RESPONSE_BYTES_EXTRA};
+use wambda_model::{FunctionError, KillReason, RequestId, Version, clock};
+use wasmtime::{Store, Trap, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
+
+use crate::contract::Context;
+use crate::instance::{Entry, Instance};
+use crate::limiter::Denied;
+use crate::run::Ticket;
+use crate::state::State;
+
+/// A result, or the error that the function returned.
+pub(crate) type Answer = Result<Bytes, FunctionError>;
+
+/// The bit of a core handler's length that marks the result as an error.
+const CORE_ERROR_BIT: u64 = 1 << 31;
+
+/// Hands `event` to the guest.
+pub(crate) async fn event(
+    instance: &mut Instance,
+    version: &Version,
+    ticket: &Ticket,
+    event: Bytes,
+) -> wasmtime::Result<Answer> {
+    let Instance { store, entry, .. } = instance;
+    match entry {
+        Entry::Core { memory, alloc, handle } => {
+            let length = u32::try_from(event.len())?;
+            let at = alloc.call_async(&mut *store, length).await?;
+            memory.write(&mut *store, at as usize, &event)?;
+            let packed = handle.call_async(&mut *store, (at, length)).await?;
+            core_answer(memory.data(&*store), packed, version)
+        }
+        Entry::Event(handler) => {
+            let mut id = [0; 36];
+            let (id, remaining) = (ticket.id.encode(&mut id), version.config.timeout_ms);
+            let caller = ticket.caller.as_deref();
+            let context = Context {
+                request_id: id,
+                function_name: version.name.as_str(),
+                function_version: &version.label,
+                invoked_function_arn: &version.arn,
+                memory_limit_bytes: version.config.memory_bytes,
+                deadline_unix_ms: clock::unix_ms().saturating_add(remaining),
+                log_group_name: &version.log_group,
+                log_stream_name: &version.label,
+                identity: caller.and_then(|c| c.identity.as_deref()),
+                client_context: caller.and_then(|c| c.client_context.as_deref()),
+                trace_header: caller.and_then(|c| c.trace.as_deref()),
+                attempt: ticket.attempt,
+            };
+            let handler = handler.wambda_function_event_handler();
+            let result = handler.call_handle(&mut *store, &event, context).await?;
+            Ok(result.map(Bytes::from).map_err(|e| {
+                FunctionError::returned(&e.error_type, e.error_message, e.stack_trace)
+            }))
+        }
+        Entry::CoreCommand(start) => {
+            let ended = start.call_async(&mut *store, ()).await;
+            command_answer(store, exit_status(ended)?, ticket.id, version)
+        }
+        Entry::Command(command) => {
+            let ended = command.wasi_cli_run().call_run(&mut *store).await;
+            let status = match ended {
+                Ok(Ok(())) => 0,
+                Ok(Err(())) => 1,
+                Err(error) => exit_status(Err(error))?,
+            };
+            command_answer(store, status, ticket.id, version)
+        }
+        Entry::Http(_) | Entry::Http3(_) => wasmtime::bail!("an http function takes no event"),
+    }
+}
+
+/// Reads `ptr << 32 | len` of a core handler.
+fn core_answer(memory: &[u8], packed: u64, version: &Version) -> wasmtime::Result<Answer> {
+    let at = usize::try_from(packed >> 32)?;
+    let is_error = packed & CORE_ERROR_BIT != 0;
+    let length = packed & (CORE_ERROR_BIT - 1);
+    if let Some(limit) = exceeded(length, version) {
+        return Ok(Err(FunctionError::response_too_large(limit)));
+    }
+    let end = at.saturating_add(usize::try_from(length)?);
+    let Some(bytes) = memory.get(at..end) else {
+        wasmtime::bail!(
+            "wambda_handle returned {at}+{length}, beyond its memory of {} bytes",
+            memory.len()
+        );
+    };
+    if is_error {
+        let message = String::from_utf8_lossy(bytes).into_owned();
+        return Ok(Err(FunctionError::returned("Error", message, Vec::new())));
+    }
+    Ok(Ok(Bytes::copy_from_slice(bytes)))
+}
+
+/// The limit that a result of `length` bytes exceeds.
+pub(crate) fn exceeded(length: u64, version: &Version) -> Option<u64> {
+    let limit = version.config.payload_bytes;
+    let limit = if limit == PAYLOAD_BYTES_MAX { limit + RESPONSE_BYTES_EXTRA } else { limit };
+    (length > limit).then_some(limit)
+}
+
+fn exit_status(ended: wasmtime::Result<()>) -> wasmtime::Result<i32> {
+    match ended {
+        Ok(()) => Ok(0),
+        Err(error) => match error.downcast_ref::<I32Exit>() {
+            Some(exit) => Ok(exit.0),
+            None => Err(error),
+        },
+    }
+}
+
+fn command_answer(
+    store: &Store<State>,
+    status: i32,
+    id: RequestId,
+    version: &Version,
+) -> wasmtime::Result<Answer> {
+    if status != 0 {
+        return Ok(Err(FunctionError { kill: None, ..FunctionError::exit(id, status) }));
+    }
+    let too_large = || FunctionError::response_too_large(version.config.payload_bytes);
+    Ok(store.data().sink.take_reply().ok_or_else(too_large))
+}
+
+/// What a failed call means to the caller.
+pub(crate) fn failure(
+    error: &wasmtime::Error,
+    state: &State,
+    id: RequestId,
+    version: &Version,
+) -> FunctionError {
+    if let Some(reason) = state.meter.killed() {
+        return clocked(reason, id, version);
+    }
+    if let Some(exit) = error.downcast_ref::<I32Exit>() {
+        return FunctionError::exit(id, exit.0);
+    }
+    let limit = version.config.memory_bytes;
+    match state.limiter.denied() {
+        Some(Denied::Limit(wanted)) => return FunctionError::memory(id, limit, wanted),
+        Some(Denied::Budget) => {
+            let what = "the server's memory budget is used up".to_owned();
+            let killed = FunctionError::memory(id, limit, state.limiter.bytes());
+            return FunctionError { message: format!("RequestId: {id} Error: {what}"), ..killed };
+        }
+        None => {}
+    }
+    let frames = error.downcast_ref::<WasmBacktrace>().map(stack).unwrap_or_default();
+    match error.downcast_ref::<Trap>() {
+        Some(trap) => FunctionError::trap(id, &trap.to_string(), frames),
+        None => FunctionError::trap(id, &error.root_cause().to_string(), frames),
+    }
+}
+
+/// The error of a guest that a clock stopped.
+pub(crate) fn clocked(reason: KillReason, id: RequestId, version: &Version) -> FunctionError {
+    match reason {
+        KillReason::Cpu => FunctionError::cpu(id, version.config.cpu()),
+        _ => FunctionError::timeout(id, version.config.timeout()),
+    }
+}
+
+fn stack(backtrace: &WasmBacktrace) -> Vec<String> {
+    let name = |frame: &wasmtime::FrameInfo| {
+        let function = frame.func_name().map(|name| format!("{:#}", rustc_name(name)));
+        function.unwrap_or_else(|| format!("wasm function {}", frame.func_index()))
+    };
+    backtrace.frames().iter().map(name).collect()
+}
+
+/// A symbol as its source has it, as far as wasmtime's demangler goes; text is cut to a line.
+fn rustc_name(name: &str) -> String {
+    name.chars().take(200).collect()
+}

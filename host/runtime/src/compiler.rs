@@ -1,0 +1,210 @@
+//! Compiles uploads in a child process that can be killed: one at a time, a bounded queue before
+//! it, and a memory of what failed. A compile bomb costs its uploader an error, and the server
+//! nothing.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::process::Command;
+use tokio::sync::Semaphore;
+use wambda_model::limits::{
+    COMPILE_ADDRESS_BYTES, COMPILE_CPU_SECONDS, COMPILE_QUEUE_MAX, COMPILE_WALL,
+};
+use wambda_model::{BuildError, Digest, Metrics, clock};
+
+use crate::artifact::Artifacts;
+use crate::engine::{EngineKind, Engines, compatibility};
+
+/// Failed compilations remembered.
+const FAILURES_MAX: usize = 1_000;
+/// Bytes of the child's words that are read.
+const WORDS_MAX: u64 = 8 << 10;
+
+/// Runs the compiling child.
+#[derive(Debug)]
+pub struct Compiler {
+    program: PathBuf,
+    artifacts: Arc<Artifacts>,
+    engines: Engines,
+    metrics: Arc<Metrics>,
+    one: Semaphore,
+    waiting: AtomicUsize,
+    failures: Mutex<HashMap<(Digest, EngineKind), String>>,
+}
+
+/// Takes one from a counter when dropped, so that a caller who goes away is not counted for ever.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Compiler {
+    /// A compiler that runs `program compile …`.
+    #[must_use]
+    pub fn new(
+        program: PathBuf,
+        artifacts: Arc<Artifacts>,
+        engines: Engines,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            program,
+            artifacts,
+            engines,
+            metrics,
+            one: Semaphore::new(1),
+            waiting: AtomicUsize::new(0),
+            failures: Mutex::default(),
+        }
+    }
+
+    /// Makes sure that an artifact of `wasm` is there. Returns how long compiling took; none when
+    /// it was there already.
+    ///
+    /// # Errors
+    /// [`BuildError::Invalid`] when the code does not compile within the limits, and
+    /// [`BuildError::Busy`] when too many wait.
+    pub async fn ensure(
+        &self,
+        wasm: &[u8],
+        digest: Digest,
+        kind: EngineKind,
+    ) -> Result<Option<Duration>, BuildError> {
+        let internal = |what: String| BuildError::Internal(what);
+        let engine = self.engines.get(kind).ok_or_else(|| internal("engine is off".to_owned()))?;
+        if self.artifacts.holds(&digest, kind, engine) {
+            return Ok(None);
+        }
+        let known = self
+            .failures
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&(digest, kind))
+            .cloned();
+        if let Some(why) = known {
+            return Err(BuildError::Invalid(why));
+        }
+        if self.waiting.fetch_add(1, Relaxed) >= COMPILE_QUEUE_MAX {
+            self.waiting.fetch_sub(1, Relaxed);
+            let message = format!(
+                "{COMPILE_QUEUE_MAX} uploads wait for the compiler already: try again later"
+            );
+            return Err(BuildError::Busy(message));
+        }
+        let _waiting = Waiting(&self.waiting);
+        let _turn = self.one.acquire().await.map_err(|e| internal(e.to_string()))?;
+        if self.artifacts.holds(&digest, kind, engine) {
+            return Ok(None);
+        }
+        let started = clock::now();
+        let (input, output) = self.files(&digest, kind);
+        tokio::fs::write(&input, wasm).await.map_err(|e| internal(e.to_string()))?;
+        let compiled = self.run(kind, &input, &output).await;
+        let _ = tokio::fs::remove_file(&input).await;
+        let made_for = match compiled {
+            Ok(made_for) => made_for,
+            Err(error) => {
+                let _ = tokio::fs::remove_file(&output).await;
+                if let BuildError::Invalid(why) = &error {
+                    self.remember((digest, kind), why);
+                }
+                return Err(error);
+            }
+        };
+        if made_for != compatibility(engine) {
+            return Err(internal("the compiler is of another build than the server".to_owned()));
+        }
+        self.artifacts
+            .keep(&output, &digest, kind, engine)
+            .map_err(|e| internal(format!("cannot keep the artifact: {e}")))?;
+        let took = clock::now() - started;
+        self.metrics.compile.observe(took.as_secs_f64());
+        Ok(Some(took))
+    }
+
+    fn files(&self, digest: &Digest, kind: EngineKind) -> (PathBuf, PathBuf) {
+        let at = |extension| {
+            self.artifacts.tmp().join(format!("{digest}-{}.{extension}", kind.as_str()))
+        };
+        (at("wasm"), at("cwasm"))
+    }
+
+    fn remember(&self, key: (Digest, EngineKind), why: &str) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.len() >= FAILURES_MAX {
+            failures.clear();
+        }
+        failures.insert(key, why.to_owned());
+    }
+
+    /// Runs the child. Returns the compatibility that it reports.
+    async fn run(
+        &self,
+        kind: EngineKind,
+        input: &std::path::Path,
+        output: &std::path::Path,
+    ) -> Result<String, BuildError> {
+        let internal = |what: &str, e: std::io::Error| BuildError::Internal(format!("{what}: {e}"));
+        let mut child = Command::new(&self.program)
+            .arg("compile")
+            .args(["--engine", kind.as_str()])
+            .args([input, output])
+            .env_clear()
+            .current_dir(self.artifacts.tmp())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|e| internal("cannot start the compiler", e))?;
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let finish = async {
+            let (said, complained) = tokio::join!(words(stdout), words(stderr));
+            (child.wait().await, said, complained)
+        };
+        let Ok((status, said, complained)) = tokio::time::timeout(COMPILE_WALL, finish).await
+        else {
+            let _ = child.start_kill();
+            let seconds = COMPILE_WALL.as_secs();
+            let message = format!("compiling took more than {seconds} seconds and was stopped");
+            return Err(BuildError::Invalid(message));
+        };
+        let status = status.map_err(|e| internal("cannot wait for the compiler", e))?;
+        if status.success() {
+            return Ok(said.trim().to_owned());
+        }
+        tracing::info!(%status, words = complained.trim(), "a compilation failed");
+        Err(BuildError::Invalid(why_failed(status, &complained)))
+    }
+}
+
+async fn words(pipe: Option<impl tokio::io::AsyncRead + Unpin>) -> String {
+    let mut text = Vec::new();
+    if let Some(pipe) = pipe {
+        let _ = pipe.take(WORDS_MAX).read_to_end(&mut text).await;
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+fn why_failed(status: ExitStatus, complained: &str) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match status.signal() {
+        // SIGXCPU, or SIGKILL when soft and hard limit are one.
+        Some(24 | 9) => {
+            format!("compiling took more than {COMPILE_CPU_SECONDS} CPU-seconds and was stopped")
+        }
+        Some(6 | 11) => format!(
+            "compiling needed more than {COMPILE_ADDRESS_BYTES} bytes of memory and was stopped"
+        ),
+        Some(signal) => format!("compiling was stopped by signal {signal}"),
+        None => format!("the code does not compile: {}", complained.trim()),
+    }
+}

@@ -1,0 +1,127 @@
+//! How a guest is driven: [`Guarded`] polls it within its limits; [`Drive`] decides on which thread.
+//!
+//! A short call runs inline, on the thread that parsed its request: no spawn, no channel, no timer.
+//! One that outlives its first slices moves to the long-run executor, so that short calls never
+//! queue behind it. One whose caller goes away finishes there as well, as Lambda's do.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio::time::Sleep;
+use wambda_model::{BoxFuture, KillReason, clock};
+
+use crate::engine::Ticker;
+use crate::meter::Meter;
+
+/// Slices after which a call is a long one.
+const INLINE_SLICES: u32 = 2;
+
+/// The wall-clock deadline passed while the guest waited for the host.
+#[derive(Debug)]
+pub(crate) struct TimedOut;
+
+/// Polls guest code: arms the meter around each poll, keeps the epoch ticking meanwhile, and ends
+/// at the deadline even when the guest is waiting. The caller drops the store then.
+pub(crate) struct Guarded<'a, F> {
+    future: Pin<&'a mut F>,
+    meter: &'a Meter,
+    ticker: &'a Ticker,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl<'a, F: Future> Guarded<'a, F> {
+    pub(crate) fn new(future: Pin<&'a mut F>, meter: &'a Meter, ticker: &'a Ticker) -> Self {
+        Self { future, meter, ticker, sleep: None }
+    }
+}
+
+/// Leaves the ticker even when the guest's poll panics.
+struct Running<'a>(&'a Ticker);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+impl<F: Future> Future for Guarded<'_, F> {
+    type Output = Result<F::Output, TimedOut>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        this.meter.poll_begin(clock::now());
+        this.ticker.enter();
+        let running = Running(this.ticker);
+        let polled = this.future.as_mut().poll(cx);
+        drop(running);
+        let now = clock::now();
+        this.meter.poll_end(now);
+        if let Poll::Ready(done) = polled {
+            return Poll::Ready(Ok(done));
+        }
+        let deadline = this.meter.deadline();
+        let sleep =
+            this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
+        if now >= deadline || sleep.as_mut().poll(cx).is_ready() {
+            this.meter.kill(KillReason::Timeout);
+            return Poll::Ready(Err(TimedOut));
+        }
+        Poll::Pending
+    }
+}
+
+/// A panic in host code, caught.
+#[derive(Debug)]
+pub(crate) struct Panicked;
+
+/// A future that runs inline while it is short, elsewhere when it is long, and to its end in any
+/// case.
+pub(crate) struct Drive<T: Send + 'static> {
+    inline: Option<BoxFuture<'static, T>>,
+    moved: Option<JoinHandle<T>>,
+    meter: Arc<Meter>,
+    long_run: Handle,
+}
+
+impl<T: Send + 'static> Drive<T> {
+    pub(crate) fn new(future: BoxFuture<'static, T>, meter: Arc<Meter>, long_run: Handle) -> Self {
+        Self { inline: Some(future), moved: None, meter, long_run }
+    }
+}
+
+impl<T: Send + 'static> Future for Drive<T> {
+    type Output = Result<T, Panicked>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Some(future) = self.inline.as_mut() {
+            if let Poll::Ready(done) = future.as_mut().poll(cx) {
+                self.inline = None;
+                return Poll::Ready(Ok(done));
+            }
+            if self.meter.slices() < INLINE_SLICES {
+                return Poll::Pending;
+            }
+            if let Some(future) = self.inline.take() {
+                self.moved = Some(self.long_run.spawn(future));
+            }
+        }
+        match self.moved.as_mut() {
+            Some(task) => Pin::new(task).poll(cx).map_err(|_| Panicked),
+            None => Poll::Ready(Err(Panicked)),
+        }
+    }
+}
+
+impl<T: Send + 'static> Drop for Drive<T> {
+    fn drop(&mut self) {
+        // Neither a finished future (taken above) nor one that is unwinding is run again.
+        if let Some(future) = self.inline.take()
+            && !std::thread::panicking()
+        {
+            drop(self.long_run.spawn(future));
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! Runs invocations: the implementation of [`Execute`], and the upkeep of idle instances.
+
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use papaya::HashMap;
+use tokio::runtime::Handle;
+use wambda_model::invocation::InstanceCounts;
+use wambda_model::{
+    BoxFuture, Budget, Build, BuildError, Digest, Execute, FunctionError, Inspection, Invocation,
+    InvokeError, KillReason, Kind, Metrics, Outcome, Payload, Permit, RequestId, Version, clock,
+};
+
+use crate::artifact::Artifacts;
+use crate::call;
+use crate::compiler::Compiler;
+use crate::detect::inspect;
+use crate::drive::{Drive, Guarded, Panicked};
+use crate::engine::{EngineKind, Engines, Ticker};
+use crate::instance::{Instance, Mold};
+use crate::limiter::Denied;
+use crate::link::Linkers;
+use crate::meter::Meter;
+use crate::pool::{Ready, Unit};
+use crate::run::{Run, Ticket};
+use crate::upload::unpack;
+
+/// Fetches the code of a digest, when its artifact has to be made again.
+pub type CodeSource =
+    Arc<dyn Fn(Digest) -> BoxFuture<'static, Result<Bytes, String>> + Send + Sync>;
+
+/// What the runtime needs to start.
+pub struct RuntimeConfig {
+    /// The program whose `compile` command compiles: this one.
+    pub program: PathBuf,
+    /// Where artifacts are kept.
+    pub artifacts: Artifacts,
+    /// Whether WASI 0.3 is allowed.
+    pub wasi03: bool,
+    /// What functions find in `AWS_REGION`.
+    pub region: Arc<str>,
+    /// Memory of all guests together.
+    pub budget: Arc<Budget>,
+    /// Where calls go that are not short.
+    pub long_run: Handle,
+    /// Where code comes from when an artifact has to be made again.
+    pub code: CodeSource,
+    /// Where measurements go.
+    pub metrics: Arc<Metrics>,
+}
+
+impl std::fmt::Debug for RuntimeConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RuntimeConfig").field("program", &self.program).finish_non_exhaustive()
+    }
+}
+
+/// Runs invocations. Cheap to clone.
+#[derive(Clone)]
+pub struct Executor(Arc<Inner>);
+
+pub(crate) struct Inner {
+    engines: Engines,
+    linkers: Linkers,
+    artifacts: Arc<Artifacts>,
+    compiler: Compiler,
+    units: HashMap<u64, Arc<Unit>>,
+    region: Arc<str>,
+    budget: Arc<Budget>,
+    long_run: Handle,
+    code: CodeSource,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl std::fmt::Debug for Executor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Executor").field("units", &self.0.units.len()).finish_non_exhaustive()
+    }
+}
+
+impl Executor {
+    /// Makes the engines and links what the platform offers.
+    ///
+    /// # Errors
+    /// When wasmtime refuses, for want of address space for example.
+    pub fn new(config: RuntimeConfig) -> wasmtime::Result<Self> {
+        let engines = Engines::new(config.wasi03)?;
+        let artifacts = Arc::new(config.artifacts);
+        let compiler = Compiler::new(
+            config.program,
+            Arc::clone(&artifacts),
+            engines.clone(),
+            Arc::clone(&config.metrics),
+        );
+        Ok(Self(Arc::new(Inner {
+            linkers: Linkers::new(&engines)?,
+            compiler,
+            artifacts,
+            engines,
+            units: HashMap::new(),
+            region: config.region,
+            budget: config.budget,
+            long_run: config.long_run,
+            code: config.code,
+            metrics: config.metrics,
+        })))
+    }
+
+    /// Shows the pool's slots in the metrics.
+    pub fn show_slots(&self) {
+        for (kind, engine) in self.0.engines.iter() {
+            let Some(pool) = engine.pooling_allocator_metrics() else {
+                continue;
+            };
+            let show = |state, count: u64| {
+                let gauge = self.0.metrics.pool_slots(kind.as_str(), state);
+                gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+            };
+            show("core_instances", pool.core_instances());
+            show("component_instances", pool.component_instances());
+            show("memories", pool.memories() as u64);
+            show("tables", pool.tables() as u64);
+            show("stacks", pool.stacks() as u64);
+            show("unused_warm_memories", u64::from(pool.unused_warm_memories()));
+        }
+    }
+}
+
+impl Inner {
+    pub(crate) fn unit(&self, version: &Arc<Version>) -> Arc<Unit> {
+        let units = self.units.pin();
+        Arc::clone(units.get_or_insert_with(version.uid, || Arc::new(Unit::new(version))))
+    }
+
+    pub(crate) fn ticker(&self) -> &Ticker {
+        self.engines.ticker()
+    }
+
+    fn load(
+        &self,
+        digest: &Digest,
+        kind: Kind,
+        engine_kind: EngineKind,
+        component: bool,
+    ) -> wasmtime::Result<Option<Ready>> {
+        let Some(engine) = self.engines.get(engine_kind) else {
+            wasmtime::bail!("this needs WASI 0.3: start the server with --wasi03");
+        };
+        let Some(loaded) = self.artifacts.load(digest, engine_kind, engine, component)? else {
+            return Ok(None);
+        };
+        let prepared = self.linkers.prepare(kind, engine_kind, &loaded)?;
+        Ok(Some(Ready { prepared, engine: engine_kind }))
+    }
+
+    /// Loads a version's artifact at its first use, and compiles again when that is gone or damaged.
+    async fn ready(self: &Arc<Self>, version: &Arc<Version>) -> Result<Ready, InvokeError> {
+        let internal = |what: String| InvokeError::Internal(format!("{}: {what}", version.name));
+        let (digest, kind, component) = (version.digest, version.kind, version.component);
+        let engine = EngineKind::of(version.wasi03);
+        for attempt in 0..2 {
+            let this = Arc::clone(self);
+            let load = move || this.load(&digest, kind, engine, component);
+            let loaded =
+                tokio::task::spawn_blocking(load).await.map_err(|e| internal(e.to_string()))?;
+            if let Some(ready) = loaded.map_err(|e| internal(format!("{e:#}")))? {
+                return Ok(ready);
+            }
+            if attempt == 0 {
+                tracing::warn!(function = %version.name, "artifact missing or damaged: compiling again");
+                let wasm = (self.code)(digest).await.map_err(internal)?;
+                let made = self.compiler.ensure(&wasm, digest, engine).await;
+                made.map_err(|e| internal(e.to_string()))?;
+            }
+        }
+        Err(internal("the artifact cannot be kept".to_owned()))
+    }
+
+    /// Makes an instance on an armed meter. The inner error is the guest's, the outer the platform's.
+    pub(crate) async fn instantiate(
+        self: &Arc<Self>,
+        unit: &Unit,
+        meter: &Arc<Meter>,
+        id: RequestId,
+    ) -> Result<Result<Instance, FunctionError>, InvokeError> {
+        let version = &unit.version;
+        let ready = unit.ready.get_or_try_init(|| self.ready(version)).await?;
+        let engine = self.engines.get(ready.engine);
+        let mold = Mold {
+            engine: engine.ok_or_else(|| InvokeError::Internal("engine is off".to_owned()))?,
+            prepared: &ready.prepared,
+            version,
+            region: &self.region,
+            budget: &self.budget,
+        };
+        loop {
+            let cast = pin!(mold.cast(Arc::clone(meter)));
+            let Ok(made) = Guarded::new(cast, meter, self.ticker()).await else {
+                return Ok(Err(call::clocked(KillReason::Timeout, id, version)));
+            };
+            let stillborn = match made {
+                Ok(instance) => return Ok(Ok(instance)),
+                Err(stillborn) => stillborn,
+            };
+            let full = stillborn.error.is::<wasmtime::PoolConcurrencyLimitError>();
+            let starved = stillborn.store.data().limiter.denied() == Some(Denied::Budget);
+            if !full && !starved {
+                let state = stillborn.store.data();
+                return Ok(Err(call::failure(&stillborn.error, state, id, version)));
+            }
+            drop(stillborn);
+            if !self.shed_one() {
+                let what = if full {
+                    "every instance slot is in use"
+                } else {
+                    "the memory budget is used up"
+                };
+                return Err(InvokeError::Unavailable(what.to_owned()));
+            }
+        }
+    }
+
+    /// Retires the least recently used idle instance of all versions.
+    fn shed_one(&self) -> bool {
+        let units = self.units.pin();
+        let oldest = units.values().filter_map(|u| u.oldest_idle().map(|at| (at, u)));
+        oldest.min_by_key(|(at, _)| *at).is_some_and(|(_, unit)| unit.shed().is_some())
+    }
+
+    /// Makes the idle instances that `unit` wants, one after the other.
+    pub(crate) async fn refill(self: Arc<Self>, unit: Arc<Unit>) {
+        while unit.wants_one() {
+            let made = Arc::clone(&self).prewarm(Arc::clone(&unit)).await;
+            unit.made();
+            match made {
+                Some(instance) => drop(unit.add_virgin(instance)),
+                None => unit.note_stillborn(),
+            }
+        }
+    }
+
+    /// One instance ahead of time, within the limits of an invocation.
+    async fn prewarm(self: Arc<Self>, unit: Arc<Unit>) -> Option<Instance> {
+        let meter = Arc::new(Meter::new());
+        let config = &unit.version.config;
+        meter.arm(clock::now(), config.timeout(), config.cpu());
+        let (this, of, on) = (Arc::clone(&self), Arc::clone(&unit), Arc::clone(&meter));
+        let make = Box::pin(async move { this.instantiate(&of, &on, RequestId::random()).await });
+        match Drive::new(make, meter, self.long_run.clone()).await {
+            Ok(Ok(Ok(instance))) => return Some(instance),
+            Ok(Ok(Err(error))) => {
+                tracing::info!(function = %unit.version.name, error = error.message, "cannot prewarm");
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(function = %unit.version.name, %error, "cannot prewarm");
+            }
+            Err(Panicked) => self.metrics.host_panics.inc(),
+        }
+        None
+    }
+}
+
+impl Build for Executor {
+    fn inspect(&self, upload: Bytes) -> BoxFuture<'_, Result<Inspection, BuildError>> {
+        let (features, wasi03) = (self.0.engines.features(), self.0.engines.wasi03());
+        let work = move || inspect(unpack(upload)?, features, wasi03).map_err(BuildError::Invalid);
+        Box::pin(async {
+            let inspected = tokio::task::spawn_blocking(work).await;
+            inspected.map_err(|lost| BuildError::Internal(lost.to_string()))?
+        })
+    }
+
+    fn build<'a>(&'a self, upload: &'a Inspection) -> BoxFuture<'a, Result<Duration, BuildError>> {
+        Box::pin(async move {
+            let Inspection { digest, kind, component, .. } = *upload;
+            let engine = EngineKind::of(upload.wasi03);
+            let took = self.0.compiler.ensure(&upload.wasm, digest, engine).await?;
+            let this = Arc::clone(&self.0);
+            let link = move || this.load(&digest, kind, engine, component).map(|r| r.is_some());
+            match tokio::task::spawn_blocking(link).await {
+                Ok(Ok(true)) => Ok(took.unwrap_or_default()),
+                Ok(Ok(false)) => Err(BuildError::Internal("the artifact vanished".to_owned())),
+                Ok(Err(e)) => Err(BuildError::Invalid(format!("the code does not link: {e:#}"))),
+                Err(lost) => Err(BuildError::Internal(lost.to_string())),
+            }
+        })
+    }
+
+    fn sweep(&self, is_used: &(dyn Fn(&Digest) -> bool + Sync)) {
+        self.0.artifacts.sweep(is_used);
+    }
+}
+
+impl Execute for Executor {
+    fn execute(
+        &self,
+        version: &Arc<Version>,
+        invocation: Invocation,
+        permit: Permit,
+    ) -> BoxFuture<'static, Result<Outcome, InvokeError>> {
+        let inner = Arc::clone(&self.0);
+        let unit = inner.unit(version);
+        let (metrics, long_run) = (Arc::clone(&inner.metrics), inner.long_run.clone());
+        let Invocation { id, payload, caller, attempt } = invocation;
+        let run = Run::new(inner, unit, permit, Ticket { id, caller, attempt });
+        let meter = run.meter();
+        match payload {
+            Payload::Event(event) if !version.kind.is_http() => {
+                let drive = Drive::new(Box::pin(run.event(event)), meter, long_run);
+                Box::pin(async move {
+                    drive.await.unwrap_or_else(|Panicked| {
+                        metrics.host_panics.inc();
+                        Err(InvokeError::Internal("a panic while running a function".to_owned()))
+                    })
+                })
+            }
+            Payload::Http(request) if version.kind.is_http() => {
+                Box::pin(run.http(request, long_run))
+            }
+            _ => {
+                let kind = version.kind.as_str();
+                let what = format!("a function of kind {kind} does not take this payload");
+                Box::pin(async move { Err(InvokeError::InvalidRequest(what)) })
+            }
+        }
+    }
+
+    fn keep_warm(&self, version: &Arc<Version>, count: u32) {
+        let unit = self.0.unit(version);
+        let surplus = unit.aim(count);
+        if !surplus.is_empty() {
+            // Unmapping takes a while: not on the caller's time.
+            drop(tokio::task::spawn_blocking(move || drop(surplus)));
+        }
+        if unit.is_short() {
+            drop(tokio::spawn(Arc::clone(&self.0).refill(unit)));
+        }
+    }
+
+    fn counts(&self, version: &Version) -> InstanceCounts {
+        let units = self.0.units.pin();
+        units.get(&version.uid).map(|unit| unit.counts()).unwrap_or_default()
+    }
+
+    fn relieve(&self) -> bool {
+        while self.0.budget.is_tight() {
+            if !self.0.shed_one() {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn retain(&self, is_live: &dyn Fn(&Version) -> bool) {
+        let units = self.0.units.pin();
+        for (uid, unit) in &units {
+            if !is_live(&unit.version) {
+                units.remove(uid);
+                drop(unit.retire());
+            }
+        }
+    }
+}

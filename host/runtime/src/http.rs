@@ -1,0 +1,211 @@
+//! The http kinds: a request goes in, a response streams out while the guest still runs.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::Frame;
+use http_body_util::BodyExt;
+use tokio::sync::oneshot;
+use wambda_model::limits::STREAM_BYTES_MAX;
+use wambda_model::{Body, BodyError};
+use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
+use wasmtime_wasi_http::{Error as HttpError, WasiBody, WasiHttpView};
+
+use crate::drive::Drive;
+use crate::instance::{Entry, Instance};
+use crate::run::HttpEnd;
+
+/// How a guest that answers HTTP ended.
+pub(crate) type End = Result<(), HttpEnd>;
+
+/// The head of a response, or why there is none.
+pub(crate) type Head = Result<::http::Response<Body>, String>;
+
+/// Passes the head on, telling an observer first.
+pub(crate) struct Relay {
+    head: oneshot::Sender<Head>,
+    observe: Box<dyn FnOnce(&Head) + Send + Sync>,
+}
+
+impl Relay {
+    pub(crate) fn new(
+        head: oneshot::Sender<Head>,
+        observe: impl FnOnce(&Head) + Send + Sync + 'static,
+    ) -> Self {
+        Self { head, observe: Box::new(observe) }
+    }
+
+    fn pass(self, given: Head) {
+        (self.observe)(&given);
+        let _ = self.head.send(given);
+    }
+}
+
+/// Hands `request` to the guest; the response goes to `relay` as soon as the guest gives it.
+pub(crate) async fn request(
+    instance: &mut Instance,
+    request: ::http::Request<Body>,
+    relay: Relay,
+) -> wasmtime::Result<()> {
+    let Instance { store, entry, .. } = instance;
+    let request =
+        request.map(|body| body.map_err(|e| HttpError::InternalError(Some(e.to_string()))));
+    match entry {
+        Entry::Http(proxy) => {
+            let mut view = store.data_mut().http();
+            let request = view.new_incoming_request(Scheme::Http, request)?;
+            let out = view.new_response_outparam_from_callback(move |given| {
+                relay.pass(match given {
+                    Ok(response) => tidy(response),
+                    Err(code) => Err(format!("the handler answered with {code:?}")),
+                });
+            })?;
+            proxy.wasi_http_incoming_handler().call_handle(&mut *store, request, out).await
+        }
+        Entry::Http3(service) => {
+            let call = store.run_concurrent(async |accessor| -> wasmtime::Result<()> {
+                let request = accessor.with(|mut access| {
+                    let view = access.get().http();
+                    wasmtime_wasi_http::p3::Request::from_http(view.hooks, request).0
+                });
+                let response = match service.handle(accessor, request).await? {
+                    Ok(response) => response,
+                    Err(code) => {
+                        relay.pass(Err(format!("the handler answered with {code:?}")));
+                        return Ok(());
+                    }
+                };
+                let response =
+                    accessor.with(|access| response.into_http(access, async { Ok(()) }))?;
+                let (done, drained) = oneshot::channel::<()>();
+                relay.pass(tidy(response.map(|body| Held { body, _until: done }.boxed_unsync())));
+                // The guest's tasks feed the body: they run until it is drained or dropped.
+                let _ = drained.await;
+                Ok(())
+            });
+            call.await?
+        }
+        _ => wasmtime::bail!("an event function takes no http request"),
+    }
+}
+
+/// A body that tells when it is gone.
+struct Held {
+    body: WasiBody,
+    _until: oneshot::Sender<()>,
+}
+
+impl http_body::Body for Held {
+    type Data = Bytes;
+    type Error = HttpError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Headers that belong to one connection and not to a response (RFC 9110, 7.6.1).
+const HOP_BY_HOP: [&str; 8] = [
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Makes a guest's response fit for the wire: no hop-by-hop headers, one length at most, no trailers.
+fn tidy(response: ::http::Response<WasiBody>) -> Head {
+    let (mut parts, body) = response.into_parts();
+    for name in HOP_BY_HOP {
+        parts.headers.remove(name);
+    }
+    let mut lengths = parts.headers.get_all(::http::header::CONTENT_LENGTH).iter();
+    let first = lengths.next();
+    if lengths.any(|other| Some(other) != first) {
+        return Err("the response has two different content-length headers".to_owned());
+    }
+    if let Some(length) = first.cloned() {
+        parts.headers.insert(::http::header::CONTENT_LENGTH, length);
+    }
+    if parts.status.is_informational() {
+        return Err(format!(
+            "the response has status {}, which cannot end a request",
+            parts.status
+        ));
+    }
+    Ok(::http::Response::from_parts(parts, body.map_err(BodyError::new).boxed_unsync()))
+}
+
+/// A response body that drives the guest which feeds it.
+pub(crate) struct Streaming {
+    body: Body,
+    guest: Option<Drive<End>>,
+    sent: u64,
+}
+
+impl Streaming {
+    pub(crate) fn new(body: Body, guest: Option<Drive<End>>) -> Self {
+        Self { body, guest, sent: 0 }
+    }
+}
+
+impl http_body::Body for Streaming {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let mut failed = None;
+        if let Some(guest) = self.guest.as_mut()
+            && let Poll::Ready(end) = Pin::new(guest).poll(cx)
+        {
+            self.guest = None;
+            failed = match end {
+                Ok(Ok(())) => None,
+                Ok(Err(HttpEnd::Failed(error))) => Some(error.message),
+                _ => Some("internal error".to_owned()),
+            };
+        }
+        let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Ready(None) | Poll::Pending if failed.is_some() => {
+                return Poll::Ready(failed.map(|why| Err(BodyError::new(why))));
+            }
+            other => return other,
+        };
+        if frame.is_trailers() {
+            return Poll::Ready(None);
+        }
+        self.sent += frame.data_ref().map_or(0, Bytes::len) as u64;
+        if self.sent > STREAM_BYTES_MAX {
+            let message = format!("a response may stream {STREAM_BYTES_MAX} bytes");
+            return Poll::Ready(Some(Err(BodyError::new(message))));
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.guest.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,103 @@
+//! One live instance of one version, of whichever kind.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use wambda_model::limits::{HANDLES_MAX, HOSTCALL_BYTES_MAX};
+use wambda_model::{Budget, Version, clock};
+use wasmtime::{Engine, Memory, Store, TypedFunc};
+use wasmtime_wasi::p2::bindings::Command;
+use wasmtime_wasi_http::p2::bindings::Proxy;
+use wasmtime_wasi_http::p3::bindings::Service;
+
+use crate::contract::Handler;
+use crate::link::Prepared;
+use crate::meter::Meter;
+use crate::state::State;
+
+/// What is called on an instance.
+pub(crate) enum Entry {
+    Core { memory: Memory, alloc: TypedFunc<u32, u32>, handle: TypedFunc<(u32, u32), u64> },
+    CoreCommand(TypedFunc<(), ()>),
+    Event(Handler),
+    Command(Command),
+    Http(Proxy),
+    Http3(Service),
+}
+
+/// A live instance.
+pub(crate) struct Instance {
+    pub(crate) store: Store<State>,
+    pub(crate) entry: Entry,
+    pub(crate) meter: Arc<Meter>,
+    /// Invocations served.
+    pub(crate) uses: u32,
+    pub(crate) born: Instant,
+    pub(crate) last_used: Instant,
+}
+
+/// What an instance is made from.
+pub(crate) struct Mold<'a> {
+    pub(crate) engine: &'a Engine,
+    pub(crate) prepared: &'a Prepared,
+    pub(crate) version: &'a Arc<Version>,
+    pub(crate) region: &'a Arc<str>,
+    pub(crate) budget: &'a Arc<Budget>,
+}
+
+/// An instantiation that failed, with the store that knows why.
+pub(crate) struct Stillborn {
+    pub(crate) error: wasmtime::Error,
+    pub(crate) store: Store<State>,
+}
+
+impl Mold<'_> {
+    /// Instantiates. `meter` is armed already, since a start function is guest code like any other.
+    pub(crate) async fn cast(&self, meter: Arc<Meter>) -> Result<Instance, Stillborn> {
+        let state = State::new(self.version, self.region, self.budget, Arc::clone(&meter));
+        let mut store = Store::new(self.engine, state);
+        store.limiter(|state| &mut state.limiter);
+        store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
+        store.set_max_component_handles(HANDLES_MAX);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(|context| Ok(context.data().meter.slice_end()));
+        match enter(self.prepared, &mut store).await {
+            Ok(entry) => {
+                let born = clock::now();
+                Ok(Instance { store, entry, meter, uses: 0, born, last_used: born })
+            }
+            Err(error) => Err(Stillborn { error, store }),
+        }
+    }
+}
+
+async fn enter(prepared: &Prepared, store: &mut Store<State>) -> wasmtime::Result<Entry> {
+    match prepared {
+        Prepared::Core(pre) => {
+            let instance = pre.instantiate_async(&mut *store).await?;
+            if let Ok(initialize) = instance.get_typed_func::<(), ()>(&mut *store, "_initialize") {
+                initialize.call_async(&mut *store, ()).await?;
+            }
+            let memory = instance
+                .get_memory(&mut *store, "memory")
+                .ok_or_else(|| wasmtime::format_err!("export `memory` is missing"))?;
+            let alloc = instance.get_typed_func(&mut *store, "wambda_alloc")?;
+            let handle = instance.get_typed_func(&mut *store, "wambda_handle")?;
+            Ok(Entry::Core { memory, alloc, handle })
+        }
+        Prepared::CoreCommand(pre) => {
+            let instance = pre.instantiate_async(&mut *store).await?;
+            Ok(Entry::CoreCommand(instance.get_typed_func(&mut *store, "_start")?))
+        }
+        Prepared::Event(pre) => Ok(Entry::Event(pre.instantiate_async(&mut *store).await?)),
+        Prepared::Command(pre) => Ok(Entry::Command(pre.instantiate_async(&mut *store).await?)),
+        Prepared::Http(pre) => Ok(Entry::Http(pre.instantiate_async(&mut *store).await?)),
+        Prepared::Http3(pre) => Ok(Entry::Http3(pre.instantiate_async(&mut *store).await?)),
+    }
+}
+
+impl Instance {
+    pub(crate) fn data(&mut self) -> &mut State {
+        self.store.data_mut()
+    }
+}

@@ -1,0 +1,138 @@
+//! One instance's memory limit: linear memories and tables summed, which wasmtime's own limits are
+//! not, and charged against the process-wide budget.
+
+use wambda_model::limits::{
+    STORE_INSTANCES_MAX, STORE_MEMORIES_MAX, STORE_TABLES_MAX, TABLE_ELEMENT_BYTES,
+};
+use wambda_model::{Budget, Charge};
+use wasmtime::ResourceLimiter;
+
+/// Why a growth was denied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Denied {
+    /// The function's limit; the instance wanted this many bytes in all.
+    Limit(u64),
+    /// The process-wide budget.
+    Budget,
+}
+
+#[derive(Debug)]
+pub(crate) struct Limiter {
+    limit: u64,
+    charge: Charge,
+    denied: Option<Denied>,
+}
+
+impl Limiter {
+    pub(crate) fn new(limit: u64, budget: &std::sync::Arc<Budget>) -> Self {
+        Self { limit, charge: budget.charge(), denied: None }
+    }
+
+    /// Bytes held. Wasm memory never shrinks, so this is the peak as well.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.charge.bytes()
+    }
+
+    /// The last denial since [`Self::forgive`].
+    pub(crate) fn denied(&self) -> Option<Denied> {
+        self.denied
+    }
+
+    /// Forgets the last denial, at the start of an invocation.
+    pub(crate) fn forgive(&mut self) {
+        self.denied = None;
+    }
+
+    fn grow(&mut self, more: u64) -> bool {
+        let wanted = self.charge.bytes().saturating_add(more);
+        self.denied = if wanted > self.limit {
+            Some(Denied::Limit(wanted))
+        } else if !self.charge.grow(more) {
+            Some(Denied::Budget)
+        } else {
+            return true;
+        };
+        false
+    }
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|max| desired > max) {
+            return Ok(false);
+        }
+        Ok(self.grow(desired.saturating_sub(current) as u64))
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|max| desired > max) {
+            return Ok(false);
+        }
+        let elements = desired.saturating_sub(current) as u64;
+        Ok(self.grow(elements.saturating_mul(TABLE_ELEMENT_BYTES)))
+    }
+
+    fn instances(&self) -> usize {
+        STORE_INSTANCES_MAX
+    }
+
+    fn tables(&self) -> usize {
+        STORE_TABLES_MAX
+    }
+
+    fn memories(&self) -> usize {
+        STORE_MEMORIES_MAX
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memories_and_tables_are_summed() {
+        let budget = Budget::new(1 << 20);
+        let mut limiter = Limiter::new(300 << 10, &budget);
+        assert!(limiter.memory_growing(0, 128 << 10, None).unwrap());
+        assert!(limiter.memory_growing(0, 128 << 10, None).unwrap());
+        assert!(
+            !limiter.memory_growing(128 << 10, 192 << 10, None).unwrap(),
+            "a third does not fit"
+        );
+        assert_eq!(limiter.denied(), Some(Denied::Limit(320 << 10)));
+        limiter.forgive();
+        assert!(limiter.table_growing(0, 5 << 10, None).unwrap());
+        assert!(!limiter.table_growing(0, 5 << 10, None).unwrap());
+        assert_eq!(limiter.bytes(), (256 + 40) << 10);
+        assert!(!limiter.table_growing(0, usize::MAX, None).unwrap());
+    }
+
+    #[test]
+    fn the_budget_is_shared_and_given_back() {
+        let budget = Budget::new(100);
+        let mut first = Limiter::new(1_000, &budget);
+        assert!(first.memory_growing(0, 80, None).unwrap());
+        let mut second = Limiter::new(1_000, &budget);
+        assert!(!second.memory_growing(0, 80, None).unwrap());
+        assert_eq!(second.denied(), Some(Denied::Budget));
+        drop(first);
+        assert!(second.memory_growing(0, 80, None).unwrap());
+    }
+
+    #[test]
+    fn a_declared_maximum_is_no_denial() {
+        let mut limiter = Limiter::new(1_000, &Budget::new(1_000));
+        assert!(!limiter.memory_growing(0, 80, Some(64)).unwrap());
+        assert_eq!(limiter.denied(), None);
+    }
+}

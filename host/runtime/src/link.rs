@@ -1,0 +1,102 @@
+//! Linking: once per engine ([`Linkers`]), resolved once per version ([`Prepared`]), so that an
+//! instance costs neither name look-ups nor type checks.
+
+use wambda_model::Kind;
+use wasmtime::component::{self, Component};
+use wasmtime::{Linker, Module};
+use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p3::bindings::ServicePre;
+
+use crate::artifact::Loaded;
+use crate::contract::HandlerPre;
+use crate::engine::{EngineKind, Engines};
+use crate::state::State;
+
+/// What the platform offers, per engine and binary format.
+pub(crate) struct Linkers {
+    core: Linker<State>,
+    main: component::Linker<State>,
+    concurrent: Option<component::Linker<State>>,
+}
+
+/// A version, ready to be instantiated.
+pub(crate) enum Prepared {
+    Core(wasmtime::InstancePre<State>),
+    CoreCommand(wasmtime::InstancePre<State>),
+    Event(HandlerPre<State>),
+    Command(CommandPre<State>),
+    Http(ProxyPre<State>),
+    Http3(ServicePre<State>),
+}
+
+impl Linkers {
+    pub(crate) fn new(engines: &Engines) -> wasmtime::Result<Self> {
+        let none = || wasmtime::format_err!("the main engine is missing");
+        let main_engine = engines.get(EngineKind::Main).ok_or_else(none)?;
+        let mut core = Linker::new(main_engine);
+        wasmtime_wasi::p1::add_to_linker_async(&mut core, State::p1)?;
+        let main = Self::component(main_engine)?;
+        let concurrent = match engines.get(EngineKind::Concurrent) {
+            Some(engine) => {
+                let mut linker = Self::component(engine)?;
+                wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+                wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+                Some(linker)
+            }
+            None => None,
+        };
+        Ok(Self { core, main, concurrent })
+    }
+
+    fn component(engine: &wasmtime::Engine) -> wasmtime::Result<component::Linker<State>> {
+        let mut linker = component::Linker::new(engine);
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+        Ok(linker)
+    }
+
+    /// Resolves loaded code against what the platform offers.
+    pub(crate) fn prepare(
+        &self,
+        kind: Kind,
+        engine: EngineKind,
+        loaded: &Loaded,
+    ) -> wasmtime::Result<Prepared> {
+        match loaded {
+            Loaded::Module(module) => self.prepare_module(kind, module),
+            Loaded::Component(component) => self.prepare_component(kind, engine, component),
+        }
+    }
+
+    fn prepare_module(&self, kind: Kind, module: &Module) -> wasmtime::Result<Prepared> {
+        let pre = self.core.instantiate_pre(module)?;
+        match kind {
+            Kind::Core => Ok(Prepared::Core(pre)),
+            Kind::Command => Ok(Prepared::CoreCommand(pre)),
+            other => wasmtime::bail!("a core module cannot be of kind {}", other.as_str()),
+        }
+    }
+
+    fn prepare_component(
+        &self,
+        kind: Kind,
+        engine: EngineKind,
+        component: &Component,
+    ) -> wasmtime::Result<Prepared> {
+        let linker = match engine {
+            EngineKind::Main => &self.main,
+            EngineKind::Concurrent => self.concurrent.as_ref().ok_or_else(|| {
+                wasmtime::format_err!("this needs WASI 0.3: start the server with --wasi03")
+            })?,
+        };
+        let pre = linker.instantiate_pre(component)?;
+        match kind {
+            Kind::Event => Ok(Prepared::Event(HandlerPre::new(pre)?)),
+            Kind::Command => Ok(Prepared::Command(CommandPre::new(pre)?)),
+            Kind::Http => Ok(Prepared::Http(ProxyPre::new(pre)?)),
+            Kind::Http3 => Ok(Prepared::Http3(ServicePre::new(pre)?)),
+            Kind::Core => wasmtime::bail!("a component cannot be of kind core"),
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! One invocation from instance to outcome. The functions here run on whichever thread [`Drive`]
+//! chose, and to their end even when the caller has gone.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, OnceLock};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use wambda_model::invocation::Caller;
+use wambda_model::{
+    Body, FunctionError, InvokeError, KillReason, Kind, Outcome, Permit, Reply, Report, RequestId,
+    StartKind, Version, clock,
+};
+
+use crate::call::{self, Answer};
+use crate::drive::{Drive, Guarded, Panicked, TimedOut};
+use crate::executor::Inner;
+use crate::http::{self, End, Head, Streaming};
+use crate::instance::Instance;
+use crate::meter::Meter;
+use crate::pool::Unit;
+
+/// An invocation without its payload.
+pub(crate) struct Ticket {
+    pub(crate) id: RequestId,
+    pub(crate) caller: Option<Box<Caller>>,
+    pub(crate) attempt: u32,
+}
+
+/// An invocation that has been admitted, with the instance that waits for it, if one does.
+pub(crate) struct Run {
+    inner: Arc<Inner>,
+    unit: Arc<Unit>,
+    meter: Arc<Meter>,
+    taken: Option<(Instance, StartKind)>,
+    ticket: Ticket,
+    /// Given back last: whoever gets it next finds this instance idle again.
+    _permit: Permit,
+}
+
+/// What became of the guest's call.
+type Called<T> = Result<wasmtime::Result<T>, TimedOut>;
+
+/// An instance at work, and what its report needs.
+struct Shift {
+    instance: Instance,
+    start: StartKind,
+    init: Option<Duration>,
+    began: Instant,
+}
+
+impl Run {
+    /// Takes an idle instance, if there is one, and counts as busy from here on.
+    pub(crate) fn new(inner: Arc<Inner>, unit: Arc<Unit>, permit: Permit, ticket: Ticket) -> Self {
+        let taken = unit.take();
+        unit.busy_begin();
+        let meter = match &taken {
+            Some((instance, _)) => Arc::clone(&instance.meter),
+            None => Arc::new(Meter::new()),
+        };
+        Self { inner, unit, meter, taken, ticket, _permit: permit }
+    }
+
+    pub(crate) fn meter(&self) -> Arc<Meter> {
+        Arc::clone(&self.meter)
+    }
+
+    fn version(&self) -> &Arc<Version> {
+        &self.unit.version
+    }
+
+    /// Hands the guest an event.
+    pub(crate) async fn event(mut self, event: Bytes) -> Result<Outcome, InvokeError> {
+        let mut shift = match self.start().await? {
+            Ok(shift) => shift,
+            Err((error, report)) => return Ok(self.stillborn(error, report)),
+        };
+        let version = Arc::clone(self.version());
+        let tail = self.ticket.caller.as_ref().is_some_and(|caller| caller.log_tail);
+        let capture = version.kind == Kind::Command;
+        let sink = Arc::clone(&shift.instance.store.data().sink);
+        sink.begin(self.ticket.id, &version, tail, capture);
+        if capture {
+            let env = command_env(&version, &self.ticket);
+            shift.instance.data().feed(event.clone(), env);
+        }
+        let called: Called<Answer> = {
+            let call = pin!(call::event(&mut shift.instance, &version, &self.ticket, event));
+            Guarded::new(call, &self.meter, self.inner.ticker()).await
+        };
+        let (result, report) = self.settle(&shift, called);
+        let result = result.and_then(|answer| {
+            let bytes = answer?;
+            match call::exceeded(bytes.len() as u64, &version) {
+                Some(limit) => Err(FunctionError::response_too_large(limit)),
+                None => Ok(Reply::Event(bytes)),
+            }
+        });
+        let log_tail = self.finish(shift, result.as_ref().err(), report);
+        Ok(Outcome { result, version, report, log_tail })
+    }
+
+    /// Hands the guest an HTTP request; the outcome is there with the head of its response.
+    pub(crate) async fn http(
+        self,
+        request: ::http::Request<Body>,
+        long_run: Handle,
+    ) -> Result<Outcome, InvokeError> {
+        let version = Arc::clone(self.version());
+        let (meter, metrics) = (self.meter(), Arc::clone(&self.inner.metrics));
+        let (head, received) = oneshot::channel();
+        let report = Arc::new(OnceLock::new());
+        let guest = Box::pin(self.http_guest(request, head, Arc::clone(&report)));
+        let mut guest = Some(Drive::new(guest, meter, long_run));
+        let given = head_or_end(&mut guest, received).await;
+        let result = match given {
+            Ok(Ok(response)) => {
+                let stream = |body| Streaming::new(body, guest.take()).boxed_unsync();
+                Ok(Reply::Http(response.map(stream)))
+            }
+            Ok(Err(why)) => {
+                Err(FunctionError::returned("Runtime.InvalidResponse", why, Vec::new()))
+            }
+            Err(Ok(Ok(()))) => Err(no_response()),
+            Err(Ok(Err(HttpEnd::Failed(error)))) => Err(error),
+            Err(Ok(Err(HttpEnd::Refused(error)))) => return Err(error),
+            Err(Err(Panicked)) => {
+                metrics.host_panics.inc();
+                return Err(InvokeError::Internal("a panic while running a function".to_owned()));
+            }
+        };
+        let report = report.get().copied().unwrap_or(Report {
+            duration: Duration::ZERO,
+            init: None,
+            cpu: Duration::ZERO,
+            memory_bytes: 0,
+            start: StartKind::Cold,
+        });
+        Ok(Outcome { result, version, report, log_tail: None })
+    }
+
+    async fn http_guest(
+        mut self,
+        request: ::http::Request<Body>,
+        head: oneshot::Sender<Head>,
+        at_head: Arc<OnceLock<Report>>,
+    ) -> Result<(), HttpEnd> {
+        let mut shift = match self.start().await.map_err(HttpEnd::Refused)? {
+            Ok(shift) => shift,
+            Err((error, report)) => {
+                let _ = at_head.set(report);
+                drop(self.stillborn(error.clone(), report));
+                return Err(HttpEnd::Failed(error));
+            }
+        };
+        let (version, id) = (Arc::clone(self.version()), self.ticket.id);
+        let tail = self.ticket.caller.as_ref().is_some_and(|caller| caller.log_tail);
+        shift.instance.store.data().sink.begin(id, &version, tail, false);
+        let (start, init, began, meter) = (shift.start, shift.init, shift.began, self.meter());
+        let good = Arc::new(OnceLock::new());
+        let (on_head, relay_good) = (Arc::clone(&at_head), Arc::clone(&good));
+        let relay = http::Relay::new(head, move |given| {
+            let duration = clock::now() - began;
+            let _ =
+                on_head.set(Report { duration, init, cpu: meter.cpu(), memory_bytes: 0, start });
+            let _ = relay_good.set(given.as_ref().err().cloned());
+        });
+        let called: Called<()> = {
+            let call = pin!(http::request(&mut shift.instance, request, relay));
+            Guarded::new(call, &self.meter, self.inner.ticker()).await
+        };
+        let (result, report) = self.settle(&shift, called);
+        let result = result.and_then(|()| match good.get() {
+            Some(None) => Ok(()),
+            Some(Some(why)) => {
+                Err(FunctionError::returned("Runtime.InvalidResponse", why.clone(), Vec::new()))
+            }
+            None => Err(no_response()),
+        });
+        let _ = at_head.set(report);
+        let _ = self.finish(shift, result.as_ref().err(), report);
+        result.map_err(HttpEnd::Failed)
+    }
+
+    /// Arms the meter and makes sure that there is an instance.
+    async fn start(&mut self) -> Result<Result<Shift, (FunctionError, Report)>, InvokeError> {
+        let armed = clock::now();
+        let config = &self.unit.version.config;
+        self.meter.arm(armed, config.timeout(), config.cpu());
+        if let Some((mut instance, start)) = self.taken.take() {
+            instance.data().limiter.forgive();
+            instance.store.set_epoch_deadline(1);
+            return Ok(Ok(Shift { instance, start, init: None, began: armed }));
+        }
+        let made = self.inner.instantiate(&self.unit, &self.meter, self.ticket.id).await?;
+        let began = clock::now();
+        let init = Some(began - armed);
+        Ok(made.map(|instance| Shift { instance, start: StartKind::Cold, init, began }).map_err(
+            |error| {
+                let report = Report {
+                    duration: Duration::ZERO,
+                    init,
+                    cpu: self.meter.cpu(),
+                    memory_bytes: 0,
+                    start: StartKind::Cold,
+                };
+                (error, report)
+            },
+        ))
+    }
+
+    /// What a call's end means, and what it took.
+    fn settle<T>(&self, shift: &Shift, called: Called<T>) -> (Result<T, FunctionError>, Report) {
+        let (id, version) = (self.ticket.id, self.version());
+        let state = shift.instance.store.data();
+        let result = match called {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(call::failure(&error, state, id, version)),
+            Err(TimedOut) => Err(call::clocked(KillReason::Timeout, id, version)),
+        };
+        let report = Report {
+            duration: clock::now() - shift.began,
+            init: shift.init,
+            cpu: self.meter.cpu(),
+            memory_bytes: state.limiter.bytes(),
+            start: shift.start,
+        };
+        (result, report)
+    }
+
+    /// Logs and counts the end, and keeps the instance or lets it go.
+    fn finish(&self, shift: Shift, error: Option<&FunctionError>, report: Report) -> Option<Bytes> {
+        let Shift { mut instance, start, .. } = shift;
+        let tail = instance.store.data().sink.end(error.map(note), report);
+        self.count(error, report);
+        let kill = error.and_then(|e| e.kill);
+        instance.uses += 1;
+        let gone = if kill.is_some() {
+            if kill == Some(KillReason::Trap) && self.unit.note_trap(start) {
+                tracing::warn!(
+                    function = %self.version().name,
+                    "its reused instances trap, its fresh ones do not: reuse is switched off"
+                );
+                self.version().metrics.reuse_switched();
+            }
+            Some(instance)
+        } else {
+            self.unit.give_back(instance, clock::now())
+        };
+        if let Some(instance) = gone {
+            let refill = Arc::clone(&self.inner).refill(Arc::clone(&self.unit));
+            // After the answer: this task runs when the one that answers has flushed.
+            drop(tokio::spawn(async move {
+                drop(instance);
+                refill.await;
+            }));
+        }
+        tail
+    }
+
+    fn count(&self, error: Option<&FunctionError>, report: Report) {
+        let metrics = &self.version().metrics;
+        metrics.ran(error.map_or("success", FunctionError::outcome), &report);
+        if let Some(reason) = error.and_then(|e| e.kill) {
+            metrics.killed(reason);
+        }
+    }
+
+    /// The end of an invocation whose instance could not be made.
+    fn stillborn(&self, error: FunctionError, report: Report) -> Outcome {
+        let version = Arc::clone(self.version());
+        let sink = crate::sink::Sink::default();
+        let tail = self.ticket.caller.as_ref().is_some_and(|caller| caller.log_tail);
+        sink.begin(self.ticket.id, &version, tail, false);
+        let log_tail = sink.end(Some(note(&error)), report);
+        self.count(Some(&error), report);
+        Outcome { result: Err(error), version, report, log_tail }
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.unit.busy_end();
+    }
+}
+
+/// How a guest that answers HTTP failed.
+pub(crate) enum HttpEnd {
+    /// By its own fault.
+    Failed(FunctionError),
+    /// By the platform's.
+    Refused(InvokeError),
+}
+
+/// Drives the guest until it gives a head, or ends without one. A guest that still runs stays in
+/// `guest`.
+async fn head_or_end(
+    guest: &mut Option<Drive<End>>,
+    mut received: oneshot::Receiver<Head>,
+) -> Result<Head, Result<End, Panicked>> {
+    let mut ended = None;
+    poll_fn(|cx| {
+        if let Some(running) = guest.as_mut()
+            && let Poll::Ready(end) = Pin::new(running).poll(cx)
+        {
+            *guest = None;
+            ended = Some(end);
+        }
+        match (Pin::new(&mut received).poll(cx), ended.take()) {
+            (Poll::Ready(Ok(head)), _) => Poll::Ready(Ok(head)),
+            (_, Some(end)) => Poll::Ready(Err(end)),
+            _ => Poll::Pending,
+        }
+    })
+    .await
+}
+
+fn no_response() -> FunctionError {
+    let why = "the handler returned without a response".to_owned();
+    FunctionError::returned("Runtime.NoResponse", why, Vec::new())
+}
+
+/// The line of the log that tells an error.
+fn note(error: &FunctionError) -> String {
+    let mut text = format!("{}: {}", error.error_type, error.message);
+    for frame in &error.stack {
+        text.push_str("\n    at ");
+        text.push_str(frame);
+    }
+    text
+}
+
+/// The context of an invocation, as a command finds it.
+fn command_env(version: &Version, ticket: &Ticket) -> Vec<(&'static str, String)> {
+    let deadline = clock::unix_ms().saturating_add(version.config.timeout_ms);
+    let mut env = vec![
+        ("WAMBDA_REQUEST_ID", ticket.id.to_string()),
+        ("WAMBDA_INVOKED_ARN", version.arn.to_string()),
+        ("WAMBDA_DEADLINE_UNIX_MS", deadline.to_string()),
+        ("WAMBDA_ATTEMPT", ticket.attempt.to_string()),
+    ];
+    let caller = ticket.caller.as_deref();
+    let mut add = |key, value: Option<&Arc<str>>| env.extend(value.map(|v| (key, v.to_string())));
+    add("WAMBDA_CLIENT_CONTEXT", caller.and_then(|c| c.client_context.as_ref()));
+    add("WAMBDA_IDENTITY", caller.and_then(|c| c.identity.as_ref()));
+    add("_X_AMZN_TRACE_ID", caller.and_then(|c| c.trace.as_ref()));
+    env
+}

@@ -1,0 +1,220 @@
+//! Where a guest's standard output and error go: line by line into the function's log, up to the
+//! limit of one invocation; or, for a command's standard output, into its result.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::io::AsyncWrite;
+use wambda_model::limits::{LOG_LINE_BYTES_MAX, LOG_TAIL_BYTES};
+use wambda_model::{LogLine, Report, RequestId, Stream, Version, clock};
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+
+/// Bytes that one write may carry.
+const WRITE_MAX: usize = 64 << 10;
+
+/// The output of one instance, invocation after invocation.
+#[derive(Debug, Default)]
+pub(crate) struct Sink(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    current: Option<Current>,
+}
+
+/// The invocation that output belongs to.
+#[derive(Debug)]
+struct Current {
+    id: RequestId,
+    version: Arc<Version>,
+    started: bool,
+    left: u64,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    tail: Option<Vec<u8>>,
+    /// Standard output as a result, and whether it exceeded its limit.
+    reply: Option<(Vec<u8>, bool)>,
+}
+
+impl Sink {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Output from now on belongs to this invocation. `capture` makes standard output the result.
+    pub(crate) fn begin(&self, id: RequestId, version: &Arc<Version>, tail: bool, capture: bool) {
+        self.lock().current = Some(Current {
+            id,
+            version: Arc::clone(version),
+            started: false,
+            left: version.config.log_bytes,
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+            tail: tail.then(Vec::new),
+            reply: capture.then(|| (Vec::new(), false)),
+        });
+    }
+
+    /// A command's result so far, or none when it exceeded the payload limit.
+    pub(crate) fn take_reply(&self) -> Option<Bytes> {
+        let mut state = self.lock();
+        let (bytes, exceeded) = state.current.as_mut()?.reply.take()?;
+        (!exceeded).then(|| bytes.into())
+    }
+
+    /// The invocation is over: logs its end. Returns the tail of the log when asked for.
+    pub(crate) fn end(&self, note: Option<String>, report: Report) -> Option<Bytes> {
+        let mut current = self.lock().current.take()?;
+        let mut lines = Vec::with_capacity(4);
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let rest = std::mem::take(current.buffer(stream));
+            if !rest.is_empty() {
+                lines.push(output(stream, &rest));
+            }
+        }
+        lines.extend(note.map(|text| LogLine::Note(text.into())));
+        lines.push(LogLine::End);
+        let memory_limit = current.version.config.memory_bytes;
+        lines.push(LogLine::Report { report, memory_limit });
+        current.log(lines);
+        current.tail.map(Bytes::from)
+    }
+
+    fn write(&self, stream: Stream, bytes: &[u8]) {
+        if let Some(current) = self.lock().current.as_mut() {
+            current.write(stream, bytes);
+        }
+    }
+}
+
+fn output(stream: Stream, line: &[u8]) -> LogLine {
+    LogLine::Output { stream, text: String::from_utf8_lossy(line).into() }
+}
+
+impl Current {
+    fn buffer(&mut self, stream: Stream) -> &mut Vec<u8> {
+        if stream == Stream::Stdout { &mut self.stdout } else { &mut self.stderr }
+    }
+
+    fn write(&mut self, stream: Stream, bytes: &[u8]) {
+        if let (Stream::Stdout, Some((reply, exceeded))) = (stream, self.reply.as_mut()) {
+            let limit = self.version.config.payload_bytes;
+            *exceeded |= (reply.len() + bytes.len()) as u64 > limit;
+            if !*exceeded {
+                reply.extend_from_slice(bytes);
+            }
+            return;
+        }
+        if self.left == 0 {
+            return;
+        }
+        let take = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let (mut rest, _) = bytes.split_at(take);
+        self.left -= take as u64;
+        let mut lines = Vec::new();
+        while !rest.is_empty() {
+            let buffer = self.buffer(stream);
+            let room = LOG_LINE_BYTES_MAX - buffer.len();
+            let at = rest.iter().take(room).position(|b| *b == b'\n');
+            let (head, after) = rest.split_at(at.unwrap_or(room.min(rest.len())));
+            buffer.extend_from_slice(head);
+            if at.is_some() || buffer.len() >= LOG_LINE_BYTES_MAX {
+                lines.push(output(stream, &std::mem::take(buffer)));
+            }
+            rest = if at.is_some() { after.split_at(1).1 } else { after };
+        }
+        if self.left == 0 {
+            let limit = self.version.config.log_bytes;
+            let text = format!("[log output truncated: this invocation's limit is {limit} bytes]");
+            lines.push(LogLine::Note(text.into()));
+        }
+        self.log(lines);
+    }
+
+    fn log(&mut self, lines: Vec<LogLine>) {
+        if lines.is_empty() {
+            return;
+        }
+        let start =
+            (!self.started).then(|| LogLine::Start { version: Arc::clone(&self.version.label) });
+        self.started = true;
+        let lines = start.into_iter().chain(lines);
+        let now = clock::unix_ms();
+        let Some(tail) = self.tail.as_mut() else {
+            self.version.logs.push(self.id, now, lines);
+            return;
+        };
+        let lines: Vec<_> = lines.collect();
+        for line in &lines {
+            tail.extend_from_slice(line.text(self.id).as_bytes());
+            tail.push(b'\n');
+        }
+        tail.drain(..tail.len().saturating_sub(LOG_TAIL_BYTES));
+        self.version.logs.push(self.id, now, lines);
+    }
+}
+
+/// One of the two streams, as WASI sees it: always ready, never full, never failing.
+#[derive(Debug, Clone)]
+pub(crate) struct SinkStream {
+    pub(crate) sink: Arc<Sink>,
+    pub(crate) stream: Stream,
+}
+
+impl IsTerminal for SinkStream {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for SinkStream {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+impl OutputStream for SinkStream {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.sink.write(self.stream, &bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(WRITE_MAX)
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for SinkStream {
+    async fn ready(&mut self) {}
+}
+
+impl AsyncWrite for SinkStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        let taken = bytes.get(..bytes.len().min(WRITE_MAX)).unwrap_or_default();
+        self.sink.write(self.stream, taken);
+        Poll::Ready(Ok(taken.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,190 @@
+//! Builds the parts, in the order of their need, and runs them until the end.
+
+use std::fs::DirBuilder;
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::watch;
+use wambda_api::{Api, Parts};
+use wambda_control::Functions;
+use wambda_control::functions::Parts as ControlParts;
+use wambda_dispatch::{Dispatcher, dispatcher::TICK};
+use wambda_model::{Budget, CatalogCell, Clock, Execute, Metrics, SystemClock};
+use wambda_runtime::executor::CodeSource;
+use wambda_runtime::{Executor, RuntimeConfig, artifact::Artifacts};
+use wambda_store::{Blobs, EmbeddedRecords, ObjectBlobs, Records};
+
+use crate::config::Settings;
+use crate::{listen, telemetry};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Ticks between two rounds of reconciling that nothing asked for.
+const RECONCILE_TICKS: u32 = 10;
+/// Niceness of the threads for long calls: short ones go first.
+const LONG_RUN_NICE: i32 = 10;
+
+/// Runs a server until it is told to stop.
+///
+/// # Errors
+/// When it cannot start; never for what a request or a function does.
+pub fn serve(settings: &Settings) -> Result<()> {
+    telemetry::start(settings.log_format, &settings.log)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let main = Builder::new_multi_thread()
+        .worker_threads(cores)
+        .thread_name("wambda")
+        .enable_all()
+        .build()?;
+    let long_run = long_run(cores)?;
+    let done = main.block_on(run(settings, long_run.handle().clone(), cores));
+    // What still runs was given its time: it ends with the process.
+    main.shutdown_background();
+    long_run.shutdown_background();
+    done
+}
+
+/// The threads for calls that are not short.
+fn long_run(cores: usize) -> Result<Runtime> {
+    let lower = || {
+        if let Err(error) = rustix::process::setpriority_process(None, LONG_RUN_NICE) {
+            tracing::warn!(%error, "cannot lower the priority of long calls");
+        }
+    };
+    Ok(Builder::new_multi_thread()
+        .worker_threads(cores)
+        .thread_name("wambda-long")
+        .on_thread_start(lower)
+        .enable_all()
+        .event_interval(4)
+        .build()?)
+}
+
+async fn run(settings: &Settings, long_run: Handle, cores: usize) -> Result<()> {
+    let data_dir = &settings.data_dir;
+    let blob_dir = data_dir.join("blobs");
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(&blob_dir);
+    made.with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
+    let database = data_dir.join("records.redb");
+    let records = EmbeddedRecords::open(&database).with_context(|| {
+        format!("cannot open {}: is another server running on it?", database.display())
+    })?;
+    let records: Arc<dyn Records> = Arc::new(records);
+    let blobs: Arc<dyn Blobs> = Arc::new(ObjectBlobs::files(&blob_dir)?);
+    let metrics = Metrics::new(VERSION)?;
+    let budget = Budget::new(settings.memory_budget);
+    let executor = executor(settings, long_run, &blobs, &metrics, &budget)?;
+
+    let catalog = CatalogCell::default();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let functions = Arc::new(Functions::new(ControlParts {
+        records,
+        blobs,
+        build: Arc::new(executor.clone()),
+        catalog: catalog.clone(),
+        metrics: Arc::clone(&metrics),
+        clock: Arc::clone(&clock),
+        identity: settings.identity.clone(),
+    }));
+    let cores = u32::try_from(cores).unwrap_or(1);
+    let execute: Arc<dyn Execute> = Arc::new(executor.clone());
+    let dispatcher = Arc::new(Dispatcher::new(execute, catalog, Arc::clone(&budget), clock, cores));
+    let count = functions.load().await.context("cannot load the functions")?;
+    tracing::info!(functions = count, data_dir = %data_dir.display(), "loaded");
+    warn_about_the_machine();
+
+    let listener = listen::bind(settings.listen)?;
+    let address = listener.local_addr()?;
+    let (set_ready, ready) = watch::channel(true);
+    let shown = (Arc::clone(&metrics), Arc::clone(&budget));
+    let before_metrics = move || {
+        executor.show_slots();
+        let show = |gauge: &prometheus::IntGauge, bytes| {
+            gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX))
+        };
+        show(&shown.0.memory_used, shown.1.used());
+        show(&shown.0.memory_budget, shown.1.limit());
+    };
+    let api = Arc::new(Api::new(Parts {
+        functions: Arc::clone(&functions),
+        invoke: Arc::clone(&dispatcher) as Arc<dyn wambda_model::Invoke>,
+        metrics: Arc::clone(&metrics),
+        identity: settings.identity.clone(),
+        about: wambda_runtime::about(VERSION, settings.wasi03),
+        before_metrics: Box::new(before_metrics),
+        ready,
+    }));
+    let upkeep = tokio::spawn(upkeep(dispatcher, functions, metrics));
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "wambda listening on http://{address}")?;
+    stdout.flush()?;
+    drop(stdout);
+    tracing::info!(%address, "no authentication (--auth off): whoever reaches this address can run code on it");
+    listen::accept(listener, api, set_ready, settings.drain).await?;
+    upkeep.abort();
+    Ok(())
+}
+
+fn executor(
+    settings: &Settings,
+    long_run: Handle,
+    blobs: &Arc<dyn Blobs>,
+    metrics: &Arc<Metrics>,
+    budget: &Arc<Budget>,
+) -> Result<Executor> {
+    let code_blobs = Arc::clone(blobs);
+    let code: CodeSource = Arc::new(move |digest| {
+        let blobs = Arc::clone(&code_blobs);
+        Box::pin(async move { Functions::code(&*blobs, digest).await })
+    });
+    let config = RuntimeConfig {
+        program: std::env::current_exe().context("cannot find this program")?,
+        artifacts: Artifacts::open(&settings.data_dir).context("cannot open the artifacts")?,
+        wasi03: settings.wasi03,
+        region: Arc::clone(&settings.identity.region),
+        budget: Arc::clone(budget),
+        long_run,
+        code,
+        metrics: Arc::clone(metrics),
+    };
+    Executor::new(config).map_err(|e| anyhow::anyhow!("cannot start the runtime: {e:#}"))
+}
+
+/// Reconciles after changes, and plans on every tick. A panic in either is counted and survived.
+async fn upkeep(dispatcher: Arc<Dispatcher>, functions: Arc<Functions>, metrics: Arc<Metrics>) {
+    let changed = functions.changed();
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = 0;
+    loop {
+        let asked = tokio::select! {
+            () = changed.notified() => true,
+            _ = tick.tick() => false,
+        };
+        ticks = if asked { 0 } else { (ticks + 1) % RECONCILE_TICKS };
+        let round = || {
+            if asked || ticks == 0 {
+                dispatcher.reconcile();
+            }
+            dispatcher.tick();
+        };
+        if catch_unwind(AssertUnwindSafe(round)).is_err() {
+            metrics.host_panics.inc();
+        }
+    }
+}
+
+/// Says what this machine limits.
+fn warn_about_the_machine() {
+    let maps = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok();
+    let maps = maps.and_then(|text| text.trim().parse::<u64>().ok());
+    if let Some(maps) = maps.filter(|maps| *maps < 65_530) {
+        tracing::warn!(maps, "vm.max_map_count is low: it limits the number of warm instances");
+    }
+    if rustix::process::geteuid().is_root() {
+        tracing::warn!("running as root: a user of its own is safer");
+    }
+}

@@ -1,0 +1,228 @@
+//! Configuration: flags, then environment (`WAMBDA_*`), then `wambda.toml`, then defaults. All say
+//! the same things under the same names.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+use wambda_control::Identity;
+use wambda_model::limits::DRAIN_DEFAULT;
+
+/// Who may call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Auth {
+    /// Everyone.
+    Off,
+    /// Callers with an access key.
+    Keys,
+}
+
+/// How log lines of the server look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The flags of `wambda serve`; the same names, with `_` for `-`, in `wambda.toml`.
+#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServeArgs {
+    /// Address to listen on; port 0 picks a free one [default: 127.0.0.1:5262]
+    #[arg(long, env = "WAMBDA_LISTEN")]
+    pub listen: Option<SocketAddr>,
+    /// Where functions, code and compiled artifacts are kept [default: ./wambda-data]
+    #[arg(long, env = "WAMBDA_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Configuration file [default: ./wambda.toml, if there is one]
+    #[arg(long, env = "WAMBDA_CONFIG")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Who may call: off lets everyone, and is for loopback [default: off]
+    #[arg(long, env = "WAMBDA_AUTH")]
+    pub auth: Option<Auth>,
+    /// Listen on other addresses than loopback although everyone may call
+    #[arg(long, env = "WAMBDA_INSECURE")]
+    pub insecure: bool,
+    /// Region, for ARNs [default: us-east-1]
+    #[arg(long, env = "WAMBDA_REGION")]
+    pub region: Option<String>,
+    /// Account of twelve digits, for ARNs [default: 000000000000]
+    #[arg(long, env = "WAMBDA_ACCOUNT")]
+    pub account: Option<String>,
+    /// Where state is kept: embedded [default: embedded]
+    #[arg(long, env = "WAMBDA_STORE")]
+    pub store: Option<String>,
+    /// Accept components of WASI 0.3, whose host code is labelled experimental by Wasmtime
+    #[arg(long, env = "WAMBDA_WASI03")]
+    pub wasi03: bool,
+    /// Megabytes that all instances may hold together [default: half of the machine's memory]
+    #[arg(long, env = "WAMBDA_MEMORY_BUDGET")]
+    pub memory_budget: Option<u64>,
+    /// Seconds that running invocations have to end after SIGTERM [default: 30]
+    #[arg(long, env = "WAMBDA_DRAIN")]
+    pub drain: Option<u64>,
+    /// Format of the server's own log on standard error [default: text]
+    #[arg(long, env = "WAMBDA_LOG_FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// What the server logs: a level, or a filter such as wambda=debug [default: info]
+    #[arg(long, env = "WAMBDA_LOG")]
+    pub log: Option<String>,
+}
+
+/// The configuration in force.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Address to listen on.
+    pub listen: SocketAddr,
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Region and account.
+    pub identity: Identity,
+    /// Whether WASI 0.3 is allowed.
+    pub wasi03: bool,
+    /// Bytes that all instances may hold together.
+    pub memory_budget: u64,
+    /// Time to end after SIGTERM.
+    pub drain: Duration,
+    /// Format of the log.
+    pub log_format: LogFormat,
+    /// Filter of the log.
+    pub log: String,
+}
+
+const FILE: &str = "wambda.toml";
+
+impl ServeArgs {
+    /// Completes flags and environment from the file, then from defaults, and checks the result.
+    ///
+    /// # Errors
+    /// When a value is not valid, the file cannot be read, or the combination is refused.
+    pub fn settle(self) -> Result<Settings> {
+        let file = match &self.config {
+            Some(path) => Some(read(path)?),
+            None if Path::new(FILE).exists() => Some(read(Path::new(FILE))?),
+            None => None,
+        };
+        let args = self.or(file.unwrap_or_default());
+        let listen = args.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 5262)));
+        match args.auth.unwrap_or(Auth::Off) {
+            Auth::Off => ensure!(
+                listen.ip().is_loopback() || args.insecure,
+                "refusing to listen on {listen} without authentication: everyone could run code there; \
+                 use a loopback address, or say --insecure if that is what you want"
+            ),
+            Auth::Keys => bail!("--auth keys is not there yet: this build has --auth off only"),
+        }
+        let store = args.store.as_deref().unwrap_or("embedded");
+        ensure!(
+            store == "embedded",
+            "--store {store} is not there yet: this build has `embedded` only"
+        );
+        let (region, account) = (
+            args.region.unwrap_or("us-east-1".to_owned()),
+            args.account.unwrap_or("000000000000".to_owned()),
+        );
+        ensure!(
+            account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit()),
+            "--account must be twelve digits, got {account:?}"
+        );
+        ensure!(
+            !region.is_empty() && region.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'),
+            "--region must be letters, digits and '-', got {region:?}"
+        );
+        let memory_budget = match args.memory_budget {
+            Some(0) => bail!("--memory-budget must be at least 1 MB, got 0"),
+            Some(megabytes) => megabytes.saturating_mul(1 << 20),
+            None => machine_memory()? / 2,
+        };
+        Ok(Settings {
+            listen,
+            data_dir: args.data_dir.unwrap_or("wambda-data".into()),
+            identity: Identity { region: Arc::from(region), account: Arc::from(account) },
+            wasi03: args.wasi03,
+            memory_budget,
+            drain: args.drain.map_or(DRAIN_DEFAULT, Duration::from_secs),
+            log_format: args.log_format.unwrap_or(LogFormat::Text),
+            log: args.log.unwrap_or("info".to_owned()),
+        })
+    }
+
+    fn or(self, file: Self) -> Self {
+        Self {
+            listen: self.listen.or(file.listen),
+            data_dir: self.data_dir.or(file.data_dir),
+            config: self.config,
+            auth: self.auth.or(file.auth),
+            insecure: self.insecure || file.insecure,
+            region: self.region.or(file.region),
+            account: self.account.or(file.account),
+            store: self.store.or(file.store),
+            wasi03: self.wasi03 || file.wasi03,
+            memory_budget: self.memory_budget.or(file.memory_budget),
+            drain: self.drain.or(file.drain),
+            log_format: self.log_format.or(file.log_format),
+            log: self.log.or(file.log),
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<ServeArgs> {
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("{} is not valid", path.display()))
+}
+
+/// Bytes of memory of this machine (proc(5), /proc/meminfo).
+fn machine_memory() -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo")
+        .context("cannot read /proc/meminfo: say --memory-budget")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    Ok(kilobytes.context("no MemTotal in /proc/meminfo: say --memory-budget")? << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(args: ServeArgs) -> String {
+        format!("{:#}", args.settle().unwrap_err())
+    }
+
+    #[test]
+    fn flags_come_before_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("w.toml");
+        std::fs::write(&path, "region = 'eu-west-1'\ndrain = 5\nlisten = '127.0.0.1:1'").unwrap();
+        let args = ServeArgs { config: Some(path.clone()), drain: Some(7), ..ServeArgs::default() };
+        let settings = args.settle().unwrap();
+        assert_eq!(&*settings.identity.region, "eu-west-1");
+        assert_eq!((settings.drain.as_secs(), settings.listen.port()), (7, 1));
+        std::fs::write(&path, "lisen = 1").unwrap();
+        let args = ServeArgs { config: Some(path), ..ServeArgs::default() };
+        assert!(refused(args).contains("lisen"));
+    }
+
+    #[test]
+    fn dangerous_and_wrong_values_are_refused() {
+        let public: SocketAddr = "0.0.0.0:0".parse().unwrap();
+        let args = ServeArgs { listen: Some(public), ..ServeArgs::default() };
+        assert!(refused(args.clone()).contains("--insecure"));
+        ServeArgs { insecure: true, ..args }.settle().unwrap();
+        let account = |a: &str| ServeArgs { account: Some(a.to_owned()), ..ServeArgs::default() };
+        assert!(refused(account("12")).contains("twelve"));
+        let args = ServeArgs { store: Some("nats://x".to_owned()), ..ServeArgs::default() };
+        assert!(refused(args).contains("nats://x"));
+        let args = ServeArgs { memory_budget: Some(0), ..ServeArgs::default() };
+        assert!(refused(args).contains("at least 1 MB"));
+    }
+}

@@ -1,0 +1,10 @@
+//! Wiring, and nothing else: configuration, building the parts, listening, telemetry, shutdown.
+//! The only crate that names implementations.
+
+pub mod build;
+pub mod config;
+pub mod listen;
+pub mod telemetry;
+
+pub use build::serve;
+pub use config::{ServeArgs, Settings};

@@ -1,0 +1,121 @@
+//! The listener: connections in, bounded in number; a signal, and an orderly end.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use futures_util::FutureExt;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, watch};
+use wambda_api::Api;
+use wambda_model::limits::{CONNECTIONS_MAX, HEAD_TIMEOUT, HEADERS_MAX};
+
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 4_096;
+/// Bytes that a connection buffers; bounds a request's head as well.
+const BUFFER_BYTES: usize = 64 << 10;
+/// Pause after an accept that failed, for want of file descriptors for example.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Listens on `address`.
+///
+/// # Errors
+/// When the address is taken or not ours.
+pub fn bind(address: SocketAddr) -> Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address).with_context(|| format!("cannot listen on {address}"))?;
+    Ok(socket.listen(BACKLOG)?)
+}
+
+/// Serves connections until SIGTERM or SIGINT; then lets running invocations end, for `drain` at
+/// most. A second signal ends at once.
+///
+/// # Errors
+/// When signals cannot be watched.
+pub async fn accept(
+    listener: TcpListener,
+    api: Arc<Api>,
+    ready: watch::Sender<bool>,
+    drain: Duration,
+) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let open = GracefulShutdown::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            accepted = next(&listener, &places) => accepted,
+        };
+        match accepted {
+            Ok((stream, peer, place)) => {
+                let connection = open.watch(connection(stream, peer, &api));
+                tokio::spawn(async move {
+                    // How a connection ends is its peer's business.
+                    let _ = connection.await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    let _ = ready.send(false);
+    tracing::info!(seconds = drain.as_secs(), "stopping: running invocations may end");
+    tokio::select! {
+        () = open.shutdown() => tracing::info!("stopped"),
+        () = tokio::time::sleep(drain) => tracing::warn!("stopped with invocations still running"),
+        _ = terminate.recv() => tracing::warn!("stopped at once"),
+        _ = interrupt.recv() => tracing::warn!("stopped at once"),
+    }
+    Ok(())
+}
+
+type Place = tokio::sync::OwnedSemaphorePermit;
+
+async fn next(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> std::io::Result<(TcpStream, SocketAddr, Place)> {
+    let place = Arc::clone(places).acquire_owned().await.map_err(std::io::Error::other)?;
+    let (stream, peer) = listener.accept().await?;
+    Ok((stream, peer, place))
+}
+
+fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    api: &Arc<Api>,
+) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + Send + use<> {
+    let _ = stream.set_nodelay(true);
+    let api = Arc::clone(api);
+    let answer = service_fn(move |request| {
+        let api = Arc::clone(&api);
+        async move {
+            let answered =
+                AssertUnwindSafe(Arc::clone(&api).handle(request, peer)).catch_unwind().await;
+            Ok::<_, Infallible>(answered.unwrap_or_else(|_| api.panicked()))
+        }
+    });
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(BUFFER_BYTES)
+        .pipeline_flush(true)
+        .serve_connection(TokioIo::new(stream), answer)
+}

@@ -1,0 +1,36 @@
+//! `cargo xtask …`: everything that building, testing and showing Wambda needs, in Rust.
+
+mod bench;
+mod demo;
+mod sh;
+mod test;
+mod tidy;
+
+use anyhow::{Result, bail};
+
+const HELP: &str = "\
+cargo xtask <command>
+
+  demo [--exit]     build everything, start a server, show the examples on it
+  test              everything that must pass: set-up, guests, lints, all tests
+  guests            build the examples and the test guests
+  bench [--dist]    measure the server against a bare one; --dist builds with LTO first
+  tidy              check file sizes, headers and dependency directions
+";
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["demo", rest @ ..] => demo::run(rest),
+        ["test", rest @ ..] => test::run(rest),
+        ["guests"] => demo::guests(),
+        ["bench", rest @ ..] => bench::run(rest),
+        ["tidy"] => tidy::run(),
+        [] | ["help" | "--help" | "-h"] => {
+            println!("{HELP}");
+            Ok(())
+        }
+        other => bail!("no command {other:?}\n\n{HELP}"),
+    }
+}

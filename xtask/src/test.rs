@@ -1,0 +1,49 @@
+//! `cargo xtask test`: everything needed to pass all tests on a fresh machine with Rust, gcc and
+//! Python 3. Cheapest first, so that a mistake is told soon; the test runner's summary comes last.
+
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::sh::{cargo, output, root, run as go, step};
+use crate::{demo, tidy};
+
+pub(crate) fn run(filter: &[&str]) -> Result<()> {
+    step("format");
+    go(&mut cargo(".", &["fmt", "--all", "--check"]))?;
+    go(&mut cargo("examples", &["fmt", "--all", "--check"]))?;
+    go(&mut cargo("tests/guests", &["fmt", "--all", "--check"]))?;
+    step("tidy");
+    tidy::run()?;
+    step("lints");
+    let lints = ["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"];
+    go(&mut cargo(".", &lints))?;
+    demo::guests()?;
+    step("Python clients");
+    let python = python()?;
+    step("build");
+    go(&mut cargo(".", &["build", "--workspace", "--all-targets", "--locked"]))?;
+    step("tests");
+    let mut command = if output("cargo", &["nextest", "--version"]).is_some() {
+        cargo(".", &["nextest", "run", "--workspace", "--locked", "--no-fail-fast"])
+    } else {
+        cargo(".", &["test", "--workspace", "--locked", "--no-fail-fast"])
+    };
+    go(command.env("WAMBDA_TEST_PYTHON", python).args(filter))
+}
+
+/// A virtual environment with the clients that tests drive the server with.
+fn python() -> Result<String> {
+    let venv = root().join("target/venv");
+    let python = venv.join("bin/python");
+    let wanted = root().join("tests/clients/requirements.txt");
+    let stamp = venv.join("requirements.txt");
+    let wanted = std::fs::read_to_string(&wanted).context("tests/clients/requirements.txt")?;
+    if std::fs::read_to_string(&stamp).ok().as_deref() != Some(&wanted) {
+        go(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
+        let install = ["-m", "pip", "install", "--quiet", "--requirement", "tests/clients/requirements.txt"];
+        go(Command::new(&python).args(install).current_dir(root()))?;
+        std::fs::write(&stamp, &wanted)?;
+    }
+    Ok(python.display().to_string())
+}
