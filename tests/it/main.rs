@@ -1,1 +1,18 @@
-fn main() {}
+//! Tests of the whole, one binary. Each starts a server of its own and uses it as users do: HTTP,
+//! the command line, boto3, a Prometheus parser. Guests that only tests need are in `tests/guests`
+//! and, as WAT, in [`wats`].
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod cli;
+mod clients;
+mod durability;
+mod front;
+mod http_kinds;
+mod kinds;
+mod limits;
+mod logs;
+mod native;
+mod pool;
+mod stopping;
+mod wats;

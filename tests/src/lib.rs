@@ -1,1 +1,285 @@
+//! The harness: a real server of its own for each test, on a free port, with data of its own, and
+//! helpers to talk to it as users do. Everything panics on failure: this is test code.
 
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use ureq::Agent;
+
+/// The repository.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// The `wambda` program, built beside the tests.
+pub fn program() -> PathBuf {
+    // target/PROFILE/deps/it-… → target/PROFILE/wambda
+    let test = std::env::current_exe().unwrap();
+    let program = test.parent().unwrap().parent().unwrap().join("wambda");
+    assert!(program.exists(), "{} is not there: run `cargo xtask test`", program.display());
+    program
+}
+
+/// A built guest of `tests/guests`.
+pub fn guest(name: &str) -> Vec<u8> {
+    wasm(&format!("tests/guests/target/wasm32-wasip2/release/guest_{name}.wasm"))
+}
+
+/// A built example.
+pub fn example(name: &str, target: &str) -> Vec<u8> {
+    wasm(&format!("examples/target/{target}/release/{name}.wasm"))
+}
+
+fn wasm(path: &str) -> Vec<u8> {
+    let path = root().join(path);
+    std::fs::read(&path)
+        .unwrap_or_else(|e| panic!("{}: {e}: run `cargo xtask guests`", path.display()))
+}
+
+/// The Python with the clients in it.
+pub fn python() -> String {
+    std::env::var("WAMBDA_TEST_PYTHON").unwrap_or_else(|_| {
+        let venv = root().join("target/venv/bin/python");
+        assert!(venv.exists(), "no Python clients: run `cargo xtask test`");
+        venv.display().to_string()
+    })
+}
+
+/// An HTTP answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: BTreeMap<String, String>,
+    pub body: Vec<u8>,
+    pub took: Duration,
+}
+
+impl Answer {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", String::as_str)
+    }
+
+    /// Expects a status, and returns itself.
+    #[track_caller]
+    pub fn expect(self, status: u16) -> Self {
+        assert_eq!(self.status, status, "{}", self.text());
+        self
+    }
+
+    /// The message of a `/v1` error.
+    #[track_caller]
+    pub fn message(&self) -> String {
+        let json = self.json();
+        json.pointer("/error/message").and_then(Value::as_str).expect("an error").to_owned()
+    }
+}
+
+/// A server of the test's own.
+pub struct Server {
+    child: Child,
+    pub url: String,
+    data: PathBuf,
+    arguments: Vec<String>,
+    agent: Agent,
+    _dir: Option<tempfile::TempDir>,
+}
+
+impl Server {
+    /// A fresh server.
+    pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// A fresh server with more arguments.
+    pub fn with(arguments: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut server = Self::on(&dir.path().join("data"), arguments);
+        server._dir = Some(dir);
+        server
+    }
+
+    /// A server on data that may be there already.
+    pub fn on(data: &Path, arguments: &[&str]) -> Self {
+        let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
+        let (child, url) = spawn(data, &arguments);
+        let config = Agent::config_builder().http_status_as_error(false).build();
+        Self { child, url, data: data.to_owned(), arguments, agent: config.into(), _dir: None }
+    }
+
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// host:port
+    pub fn address(&self) -> &str {
+        self.url.strip_prefix("http://").unwrap()
+    }
+
+    pub fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Answer {
+        let mut request =
+            ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.url));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let began = Instant::now();
+        let mut response = self
+            .agent
+            .run(request.body(body).unwrap())
+            .unwrap_or_else(|e| panic!("{method} {path}: {e}"));
+        let headers = response.headers().iter();
+        let headers =
+            headers.map(|(n, v)| (n.to_string(), v.to_str().unwrap_or("?").to_owned())).collect();
+        let body = response.body_mut().with_config().limit(1 << 30).read_to_vec().unwrap();
+        Answer { status: response.status().as_u16(), headers, body, took: began.elapsed() }
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        self.request("GET", path, &[], b"")
+    }
+
+    /// Uploads; `query` is the configuration.
+    pub fn put(&self, name: &str, upload: &[u8], query: &str) -> Answer {
+        self.request("PUT", &format!("/v1/functions/{name}?{query}"), &[], upload)
+    }
+
+    /// Uploads, and expects that to succeed.
+    #[track_caller]
+    pub fn deploy(&self, name: &str, upload: &[u8], query: &str) -> Value {
+        let answer = self.put(name, upload, query);
+        assert!(matches!(answer.status, 200 | 201), "{}", answer.text());
+        answer.json()
+    }
+
+    pub fn invoke(&self, name: &str, event: &str) -> Answer {
+        self.request("POST", &format!("/v1/functions/{name}/invoke"), &[], event.as_bytes())
+    }
+
+    /// The value of a series such as `wambda_host_panics_total`; 0 when it is not there.
+    pub fn metric(&self, series: &str) -> f64 {
+        let text = self.get("/metrics").expect(200).text();
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// The function's log as text.
+    pub fn log(&self, name: &str) -> String {
+        self.get(&format!("/v1/functions/{name}/logs?format=text&limit=4096")).expect(200).text()
+    }
+
+    /// Sends bytes as they are; returns what comes back until the connection closes or is silent.
+    pub fn raw(&self, bytes: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.address()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        let _ = stream.write_all(bytes);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// SIGKILL, now.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts again on the same data; a port of its own again.
+    pub fn restart(&mut self) -> Duration {
+        let began = Instant::now();
+        (self.child, self.url) = spawn(&self.data, &self.arguments);
+        began.elapsed()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits for the process to end. Returns whether it ended well.
+    pub fn wait(&mut self, patience: Duration) -> bool {
+        eventually(patience, || self.child.try_wait().unwrap()).success()
+    }
+
+    /// Runs the command line against this server.
+    pub fn cli(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(program());
+        command.args(["--server", &self.url]).args(arguments).stdin(Stdio::null());
+        command.output().unwrap()
+    }
+
+    /// Resident bytes of the process.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
+    /// The server is alive, has not panicked, and answers quickly.
+    #[track_caller]
+    pub fn assert_well(&self) {
+        assert_eq!(self.get("/healthz").status, 200);
+        assert_eq!(self.metric("wambda_host_panics_total"), 0.0, "a panic in the host");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(data: &Path, arguments: &[String]) -> (Child, String) {
+    let mut child = Command::new(program())
+        .args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--data-dir"])
+        .arg(data)
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let url = line.trim().strip_prefix("wambda listening on ").expect("the ready line").to_owned();
+    (child, url)
+}
+
+/// Tries until there is an answer.
+#[track_caller]
+pub fn eventually<T>(patience: Duration, mut attempt: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(found) = attempt() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not within {patience:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Compiles WAT in the test, where a test wants the binary.
+pub fn wat(text: &str) -> Vec<u8> {
+    wat::parse_str(text).unwrap()
+}

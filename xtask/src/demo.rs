@@ -25,7 +25,8 @@ pub(crate) fn guests() -> Result<()> {
     wasm_targets()?;
     step("build the examples");
     let build = ["build", "--release", "--locked", "--target"];
-    let components = ["wasm32-wasip2", "-p", "hello", "-p", "thumbnail", "-p", "http-echo"];
+    let components =
+        ["wasm32-wasip2", "-p", "hello", "-p", "thumbnail", "-p", "http-echo", "-p", "wordcount"];
     let modules = ["wasm32-wasip1", "-p", "wordcount", "-p", "sha256"];
     go(&mut cargo("examples", &[&build[..], &components].concat()))?;
     go(&mut cargo("examples", &[&build[..], &modules].concat()))?;

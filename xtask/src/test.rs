@@ -41,7 +41,8 @@ fn python() -> Result<String> {
     let wanted = std::fs::read_to_string(&wanted).context("tests/clients/requirements.txt")?;
     if std::fs::read_to_string(&stamp).ok().as_deref() != Some(&wanted) {
         go(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
-        let install = ["-m", "pip", "install", "--quiet", "--requirement", "tests/clients/requirements.txt"];
+        let install =
+            ["-m", "pip", "install", "--quiet", "--requirement", "tests/clients/requirements.txt"];
         go(Command::new(&python).args(install).current_dir(root()))?;
         std::fs::write(&stamp, &wanted)?;
     }

@@ -83,7 +83,9 @@ fn dependencies() -> Result<BTreeMap<String, Vec<String>>> {
     let text = output("cargo", &["metadata", "--format-version=1", "--no-deps", "--locked"]);
     let metadata: Value = serde_json::from_str(&text.context("cargo metadata failed")?)?;
     let packages = metadata.get("packages").and_then(Value::as_array).context("no packages")?;
-    let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text = |value: &Value, key: &str| {
+        value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
     let named = packages.iter().map(|package| {
         let all = package.get("dependencies").and_then(Value::as_array).into_iter().flatten();
         let real = all.filter(|d| d.get("kind").is_none_or(Value::is_null));
@@ -103,7 +105,9 @@ fn directions(problems: &mut Vec<String>) -> Result<()> {
             if dependency.starts_with("wasmtime") && package != SEES_WASM {
                 problems.push(format!("{package} depends on {dependency}: only {SEES_WASM} may"));
             }
-            if dependency == "hyper" && !["wambda-api", "wambda-server", SEES_WASM].contains(&&*package) {
+            if dependency == "hyper"
+                && !["wambda-api", "wambda-server", SEES_WASM].contains(&&*package)
+            {
                 problems.push(format!("{package} depends on hyper: HTTP is the business of api"));
             }
         }
@@ -120,13 +124,18 @@ fn promises(problems: &mut Vec<String>) -> Result<()> {
     }
     let code: String = found.iter().map(std::fs::read_to_string).collect::<std::io::Result<_>>()?;
     for row in text.lines().filter(|line| line.starts_with("| P")) {
-        let tests: Vec<&str> = row.split('`').filter_map(|part| part.strip_prefix("test:")).collect();
+        let tests: Vec<&str> =
+            row.split('`').filter_map(|part| part.strip_prefix("test:")).collect();
         if tests.is_empty() && !row.contains("[test pending]") {
-            problems.push(format!("docs/SPECIFICATION.md names neither test nor [test pending]: {row}"));
+            problems.push(format!(
+                "docs/SPECIFICATION.md names neither test nor [test pending]: {row}"
+            ));
         }
         for test in tests {
             if !code.contains(&format!("fn {test}()")) {
-                problems.push(format!("docs/SPECIFICATION.md names the test {test}, which is not there"));
+                problems.push(format!(
+                    "docs/SPECIFICATION.md names the test {test}, which is not there"
+                ));
             }
         }
     }

@@ -77,6 +77,13 @@ impl ApiError {
         Self::new(status, "PayloadTooLarge", "RequestTooLargeException", message)
     }
 
+    /// Headers beyond their limit.
+    pub fn head_too_large(limit: usize, size: usize) -> Self {
+        let message = format!("the headers must be smaller than {limit} bytes, got {size}");
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        Self::new(status, "HeadersTooLarge", "InvalidParameterValueException", message)
+    }
+
     /// A body that does not arrive.
     pub fn slow_body(message: impl Into<String>) -> Self {
         let status = StatusCode::REQUEST_TIMEOUT;

@@ -26,7 +26,8 @@ pub(crate) async fn publish(
     // The query is checked before the body is read, and the body before it is compiled.
     query::apply(&query, &mut wambda_model::FunctionConfig::default())?;
     let _place = api.uploads.acquire().await.map_err(|e| ApiError::internal(&e.to_string()))?;
-    let upload = body::read(request.into_body(), UPLOAD_BYTES_MAX as u64).await?;
+    let (parts, incoming) = request.into_parts();
+    let upload = body::read(&parts.headers, incoming, UPLOAD_BYTES_MAX as u64).await?;
     let change = |config: &mut _| query::apply(&query, config);
     let published = api.functions.publish(name, upload, &change).await?;
     let status = if published.created { StatusCode::CREATED } else { StatusCode::OK };
@@ -157,7 +158,8 @@ pub(crate) async fn invoke(
     if let Some(query) = request.uri().query() {
         check_mode(query)?;
     }
-    let event = body::read(request.into_body(), version.config.payload_bytes).await?;
+    let (parts, incoming) = request.into_parts();
+    let event = body::read(&parts.headers, incoming, version.config.payload_bytes).await?;
     let invocation = Invocation::new(Payload::Event(event));
     let id = invocation.id;
     let outcome = run(api, &version, invocation).await?;

@@ -7,6 +7,7 @@ use http::Method;
 use http::header::HOST;
 use matchit::Router;
 use wambda_model::FunctionName;
+use wambda_model::limits::HEAD_BYTES_MAX;
 
 use crate::{Api, ApiError, Request, Response, Surface, lambda, logs, native, system, url};
 
@@ -61,7 +62,7 @@ pub(crate) async fn route(
 ) -> (Surface, Result<Response, ApiError>) {
     let path = request.uri().path();
     let surface = surface_of(path);
-    if let Err(error) = check_host(&request) {
+    if let Err(error) = check_host(&request).and_then(|()| check_head(&request)) {
         return (surface, Err(error));
     }
     let trailing = path.len() > 1 && path.ends_with('/') && surface != Surface::Url;
@@ -155,6 +156,16 @@ fn check_host(request: &Request) -> Result<(), ApiError> {
         }
         _ => Ok(()),
     }
+}
+
+/// The head is bounded as a whole; hyper bounds its parts and its buffer.
+fn check_head(request: &Request) -> Result<(), ApiError> {
+    let headers = request.headers().iter();
+    let size: usize = headers.map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if size <= HEAD_BYTES_MAX {
+        return Ok(());
+    }
+    Err(ApiError::head_too_large(HEAD_BYTES_MAX, size))
 }
 
 fn only(request: &Request, method: &Method, allow: &'static str) -> Result<(), ApiError> {

@@ -34,6 +34,7 @@ pub(crate) async fn serve(
     let (mut parts, incoming) = request.into_parts();
     let path = inner_path(&parts.uri)?;
     let payload = if version.kind.is_http() {
+        let incoming = body::Rest::new(&parts.headers, incoming);
         forward(&mut parts, &path, peer)?;
         let limited =
             Limited::new(incoming, usize::try_from(STREAM_BYTES_MAX).unwrap_or(usize::MAX));
@@ -42,7 +43,7 @@ pub(crate) async fn serve(
             limited.map_err(BodyError::new).boxed_unsync(),
         ))
     } else {
-        let content = body::read(incoming, version.config.payload_bytes).await?;
+        let content = body::read(&parts.headers, incoming, version.config.payload_bytes).await?;
         let origin = Origin {
             id,
             account: &api.identity.account,

@@ -45,8 +45,8 @@ impl Dispatcher {
         clock: Arc<dyn Clock>,
         cores: u32,
     ) -> Self {
-        let (room_budget, room_execute) = (Arc::clone(&budget), Arc::clone(&execute));
-        let has_room: HasRoom = Arc::new(move || !room_budget.is_tight() || room_execute.relieve());
+        let room = Arc::clone(&budget);
+        let has_room: HasRoom = Arc::new(move || room.relieve());
         Self { execute, lanes: HashMap::new(), catalog, budget, clock, cores, has_room }
     }
 

@@ -65,8 +65,10 @@ pub fn need(stats: &LaneStats) -> u32 {
         return stats.running.saturating_add(stats.queued);
     };
     let rate = if stats.arrival_rate < IDLE_RATE { 0.0 } else { stats.arrival_rate };
-    let drain = f64::from(stats.queued) * service / TARGET_WAIT.as_secs_f64();
-    let need = (rate * service + drain).ceil();
+    // Zero times an endless service time is zero here.
+    let times = |count: f64| if count == 0.0 { 0.0 } else { count * service };
+    let drain = times(f64::from(stats.queued)) / TARGET_WAIT.as_secs_f64();
+    let need = (times(rate) + drain).ceil();
     // The cast saturates, and a service time that is no number counts as none.
     (need as u32).max(stats.running)
 }

@@ -1,20 +1,44 @@
 //! The process-wide memory budget: bytes that guests hold, against what the operator allows.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+
+/// Frees some memory that nobody uses now; says whether it found any.
+pub type Reliever = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// Counts the bytes that all guests hold together.
-#[derive(Debug)]
 pub struct Budget {
     limit: u64,
     used: AtomicU64,
+    reliever: OnceLock<Reliever>,
+}
+
+impl std::fmt::Debug for Budget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Budget").field("limit", &self.limit).field("used", &self.used).finish()
+    }
 }
 
 impl Budget {
     /// A budget of `limit` bytes.
     #[must_use]
     pub fn new(limit: u64) -> Arc<Self> {
-        Arc::new(Self { limit, used: AtomicU64::new(0) })
+        Arc::new(Self { limit, used: AtomicU64::new(0), reliever: OnceLock::new() })
+    }
+
+    /// Names who is asked for memory when there is not enough. The first one stays.
+    pub fn set_reliever(&self, reliever: Reliever) {
+        let _ = self.reliever.set(reliever);
+    }
+
+    /// Asks for memory until less than fifteen sixteenths are used. Returns whether that is so.
+    pub fn relieve(&self) -> bool {
+        while self.is_tight() {
+            if !self.reliever.get().is_some_and(|free_some| free_some()) {
+                return false;
+            }
+        }
+        true
     }
 
     /// Bytes allowed.
@@ -50,15 +74,19 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// Takes `more` bytes, or nothing when the budget lacks them. Returns whether it did.
+    /// Takes `more` bytes, or nothing when the budget lacks them even after asking the reliever.
+    /// Returns whether it did.
     pub fn grow(&mut self, more: u64) -> bool {
         let limit = self.budget.limit;
         let fits = |used: u64| used.checked_add(more).filter(|sum| *sum <= limit);
-        let taken = self.budget.used.fetch_update(Relaxed, Relaxed, fits).is_ok();
-        if taken {
-            self.bytes += more;
+        while self.budget.used.fetch_update(Relaxed, Relaxed, fits).is_err() {
+            let free_some = self.budget.reliever.get();
+            if more > limit || !free_some.is_some_and(|free_some| free_some()) {
+                return false;
+            }
         }
-        taken
+        self.bytes += more;
+        true
     }
 
     /// Bytes taken.
@@ -77,6 +105,23 @@ impl Drop for Charge {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reliever_is_asked_before_anyone_is_refused() {
+        let budget = Budget::new(100);
+        let idle = std::sync::Mutex::new(Vec::new());
+        for _ in 0..3 {
+            let mut charge = budget.charge();
+            assert!(charge.grow(30));
+            idle.lock().unwrap().push(charge);
+        }
+        budget.set_reliever(Box::new(move || idle.lock().unwrap().pop().is_some()));
+        let mut busy = budget.charge();
+        assert!(busy.grow(60));
+        assert_eq!(budget.used(), 90, "two of the three had to go");
+        assert!(!busy.grow(200) && budget.used() == 90, "what can never fit costs nobody");
+        assert!(busy.grow(40) && !busy.grow(1));
+    }
 
     #[test]
     fn a_charge_never_exceeds_the_budget_and_gives_back() {

@@ -217,10 +217,6 @@ pub trait Execute: Send + Sync {
     /// Instances of `version` now.
     fn counts(&self, version: &Version) -> InstanceCounts;
 
-    /// Frees idle instances, least recently used first, until the memory budget has room. Returns
-    /// whether it has.
-    fn relieve(&self) -> bool;
-
     /// Forgets every version that `is_live` denies; what runs, ends. Idempotent.
     fn retain(&self, is_live: &dyn Fn(&Version) -> bool);
 }

@@ -12,6 +12,9 @@ use crate::limiter::Denied;
 use crate::run::Ticket;
 use crate::state::State;
 
+/// Characters of a function's name in a stack trace.
+const STACK_NAME_CHARS_MAX: usize = 200;
+
 /// A result, or the error that the function returned.
 pub(crate) type Answer = Result<Bytes, FunctionError>;
 
@@ -150,10 +153,16 @@ pub(crate) fn failure(
         }
         None => {}
     }
+    let cause = error.root_cause().to_string();
+    if cause.contains("fuel allocated for hostcalls") {
+        // Far beyond any payload: it did not even get across.
+        let too_large = FunctionError::response_too_large(version.config.payload_bytes);
+        return FunctionError { kill: Some(KillReason::Trap), ..too_large };
+    }
     let frames = error.downcast_ref::<WasmBacktrace>().map(stack).unwrap_or_default();
     match error.downcast_ref::<Trap>() {
         Some(trap) => FunctionError::trap(id, &trap.to_string(), frames),
-        None => FunctionError::trap(id, &error.root_cause().to_string(), frames),
+        None => FunctionError::trap(id, &cause, frames),
     }
 }
 
@@ -166,14 +175,12 @@ pub(crate) fn clocked(reason: KillReason, id: RequestId, version: &Version) -> F
 }
 
 fn stack(backtrace: &WasmBacktrace) -> Vec<String> {
-    let name = |frame: &wasmtime::FrameInfo| {
-        let function = frame.func_name().map(|name| format!("{:#}", rustc_name(name)));
-        function.unwrap_or_else(|| format!("wasm function {}", frame.func_index()))
+    let name = |frame: &wasmtime::FrameInfo| match frame.func_name() {
+        Some(name) => {
+            let name = format!("{:#}", rustc_demangle::demangle(name));
+            name.chars().take(STACK_NAME_CHARS_MAX).collect()
+        }
+        None => format!("wasm function {}", frame.func_index()),
     };
     backtrace.frames().iter().map(name).collect()
-}
-
-/// A symbol as its source has it, as far as wasmtime's demangler goes; text is cut to a line.
-fn rustc_name(name: &str) -> String {
-    name.chars().take(200).collect()
 }

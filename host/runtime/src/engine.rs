@@ -159,10 +159,11 @@ impl Engines {
         self.concurrent.is_some()
     }
 
-    /// The wasm features an upload may use: those of the most capable engine.
+    /// The wasm features an upload may use. Those of WASI 0.3 are among them even when it is not
+    /// allowed, so that an upload that needs it is told so, and not that it is damaged.
     #[must_use]
     pub fn features(&self) -> wasmparser::WasmFeatures {
-        self.concurrent.as_ref().unwrap_or(&self.main).get_wasm_features()
+        self.main.get_wasm_features() | wasmparser::WasmFeatures::CM_ASYNC
     }
 
     pub(crate) fn ticker(&self) -> &Arc<Ticker> {

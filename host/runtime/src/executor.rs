@@ -95,7 +95,7 @@ impl Executor {
             engines.clone(),
             Arc::clone(&config.metrics),
         );
-        Ok(Self(Arc::new(Inner {
+        let this = Self(Arc::new(Inner {
             linkers: Linkers::new(&engines)?,
             compiler,
             artifacts,
@@ -106,7 +106,11 @@ impl Executor {
             long_run: config.long_run,
             code: config.code,
             metrics: config.metrics,
-        })))
+        }));
+        let weak = Arc::downgrade(&this.0);
+        let shed = move || weak.upgrade().is_some_and(|inner| inner.shed_one());
+        this.0.budget.set_reliever(Box::new(shed));
+        Ok(this)
     }
 
     /// Shows the pool's slots in the metrics.
@@ -205,20 +209,18 @@ impl Inner {
                 Ok(instance) => return Ok(Ok(instance)),
                 Err(stillborn) => stillborn,
             };
-            let full = stillborn.error.is::<wasmtime::PoolConcurrencyLimitError>();
-            let starved = stillborn.store.data().limiter.denied() == Some(Denied::Budget);
-            if !full && !starved {
-                let state = stillborn.store.data();
+            let state = stillborn.store.data();
+            if state.limiter.denied() == Some(Denied::Budget) {
+                let what = "the memory budget of the server is used up".to_owned();
+                return Err(InvokeError::Unavailable(what));
+            }
+            if !stillborn.error.is::<wasmtime::PoolConcurrencyLimitError>() {
                 return Ok(Err(call::failure(&stillborn.error, state, id, version)));
             }
             drop(stillborn);
             if !self.shed_one() {
-                let what = if full {
-                    "every instance slot is in use"
-                } else {
-                    "the memory budget is used up"
-                };
-                return Err(InvokeError::Unavailable(what.to_owned()));
+                let what = "every instance slot of the server is in use".to_owned();
+                return Err(InvokeError::Unavailable(what));
             }
         }
     }
@@ -343,15 +345,6 @@ impl Execute for Executor {
     fn counts(&self, version: &Version) -> InstanceCounts {
         let units = self.0.units.pin();
         units.get(&version.uid).map(|unit| unit.counts()).unwrap_or_default()
-    }
-
-    fn relieve(&self) -> bool {
-        while self.0.budget.is_tight() {
-            if !self.0.shed_one() {
-                return false;
-            }
-        }
-        true
     }
 
     fn retain(&self, is_live: &dyn Fn(&Version) -> bool) {

@@ -209,3 +209,31 @@ impl http_body::Body for Streaming {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::Empty;
+
+    fn tidied(headers: &[(&'static str, &'static str)], status: u16) -> Head {
+        let mut response = ::http::Response::builder().status(status);
+        for (name, value) in headers {
+            response = response.header(*name, *value);
+        }
+        let body = Empty::new().map_err(|never: std::convert::Infallible| match never {});
+        tidy(response.body(body.boxed_unsync()).unwrap())
+    }
+
+    #[test]
+    fn responses_are_made_fit_for_the_wire() {
+        let hop = [("connection", "close"), ("transfer-encoding", "chunked"), ("x", "kept")];
+        let response = tidied(&hop, 200).unwrap();
+        assert_eq!(response.headers().keys().collect::<Vec<_>>(), ["x"]);
+        let same = [("content-length", "0"), ("content-length", "0")];
+        let headers = tidied(&same, 200).unwrap();
+        assert_eq!(headers.headers().get_all("content-length").iter().count(), 1);
+        let differ = [("content-length", "0"), ("content-length", "1")];
+        assert!(tidied(&differ, 200).unwrap_err().contains("two different"));
+        assert!(tidied(&[], 101).unwrap_err().contains("101"));
+    }
+}

@@ -1,6 +1,9 @@
 //! One instance's memory limit: linear memories and tables summed, which wasmtime's own limits are
 //! not, and charged against the process-wide budget.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use wambda_model::limits::{
     STORE_INSTANCES_MAX, STORE_MEMORIES_MAX, STORE_TABLES_MAX, TABLE_ELEMENT_BYTES,
 };
@@ -20,17 +23,24 @@ pub(crate) enum Denied {
 pub(crate) struct Limiter {
     limit: u64,
     charge: Charge,
+    /// Bytes held, for those who cannot reach into the store.
+    gauge: Arc<AtomicU64>,
     denied: Option<Denied>,
 }
 
 impl Limiter {
-    pub(crate) fn new(limit: u64, budget: &std::sync::Arc<Budget>) -> Self {
-        Self { limit, charge: budget.charge(), denied: None }
+    pub(crate) fn new(limit: u64, budget: &Arc<Budget>) -> Self {
+        Self { limit, charge: budget.charge(), gauge: Arc::default(), denied: None }
     }
 
     /// Bytes held. Wasm memory never shrinks, so this is the peak as well.
     pub(crate) fn bytes(&self) -> u64 {
         self.charge.bytes()
+    }
+
+    /// [`Self::bytes`], readable while the guest runs.
+    pub(crate) fn gauge(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.gauge)
     }
 
     /// The last denial since [`Self::forgive`].
@@ -50,6 +60,7 @@ impl Limiter {
         } else if !self.charge.grow(more) {
             Some(Denied::Budget)
         } else {
+            self.gauge.store(wanted, Relaxed);
             return true;
         };
         false

@@ -3,6 +3,7 @@
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -162,12 +163,18 @@ impl Run {
         let tail = self.ticket.caller.as_ref().is_some_and(|caller| caller.log_tail);
         shift.instance.store.data().sink.begin(id, &version, tail, false);
         let (start, init, began, meter) = (shift.start, shift.init, shift.began, self.meter());
+        let memory = shift.instance.store.data().limiter.gauge();
         let good = Arc::new(OnceLock::new());
         let (on_head, relay_good) = (Arc::clone(&at_head), Arc::clone(&good));
         let relay = http::Relay::new(head, move |given| {
             let duration = clock::now() - began;
-            let _ =
-                on_head.set(Report { duration, init, cpu: meter.cpu(), memory_bytes: 0, start });
+            let _ = on_head.set(Report {
+                duration,
+                init,
+                cpu: meter.cpu(),
+                memory_bytes: memory.load(Relaxed),
+                start,
+            });
             let _ = relay_good.set(given.as_ref().err().cloned());
         });
         let called: Called<()> = {

@@ -1,0 +1,296 @@
+//! Limits, through the API, with guests that break them. After each case the server is well, and
+//! meanwhile a neighbour answers.
+
+use std::time::{Duration, Instant};
+
+use wambda_tests::{Server, guest, wat};
+
+use crate::wats;
+
+struct Case {
+    name: &'static str,
+    upload: Vec<u8>,
+    query: &'static str,
+    event: String,
+    status: u16,
+    error: &'static str,
+    says: &'static str,
+    /// Longest time from request to answer.
+    within_ms: u64,
+}
+
+fn case(name: &'static str, upload: impl Into<Vec<u8>>, query: &'static str) -> Case {
+    let (event, says) = ("x".to_owned(), "");
+    Case {
+        name,
+        upload: upload.into(),
+        query,
+        event,
+        status: 500,
+        error: "Runtime.ExitError",
+        says,
+        within_ms: 1_500,
+    }
+}
+
+fn order(name: &'static str, query: &'static str, event: &str) -> Case {
+    Case { event: event.to_owned(), ..case(name, guest("event"), query) }
+}
+
+const TIMED_OUT: &str = "Sandbox.Timedout";
+const NO_MEMORY: &str = "Runtime.OutOfMemory";
+
+fn timed_out(case: Case) -> Case {
+    Case {
+        status: 504,
+        error: TIMED_OUT,
+        says: "Task timed out after 0.10 seconds",
+        within_ms: 350,
+        ..case
+    }
+}
+
+fn no_memory(case: Case) -> Case {
+    Case { error: NO_MEMORY, says: "signal: killed", ..case }
+}
+
+fn cases() -> Vec<Case> {
+    let fast = "timeout=0.1";
+    vec![
+        timed_out(case("spin in core", wats::spin(), fast)),
+        timed_out(order("spin in a component", fast, r#"{"do":"loop"}"#)),
+        timed_out(order("sleep", fast, r#"{"do":"sleep","ms":60000}"#)),
+        timed_out(order("sleep for ever", fast, r#"{"do":"sleep-forever"}"#)),
+        timed_out(order("flood the log", fast, r#"{"do":"print-forever"}"#)),
+        timed_out(case("spin in the start function", "(module (func $s (loop $l (br $l))) (start $s)
+            (memory (export \"memory\") 1)
+            (func (export \"wambda_alloc\") (param i32) (result i32) (i32.const 0))
+            (func (export \"wambda_handle\") (param i32 i32) (result i64) (i64.const 0)))", fast)),
+        timed_out(case("spin in _initialize", wats::core_with("(memory (export \"memory\") 1)
+            (func (export \"_initialize\") (loop $l (br $l)))", "(i64.const 0)"), fast)),
+        timed_out(case("spin in alloc", "(module (memory (export \"memory\") 1)
+            (func (export \"wambda_alloc\") (param i32) (result i32) (loop $l (br $l)) (i32.const 0))
+            (func (export \"wambda_handle\") (param i32 i32) (result i64) (i64.const 0)))", fast)),
+        timed_out(case("spin in a command", "(module (func (export \"_start\") (loop $l (br $l))))", fast)),
+        timed_out(case("a bulk fill loop", wats::core("(loop $l
+            (memory.fill (i32.const 0) (i32.const 1) (i32.const 65536)) (br $l)) (i64.const 0)"), fast)),
+        Case { error: "Sandbox.CpuExceeded", says: "0.050 seconds",
+            ..case("CPU limit before the timeout", wats::spin(), "timeout=10&cpu=0.05") },
+        no_memory(case("grow in core", wats::grow(), "memory=16&timeout=5")),
+        no_memory(order("grow in a component", "memory=16&timeout=5", r#"{"do":"grow"}"#)),
+        no_memory(case("two memories are summed", wats::core_with(
+            "(memory (export \"memory\") 1) (memory $b 1)",
+            "(if (i32.eq (memory.grow $b (i32.const 14)) (i32.const -1)) (then unreachable))
+             (if (i32.eq (memory.grow 0 (i32.const 14)) (i32.const -1)) (then unreachable))
+             (i64.const 0)"), "memory=1&timeout=5")),
+        no_memory(case("tables count", wats::core_with("(memory (export \"memory\") 1) (table $t 0 funcref)",
+            "(if (i32.eq (table.grow $t (ref.null func) (i32.const 15000)) (i32.const -1)) (then unreachable))
+             (i64.const 0)"), "memory=128KB&timeout=5")),
+        Case { says: "", ..case("recursion", wats::core_with("(memory (export \"memory\") 1)
+            (func $r (param i64) (result i64) (i64.add (call $r (local.get 0)) (i64.const 1)))",
+            "(call $r (i64.const 1))"), "") },
+        Case { says: "call stack exhausted", ..case("recursion says so", wats::core_with(
+            "(memory (export \"memory\") 1) (func $r (call $r))", "(call $r) (i64.const 0)"), "") },
+        order("recursion in Rust", "", r#"{"do":"recurse"}"#),
+        Case { says: "unreachable", ..case("unreachable", wats::core("unreachable"), "") },
+        Case { says: "divide by zero", ..case("division by zero",
+            wats::core("(drop (i32.div_u (i32.const 1) (i32.const 0))) (i64.const 0)"), "") },
+        Case { says: "out of bounds", ..case("out of bounds",
+            wats::core("(drop (i32.load (i32.const -4))) (i64.const 0)"), "") },
+        Case { says: "uninitialized element", ..case("bad indirect call", wats::core_with(
+            "(memory (export \"memory\") 1) (table 1 funcref)", "(call_indirect (i32.const 0)) (i64.const 0)"), "") },
+        Case { says: "beyond its memory", ..case("result out of bounds",
+            wats::core("(i64.const 0x7fff_ffff_0000_0010)"), "") },
+        Case { says: "", ..case("alloc out of bounds", "(module (memory (export \"memory\") 1)
+            (func (export \"wambda_alloc\") (param i32) (result i32) (i32.const -1))
+            (func (export \"wambda_handle\") (param i32 i32) (result i64) (i64.const 0)))", "") },
+        order("panic", "", r#"{"do":"panic"}"#),
+        Case { says: "exit status 1", ..order("exit", "", r#"{"do":"exit","status":3}"#) },
+        Case { says: "exit status 7", ..case("exit of a command", "(module
+            (import \"wasi_snapshot_preview1\" \"proc_exit\" (func $e (param i32)))
+            (memory (export \"memory\") 1)
+            (func (export \"_start\") (call $e (i32.const 7))))", "") },
+        Case { error: "Function.ResponseSizeTooLarge", says: "6291556",
+            ..order("answer too large", "timeout=5", r#"{"do":"answer","bytes":6291556}"#) },
+        Case { error: "Function.ResponseSizeTooLarge",
+            ..order("answer far too large", "timeout=5&memory=128", r#"{"do":"answer","bytes":30000000}"#) },
+        Case { error: "Function.ResponseSizeTooLarge", says: "(100 bytes)",
+            ..order("answer beyond its own limit", "payload=100", r#"{"do":"answer","bytes":99}"#) },
+        Case { error: "Wanted", says: "as you wished", ..order("an error of its own", "", r#"{"do":"error"}"#) },
+        Case { error: "InvalidEvent", ..order("an event it cannot read", "", "{") },
+    ]
+}
+
+#[test]
+fn hostile_guests_get_the_right_error_and_the_server_does_not_notice() {
+    let server = Server::start();
+    server.deploy("neighbour", wats::echo().as_bytes(), "");
+    server.invoke("neighbour", "warm up").expect(200);
+    for case in cases() {
+        server.deploy(
+            "guest",
+            &case.upload,
+            &format!("memory=32&timeout=3&cpu=&payload=6MB&{}", case.query),
+        );
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let (answer, slowest) = std::thread::scope(|scope| {
+            let neighbour = scope.spawn(|| {
+                let mut slowest = Duration::ZERO;
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    slowest = slowest.max(server.invoke("neighbour", "hi").expect(200).took);
+                }
+                slowest
+            });
+            let answer = server.invoke("guest", &case.event);
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            (answer, neighbour.join().unwrap())
+        });
+        let (name, text) = (case.name, answer.text());
+        assert_eq!(
+            (answer.status, answer.header("x-wambda-error")),
+            (case.status, case.error),
+            "{name}: {text}"
+        );
+        assert!(
+            answer.json()["errorMessage"].as_str().unwrap().contains(case.says),
+            "{name}: {text}"
+        );
+        assert!(
+            answer.took < Duration::from_millis(case.within_ms),
+            "{name} took {:?}",
+            answer.took
+        );
+        assert!(slowest < Duration::from_millis(250), "{name}: the neighbour waited {slowest:?}");
+        server.assert_well();
+    }
+    let kills = |reason: &str| {
+        server.metric(&format!("wambda_kills_total{{function=\"guest\",reason=\"{reason}\"}}"))
+    };
+    assert!(
+        kills("timeout") >= 10.0
+            && kills("memory") >= 4.0
+            && kills("cpu") >= 1.0
+            && kills("trap") >= 10.0
+    );
+}
+
+#[test]
+fn waiting_costs_no_cpu_time() {
+    let server = Server::start();
+    server.deploy("f", &guest("event"), "timeout=5&cpu=0.2");
+    let answer = server.invoke("f", r#"{"do":"sleep","ms":600}"#).expect(200);
+    let cpu: f64 = answer.header("x-wambda-cpu-ms").parse().unwrap();
+    let duration: f64 = answer.header("x-wambda-duration-ms").parse().unwrap();
+    assert!(cpu < 100.0 && duration >= 600.0, "{cpu} of {duration}");
+    let answer = server.invoke("f", r#"{"do":"work","ms":600}"#).expect(500);
+    assert_eq!(answer.header("x-wambda-error"), "Sandbox.CpuExceeded");
+}
+
+#[test]
+fn memory_is_given_up_to_the_limit() {
+    let server = Server::start();
+    server.deploy("f", &guest("event"), "memory=64&timeout=10");
+    let answer = server.invoke("f", r#"{"do":"take","mb":40}"#).expect(200);
+    let held: u64 = answer.header("x-wambda-memory-bytes").parse().unwrap();
+    assert!((40 << 20..=64 << 20).contains(&held), "{held}");
+    server.invoke("f", r#"{"do":"take","mb":70}"#).expect(500);
+    server.invoke("f", r#"{"do":"take","mb":40}"#).expect(200);
+    // What it needs at the start is checked before it is taken.
+    let greedy = wats::core_with("(memory (export \"memory\") 100)", "(i64.const 0)");
+    let message = server.put("greedy", greedy.as_bytes(), "memory=1").expect(400).message();
+    assert!(message.contains("6553600") && message.contains("1048576"), "{message}");
+}
+
+#[test]
+fn the_memory_of_all_guests_together_is_bounded() {
+    let server = Server::with(&["--memory-budget", "64"]);
+    server.deploy("a", &guest("event"), "memory=128&timeout=10");
+    server.deploy("b", &guest("event"), "memory=128&timeout=10");
+    server.invoke("a", r#"{"do":"take","mb":40}"#).expect(200);
+    let answer = server.invoke("b", r#"{"do":"take","mb":70}"#).expect(500);
+    assert!(answer.text().contains("memory budget"), "{}", answer.text());
+    // Idle instances make room: `a` still holds 40 MB, until `b` needs them.
+    server.invoke("b", r#"{"do":"take","mb":40}"#).expect(200);
+    assert!(server.metric("wambda_memory_used_bytes") <= f64::from(64 << 20));
+    server.assert_well();
+}
+
+#[test]
+fn payloads_are_bounded_both_ways() {
+    let server = Server::start();
+    server.deploy("f", wats::echo().as_bytes(), "payload=1000");
+    assert_eq!(server.invoke("f", &"x".repeat(1_000)).expect(200).body.len(), 1_000);
+    let message = server.invoke("f", &"x".repeat(1_001)).expect(413).message();
+    assert!(message.contains("1000") && message.contains("1001"), "{message}");
+    let big = wats::core_with(
+        "(memory (export \"memory\") 110)",
+        "(i64.or (i64.shl (i64.extend_i32_u (local.get $at)) (i64.const 32))
+                 (i64.extend_i32_u (local.get $len)))",
+    );
+    server.deploy("big", big.as_bytes(), "");
+    assert_eq!(server.invoke("big", &"x".repeat(6 << 20)).expect(200).body.len(), 6 << 20);
+    server.invoke("big", &"x".repeat((6 << 20) + 1)).expect(413);
+    server.assert_well();
+}
+
+#[test]
+fn log_output_is_bounded() {
+    let server = Server::start();
+    server.deploy("f", &guest("event"), "logs=100");
+    server.invoke("f", r#"{"do":"print","lines":1000}"#).expect(200);
+    let log = server.log("f");
+    assert!(log.contains("line 9") && !log.contains("line 99"), "{log}");
+    assert!(log.contains("truncated: this invocation's limit is 100 bytes"), "{log}");
+    assert!(log.contains("END RequestId") && log.contains("REPORT RequestId"), "{log}");
+    server.deploy("f", &guest("event"), "logs=6MB");
+    server.invoke("f", r#"{"do":"print-long","bytes":3000000}"#).expect(200);
+    assert!(server.log("f").lines().all(|line| line.len() < 8_300), "long lines are split");
+    server.assert_well();
+}
+
+#[test]
+fn functions_reach_nothing_outside() {
+    let server = Server::start();
+    server.deploy("f", &guest("event"), "");
+    for address in
+        [server.address(), "127.0.0.1:1", "169.254.169.254:80", "[::1]:1", "localhost:80"]
+    {
+        let said = server
+            .invoke("f", &format!(r#"{{"do":"reach","address":"{address}"}}"#))
+            .expect(200)
+            .text();
+        assert!(said.contains("refused"), "{address}: {said}");
+    }
+    assert!(server.invoke("f", r#"{"do":"files"}"#).expect(200).text().contains("refused"));
+    let names = server.invoke("f", r#"{"do":"env-all"}"#).expect(200).json();
+    let names: Vec<&str> = names.as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
+    assert!(names.iter().all(|name| name.starts_with("AWS_")), "{names:?}");
+}
+
+#[test]
+fn compile_bombs_are_refused_and_the_neighbour_answers() {
+    let server = Server::start();
+    server.deploy("neighbour", wats::echo().as_bytes(), "");
+    let locals = "(local i64)".repeat(1_000);
+    let loops = format!("{}{}", "(loop ".repeat(100), ")".repeat(100));
+    let nested = wats::core_with(
+        &format!("(memory (export \"memory\") 1) (func {locals} {loops})"),
+        "(i64.const 0)",
+    );
+    let message = server.put("bomb", &wat(&nested), "").expect(400).message();
+    assert!(message.contains("20000") && message.contains("1000 x 100"), "{message}");
+    // Past the pre-checks: what still costs time costs the child's.
+    let many = format!("(memory (export \"memory\") 1) {}", "(func)".repeat(60_000));
+    let upload = wat(&wats::core_with(&many, "(i64.const 0)"));
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        let bomb = scope.spawn(|| server.put("bomb", &upload, ""));
+        while !bomb.is_finished() {
+            let took = server.invoke("neighbour", "hi").expect(200).took;
+            assert!(took < Duration::from_millis(250), "the neighbour waited {took:?}");
+        }
+        assert!(matches!(bomb.join().unwrap().status, 201 | 400));
+    });
+    assert!(began.elapsed() < Duration::from_secs(125));
+    server.assert_well();
+}
