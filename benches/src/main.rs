@@ -1,1 +1,130 @@
-fn main() {}
+//! `cargo xtask bench`: the server against a bare hyper server, in one run.
+//!
+//! Each round measures every contender once, in random order. The figure is the server's CPU time
+//! per request (`/proc/PID/task/*/schedstat`), as a ratio to the bare server's of the same round:
+//! absolute times drift with the machine, ratios do not. Answers are checked; errors end the run.
+
+#![allow(clippy::disallowed_methods)] // a stopwatch
+
+mod bare;
+mod load;
+mod process;
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::Server;
+use crate::report::{Row, Sample};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Connections of the load, each with one request in flight.
+const CONNECTIONS: usize = 32;
+
+/// One way to get `"hello"`.
+struct Contender {
+    name: &'static str,
+    about: &'static str,
+    /// The function and its configuration; none for the bare server.
+    function: Option<(&'static str, &'static str)>,
+}
+
+const CONTENDERS: [Contender; 5] = [
+    Contender { name: "bare", about: "hyper alone", function: None },
+    Contender {
+        name: "core warm",
+        about: "core module, reused",
+        function: Some(("core", "reuse=warm")),
+    },
+    Contender {
+        name: "event warm",
+        about: "event component, reused",
+        function: Some(("event", "reuse=warm")),
+    },
+    Contender {
+        name: "core fresh",
+        about: "core module, instance per event",
+        function: Some(("core", "reuse=fresh")),
+    },
+    Contender {
+        name: "event fresh",
+        about: "event component, instance per event",
+        function: Some(("event", "reuse=fresh")),
+    },
+];
+
+/// A core module that answers `"hello"`.
+const CORE: &str = r#"(module (memory (export "memory") 1) (data (i32.const 8) "\"hello\"")
+  (func (export "wambda_alloc") (param i32) (result i32) (i32.const 1024))
+  (func (export "wambda_handle") (param i32 i32) (result i64) (i64.const 0x0000000800000007)))"#;
+
+struct Arguments {
+    server: PathBuf,
+    quick: bool,
+}
+
+fn arguments() -> Result<Arguments> {
+    let (mut server, mut quick) = (None, false);
+    let mut given = std::env::args().skip(1);
+    while let Some(argument) = given.next() {
+        match argument.as_str() {
+            "--server" => server = given.next().map(PathBuf::from),
+            "--quick" => quick = true,
+            other => bail!("no argument {other:?}: known are --server PATH and --quick"),
+        }
+    }
+    Ok(Arguments { server: server.context("--server PATH is missing")?, quick })
+}
+
+fn main() -> Result<()> {
+    if std::env::args().nth(1).as_deref() == Some("bare") {
+        return bare::run();
+    }
+    let Arguments { server, quick } = arguments()?;
+    let (rounds, slice) =
+        if quick { (3, Duration::from_millis(500)) } else { (12, Duration::from_secs(2)) };
+    let event = Path::new("tests/guests/target/wasm32-wasip2/release/guest_hello.wasm");
+    let event =
+        std::fs::read(event).context("guest_hello.wasm is missing: run `cargo xtask guests`")?;
+    let bare = Server::start(std::env::current_exe()?.as_path(), &["bare"])?;
+    let data = tempfile::tempdir()?;
+    let data = data.path().to_string_lossy().into_owned();
+    let arguments = ["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--data-dir", &data];
+    let wambda = Server::start(&server, &arguments)?;
+    for contender in CONTENDERS {
+        if let Some((kind, query)) = contender.function {
+            let code = if kind == "core" { CORE.as_bytes() } else { &event };
+            let name = contender.name.replace(' ', "-");
+            let url = format!("http://{}/v1/functions/{name}?{query}", wambda.address);
+            ureq::put(&url).send(code).with_context(|| format!("cannot deploy {name}"))?;
+        }
+    }
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let mut rows: Vec<Row> = CONTENDERS.iter().map(|c| Row::new(c.name, c.about)).collect();
+    for round in 0..rounds {
+        let mut order: Vec<usize> = (0..CONTENDERS.len()).collect();
+        fastrand::shuffle(&mut order);
+        eprint!("\rround {} of {rounds} ", round + 1);
+        for at in order {
+            let (Some(contender), Some(row)) = (CONTENDERS.get(at), rows.get_mut(at)) else {
+                continue;
+            };
+            let server = if contender.function.is_some() { &wambda } else { &bare };
+            let path = format!("/v1/functions/{}/invoke", contender.name.replace(' ', "-"));
+            let job = load::Job { address: server.address, path, body: "{}", wanted: "\"hello\"" };
+            runtime.block_on(load::run(&job, CONNECTIONS, slice / 5))?;
+            let before = server.cpu()?;
+            let done = runtime.block_on(load::run(&job, CONNECTIONS, slice))?;
+            let used = server.cpu()? - before;
+            row.samples.push(Sample::new(used, &done, slice));
+        }
+    }
+    eprintln!();
+    report::print(&rows, rounds, slice, CONNECTIONS)?;
+    Ok(())
+}

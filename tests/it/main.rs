@@ -2,7 +2,7 @@
 //! the command line, boto3, a Prometheus parser. Guests that only tests need are in `tests/guests`
 //! and, as WAT, in [`wats`].
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::disallowed_methods)] // tests measure and wait
 
 mod cli;
 mod clients;

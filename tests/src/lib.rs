@@ -1,6 +1,8 @@
 //! The harness: a real server of its own for each test, on a free port, with data of its own, and
 //! helpers to talk to it as users do. Everything panics on failure: this is test code.
 
+#![allow(clippy::disallowed_methods)] // tests measure and wait
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -1,5 +1,7 @@
 //! `cargo xtask …`: everything that building, testing and showing Wambda needs, in Rust.
 
+#![allow(clippy::disallowed_methods)] // a tool of its own
+
 mod bench;
 mod demo;
 mod sh;

@@ -76,7 +76,7 @@ impl DeployArgs {
     }
 }
 
-pub(crate) fn run(client: &Client, args: DeployArgs, json: bool) -> Result<()> {
+pub(crate) fn run(client: &Client, args: &DeployArgs, json: bool) -> Result<()> {
     let query = args.query()?;
     let described = upload(client, &args.name, &args.file, &query)?;
     if json {

@@ -40,7 +40,7 @@ enum Command {
     /// Run the server
     Serve(Box<ServeArgs>),
     /// Create a function or replace its code
-    Deploy(deploy::DeployArgs),
+    Deploy(Box<deploy::DeployArgs>),
     /// Run a function and print its result
     Invoke(invoke::InvokeArgs),
     /// List functions
@@ -87,7 +87,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let client = || Client::new(&cli.server);
     match cli.command {
         Command::Serve(args) => wambda_server::serve(&args.settle()?)?,
-        Command::Deploy(args) => deploy::run(&client(), args, cli.json)?,
+        Command::Deploy(args) => deploy::run(&client(), &args, cli.json)?,
         Command::Invoke(args) => return invoke::run(&client(), args, cli.json),
         Command::List => show::list(&client(), cli.json)?,
         Command::Logs(args) => show::logs(&client(), &args, cli.json)?,

@@ -20,6 +20,7 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What a function is handed.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "moved once; a box would cost more")]
 pub enum Payload {
     /// An event: JSON by convention, passed through unparsed.
     Event(Bytes),
