@@ -16,7 +16,7 @@ fn functions_are_published_described_listed_and_deleted() {
     assert_eq!(created["size"], hello.len());
     assert_eq!(
         (&created["config"]["memory"], &created["config"]["timeout"]),
-        (&json!(128.0), &json!(3.0))
+        (&json!(128), &json!(3))
     );
     assert_eq!(created["config"]["env"], json!(["GREETING"]), "names are shown, values are not");
     assert!(

@@ -14,7 +14,7 @@ use wambda_model::limits::BODY_IDLE_TIMEOUT;
 use crate::ApiError;
 
 /// Slowest body that is waited for, after the first [`GRACE`].
-const BYTES_PER_SECOND_MIN: u64 = 16 << 10;
+const BYTES_PER_SECOND_MIN: u64 = 128 << 10;
 const GRACE: Duration = Duration::from_secs(30);
 
 /// The whole body.

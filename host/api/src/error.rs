@@ -8,7 +8,7 @@ use http::{HeaderName, StatusCode};
 use serde_json::json;
 use wambda_control::PublishError;
 use wambda_model::config::InvalidConfig;
-use wambda_model::{BuildError, InvokeError, ThrottleReason, body};
+use wambda_model::{BuildError, InvokeError, RequestId, ThrottleReason, body};
 use wambda_store::StoreError;
 
 use crate::{Response, Surface};
@@ -132,6 +132,10 @@ impl ApiError {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if surface == Surface::Lambda || surface == Surface::Url {
             headers.insert(ERROR_TYPE, HeaderValue::from_static(self.aws));
+            let id = RequestId::random();
+            if let Ok(id) = HeaderValue::from_str(id.encode(&mut [0; 36])) {
+                headers.insert(REQUEST_ID, id);
+            }
         }
         if let Some(after) = self.retry_after {
             headers.insert(RETRY_AFTER, after.as_secs().max(1).into());
@@ -143,6 +147,8 @@ impl ApiError {
     }
 }
 
+/// AWS's header for the id of a request.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
 /// AWS's header for an error's code.
 const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 

@@ -131,9 +131,9 @@ fn description(version: &Version) -> Value {
         "published": logs::timestamp(version.published_ms),
         "compile_ms": version.compile_ms,
         "config": {
-            "memory": config.memory_bytes as f64 / f64::from(1 << 20),
-            "timeout": config.timeout_ms as f64 / 1e3,
-            "cpu": config.cpu().as_millis() as f64 / 1e3,
+            "memory": ratio(config.memory_bytes, 1 << 20),
+            "timeout": ratio(config.timeout_ms, 1_000),
+            "cpu": ratio(config.cpu_ms.unwrap_or(config.timeout_ms), 1_000),
             "payload": config.payload_bytes,
             "logs": config.log_bytes,
             "concurrency": config.concurrency,
@@ -146,6 +146,11 @@ fn description(version: &Version) -> Value {
             "env": config.env.keys().collect::<Vec<_>>(),
         },
     })
+}
+
+/// A quotient as JSON: whole where it is.
+fn ratio(value: u64, unit: u64) -> Value {
+    if value.is_multiple_of(unit) { json!(value / unit) } else { json!(value as f64 / unit as f64) }
 }
 
 /// `POST /v1/functions/{name}/invoke`

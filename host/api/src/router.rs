@@ -96,7 +96,12 @@ async fn control(
     name: &str,
     request: Request,
 ) -> Result<Response, ApiError> {
-    match (route, request.method()) {
+    // HEAD is GET without the body, which hyper leaves out.
+    let method = match request.method() {
+        &Method::HEAD => Method::GET,
+        other => other.clone(),
+    };
+    match (route, &method) {
         (Route::Functions, &Method::GET) => native::list(api, request.uri().query()),
         (Route::Function, &Method::PUT) => {
             native::publish(api, &function_name(name)?, request).await

@@ -88,18 +88,17 @@ impl Dispatcher {
 
     /// One round of the plan.
     pub fn tick(&self) {
-        let mut lanes = Vec::new();
-        let mut stats = Vec::new();
-        let live: u32 =
-            self.lanes.pin().values().map(|l| self.execute.counts(&l.version()).total()).sum();
+        let mut lanes: Vec<Arc<Lane>> = Vec::new();
+        lanes.extend(self.lanes.pin().values().filter(|lane| lane.is_active()).cloned());
+        let live: u32 = lanes.iter().map(|l| self.execute.counts(&l.version()).total()).sum();
         let mean = self.budget.used().checked_div(u64::from(live)).unwrap_or(INSTANCE_BYTES_GUESS);
-        for lane in self.lanes.pin().values() {
+        let mut stats = Vec::with_capacity(lanes.len());
+        lanes.retain(|lane| {
             lane.nudge();
-            if let Some(seen) = lane.tick(mean.max(64 << 10)) {
-                lanes.push(Arc::clone(lane));
-                stats.push(seen);
-            }
-        }
+            let seen = lane.tick(mean.max(64 << 10));
+            stats.extend(seen);
+            seen.is_some()
+        });
         let limits = ScaleLimits { memory_bytes: self.budget.limit() };
         for (lane, target) in lanes.iter().zip(plan(&stats, &limits)) {
             let version = lane.decide(target);

@@ -5,6 +5,7 @@
 //! limits allow, so that a few slow calls never hold up the rest.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,8 @@ pub type HasRoom = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// One function's permits and queue.
 pub struct Lane {
+    /// Whether the tick has anything to do here. Written under the lock.
+    active: AtomicBool,
     state: Mutex<State>,
     clock: Arc<dyn Clock>,
     /// Permits that are always worth having: one per core.
@@ -112,7 +115,8 @@ impl Lane {
             desired: 0,
             decisions: VecDeque::new(),
         };
-        Arc::new(Self { state: Mutex::new(state), clock, cores, has_room })
+        let active = AtomicBool::new(true);
+        Arc::new(Self { active, state: Mutex::new(state), clock, cores, has_room })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -123,6 +127,12 @@ impl Lane {
     #[must_use]
     pub fn version(&self) -> Arc<Version> {
         Arc::clone(&self.lock().version)
+    }
+
+    /// Whether the tick has anything to do here.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.active.load(Relaxed)
     }
 
     /// Whether nothing runs and nothing waits.
@@ -137,6 +147,7 @@ impl Lane {
         let mut state = self.lock();
         state.version = Arc::clone(version);
         state.service_s = None;
+        self.active.store(true, Relaxed);
     }
 
     /// Asks for a permit for an invocation of `bytes`.
@@ -151,6 +162,9 @@ impl Lane {
         let now = self.clock.now();
         let mut state = self.lock();
         state.arrivals += 1;
+        if !self.active.load(Relaxed) {
+            self.active.store(true, Relaxed);
+        }
         let config = &version.config;
         let throttled = |reason, limit, value| {
             version.metrics.throttled(reason);
@@ -262,6 +276,7 @@ impl Lane {
         let window_max = state.window.max(now, DOWN_WINDOW);
         self.show_queue(&state, now);
         let quiet = window_max == 0 && state.desired == 0 && state.version.config.provisioned == 0;
+        self.active.store(!quiet, Relaxed);
         (!quiet).then(|| state.stats(window_max, instance_bytes))
     }
 

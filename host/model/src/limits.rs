@@ -34,7 +34,7 @@ pub const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Open connections.
 pub const CONNECTIONS_MAX: usize = 8_192;
 /// Uploads held in memory at once.
-pub const UPLOADS_MAX: usize = 4;
+pub const UPLOADS_MAX: usize = 8;
 /// Functions of one page of a list.
 pub const PAGE_DEFAULT: usize = 50;
 /// Largest page of a list.
@@ -112,7 +112,7 @@ pub const LOG_LINE_BYTES_MAX: usize = 8 << 10;
 /// Log lines kept for one function.
 pub const LOG_RING_LINES: usize = 4_096;
 /// Log bytes kept for one function.
-pub const LOG_RING_BYTES: usize = 512 << 10;
+pub const LOG_RING_BYTES: usize = 1 << 20;
 /// Tail of the log that `X-Amz-Log-Result` carries.
 pub const LOG_TAIL_BYTES: usize = 4_096;
 /// Stack of one guest.

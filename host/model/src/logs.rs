@@ -104,11 +104,13 @@ impl LogLine {
         }
     }
 
+    /// What an entry with this line takes in memory.
     fn bytes(&self) -> usize {
-        match self {
-            Self::Output { text, .. } | Self::Note(text) => text.len(),
-            _ => 0,
-        }
+        size_of::<LogEntry>()
+            + match self {
+                Self::Output { text, .. } | Self::Note(text) => text.len(),
+                _ => 0,
+            }
     }
 }
 

@@ -80,7 +80,7 @@ impl Compiler {
     ) -> Result<Option<Duration>, BuildError> {
         let internal = |what: String| BuildError::Internal(what);
         let engine = self.engines.get(kind).ok_or_else(|| internal("engine is off".to_owned()))?;
-        if self.artifacts.holds(&digest, kind, engine) {
+        if self.holds(digest, kind, engine).await {
             return Ok(None);
         }
         let known = self
@@ -101,7 +101,7 @@ impl Compiler {
         }
         let _waiting = Waiting(&self.waiting);
         let _turn = self.one.acquire().await.map_err(|e| internal(e.to_string()))?;
-        if self.artifacts.holds(&digest, kind, engine) {
+        if self.holds(digest, kind, engine).await {
             return Ok(None);
         }
         let started = clock::now();
@@ -122,12 +122,20 @@ impl Compiler {
         if made_for != compatibility(engine) {
             return Err(internal("the compiler is of another build than the server".to_owned()));
         }
-        self.artifacts
-            .keep(&output, &digest, kind, engine)
-            .map_err(|e| internal(format!("cannot keep the artifact: {e}")))?;
+        let (artifacts, engine) = (Arc::clone(&self.artifacts), engine.clone());
+        let keep = move || artifacts.keep(&output, &digest, kind, &engine);
+        let kept = tokio::task::spawn_blocking(keep).await.map_err(|e| internal(e.to_string()))?;
+        kept.map_err(|e| internal(format!("cannot keep the artifact: {e}")))?;
         let took = clock::now() - started;
         self.metrics.compile.observe(took.as_secs_f64());
         Ok(Some(took))
+    }
+
+    /// Reads the whole artifact: off the threads that answer.
+    async fn holds(&self, digest: Digest, kind: EngineKind, engine: &wasmtime::Engine) -> bool {
+        let (artifacts, engine) = (Arc::clone(&self.artifacts), engine.clone());
+        let look = move || artifacts.holds(&digest, kind, &engine);
+        tokio::task::spawn_blocking(look).await.unwrap_or(false)
     }
 
     fn files(&self, digest: &Digest, kind: EngineKind) -> (PathBuf, PathBuf) {

@@ -265,6 +265,13 @@ impl Inner {
     }
 }
 
+/// Drops instances where it does not hold anybody up: giving memory back takes a while.
+pub(crate) fn dispose(instances: Vec<Instance>) {
+    if !instances.is_empty() {
+        drop(tokio::task::spawn_blocking(move || drop(instances)));
+    }
+}
+
 impl Build for Executor {
     fn inspect(&self, upload: Bytes) -> BoxFuture<'_, Result<Inspection, BuildError>> {
         let (features, wasi03) = (self.0.engines.features(), self.0.engines.wasi03());
@@ -333,10 +340,7 @@ impl Execute for Executor {
     fn keep_warm(&self, version: &Arc<Version>, count: u32) {
         let unit = self.0.unit(version);
         let surplus = unit.aim(count);
-        if !surplus.is_empty() {
-            // Unmapping takes a while: not on the caller's time.
-            drop(tokio::task::spawn_blocking(move || drop(surplus)));
-        }
+        dispose(surplus);
         if unit.is_short() {
             drop(tokio::spawn(Arc::clone(&self.0).refill(unit)));
         }
@@ -352,7 +356,7 @@ impl Execute for Executor {
         for (uid, unit) in &units {
             if !is_live(&unit.version) {
                 units.remove(uid);
-                drop(unit.retire());
+                dispose(unit.retire());
             }
         }
     }

@@ -20,11 +20,14 @@ use wambda_model::{
 
 use crate::call::{self, Answer};
 use crate::drive::{Drive, Guarded, Panicked, TimedOut};
-use crate::executor::Inner;
+use crate::executor::{Inner, dispose};
 use crate::http::{self, End, Head, Streaming};
 use crate::instance::Instance;
 use crate::meter::Meter;
 use crate::pool::Unit;
+
+/// Memory of an instance that is given back without a thread of its own.
+const INLINE_DROP_BYTES_MAX: u64 = 8 << 20;
 
 /// An invocation without its payload.
 pub(crate) struct Ticket {
@@ -263,7 +266,11 @@ impl Run {
             let refill = Arc::clone(&self.inner).refill(Arc::clone(&self.unit));
             // After the answer: this task runs when the one that answers has flushed.
             drop(tokio::spawn(async move {
-                drop(instance);
+                if instance.store.data().limiter.bytes() > INLINE_DROP_BYTES_MAX {
+                    dispose(vec![instance]);
+                } else {
+                    drop(instance);
+                }
                 refill.await;
             }));
         }
