@@ -27,7 +27,6 @@ pub(crate) fn run() -> Result<()> {
                     .header_read_timeout(std::time::Duration::from_secs(20))
                     .max_headers(100)
                     .max_buf_size(64 << 10)
-                    .pipeline_flush(true)
                     .serve_connection(TokioIo::new(stream), service_fn(answer));
                 let _ = connection.await;
             });

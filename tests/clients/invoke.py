@@ -84,6 +84,10 @@ event = {"rawPath": "/p", "requestContext": {"http": {"method": "POST"}}, "body"
 shape = json.load(invoke("http", event)["Payload"])
 assert (shape["statusCode"], shape["body"]) == (200, "hi"), shape
 
+# its log has a tail as well
+answer = invoke("http", event, LogType="Tail")
+assert "REPORT RequestId: " in base64.b64decode(answer["LogResult"]).decode()
+
 # refusals
 error = refused("ResourceNotFoundException", 404, lambda: invoke("nobody", {}))
 assert error["Error"]["Message"].endswith(":function:nobody:$LATEST"), error

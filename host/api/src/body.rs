@@ -1,6 +1,7 @@
 //! Reading request bodies: capped before they are buffered, and never waited for in vain.
 
 use std::pin::Pin;
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -9,51 +10,76 @@ use http::HeaderMap;
 use http::header::EXPECT;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wambda_model::clock;
 use wambda_model::limits::BODY_IDLE_TIMEOUT;
 
 use crate::ApiError;
 
 /// Slowest body that is waited for, after the first [`GRACE`].
 const BYTES_PER_SECOND_MIN: u64 = 128 << 10;
-const GRACE: Duration = Duration::from_secs(30);
+const GRACE: Duration = Duration::from_secs(20);
+/// Kilobytes of bodies that may be in memory before they are whole, together.
+const KILOBYTES_MAX: usize = 512 << 10;
+/// Longest wait for a share of them.
+const PLACE_TIMEOUT: Duration = Duration::from_secs(10);
+
+static KILOBYTES: LazyLock<Arc<Semaphore>> =
+    LazyLock::new(|| Arc::new(Semaphore::new(KILOBYTES_MAX)));
+
+/// A whole body, and its share of the memory for bodies; hold it as long as the bytes.
+#[derive(Debug)]
+pub struct Whole {
+    /// The body.
+    pub bytes: Bytes,
+    _share: Option<OwnedSemaphorePermit>,
+}
 
 /// The whole body.
 ///
 /// # Errors
-/// 413 when it is, or says it is, larger than `limit`; 408 when it is too slow; 400 when it breaks.
-pub async fn read(headers: &HeaderMap, incoming: Incoming, limit: u64) -> Result<Bytes, ApiError> {
+/// 413 when it is, or says it is, larger than `limit`; 408 when it is too slow; 400 when it breaks
+/// off; 503 when too many bodies are on their way.
+pub async fn read(headers: &HeaderMap, incoming: Incoming, limit: u64) -> Result<Whole, ApiError> {
     let mut incoming = Rest::new(headers, incoming);
     let said = incoming.size_hint();
     if said.lower() > limit {
         return Err(ApiError::too_large(limit, said.lower()));
     }
+    // A small one is here with its head: no share, no clock.
     let first = incoming.next().await?.unwrap_or_default();
+    within(first.len(), limit)?;
     if incoming.is_end_stream() {
-        return within(first, limit);
+        return Ok(Whole { bytes: first, _share: None });
     }
-    // More than one frame: from here on this is no longer the hot path.
-    let patience =
-        GRACE + Duration::from_secs(said.upper().unwrap_or(limit) / BYTES_PER_SECOND_MIN);
-    let rest = async {
-        let mut whole = BytesMut::from(within(first, limit)?);
-        while let Some(bytes) = incoming.next().await? {
-            let size = (whole.len() + bytes.len()) as u64;
-            if size > limit {
-                return Err(ApiError::too_large(limit, size));
-            }
-            whole.extend_from_slice(&bytes);
+    let share = share(said.upper().unwrap_or(limit).min(limit)).await?;
+    let began = clock::now();
+    let mut whole = BytesMut::from(first);
+    while let Some(bytes) = incoming.next().await? {
+        within(whole.len() + bytes.len(), limit)?;
+        whole.extend_from_slice(&bytes);
+        let patience = GRACE + Duration::from_secs(whole.len() as u64 / BYTES_PER_SECOND_MIN);
+        if clock::now() - began > patience {
+            let (got, seconds) = (whole.len(), patience.as_secs());
+            let message = format!("the body is too slow: {got} bytes in {seconds} seconds");
+            return Err(ApiError::slow_body(message));
         }
-        Ok(whole.freeze())
-    };
-    tokio::time::timeout(patience, rest).await.unwrap_or_else(|_| {
-        let seconds = patience.as_secs();
-        Err(ApiError::slow_body(format!("the body did not arrive within {seconds} seconds")))
-    })
+    }
+    Ok(Whole { bytes: whole.freeze(), _share: Some(share) })
 }
 
-fn within(bytes: Bytes, limit: u64) -> Result<Bytes, ApiError> {
-    let size = bytes.len() as u64;
-    if size > limit { Err(ApiError::too_large(limit, size)) } else { Ok(bytes) }
+async fn share(bytes: u64) -> Result<OwnedSemaphorePermit, ApiError> {
+    let kilobytes = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+    let acquired = Arc::clone(&KILOBYTES).acquire_many_owned(kilobytes);
+    match tokio::time::timeout(PLACE_TIMEOUT, acquired).await {
+        Ok(Ok(share)) => Ok(share),
+        _ => Err(ApiError::busy("too many request bodies are on their way: try again later")),
+    }
+}
+
+fn within(size: usize, limit: u64) -> Result<(), ApiError> {
+    let size = size as u64;
+    if size > limit { Err(ApiError::too_large(limit, size)) } else { Ok(()) }
 }
 
 /// A request's body that, when it is left unread, is still taken off the wire for a while: closing

@@ -84,6 +84,13 @@ impl ApiError {
         Self::new(status, "HeadersTooLarge", "InvalidParameterValueException", message)
     }
 
+    /// Too much at once, for the server.
+    pub fn busy(message: impl Into<String>) -> Self {
+        let (status, aws) = (StatusCode::SERVICE_UNAVAILABLE, "ServiceException");
+        let retry_after = Some(Duration::from_secs(5));
+        Self { retry_after, ..Self::new(status, "Busy", aws, message) }
+    }
+
     /// A body that does not arrive.
     pub fn slow_body(message: impl Into<String>) -> Self {
         let status = StatusCode::REQUEST_TIMEOUT;
@@ -156,7 +163,6 @@ impl From<InvokeError> for ApiError {
     fn from(error: InvokeError) -> Self {
         let message = error.to_string();
         match error {
-            InvokeError::NotFound(what) => Self::no_function(what),
             InvokeError::Throttled { reason, retry_after, .. } => {
                 let (status, aws) = (StatusCode::TOO_MANY_REQUESTS, "TooManyRequestsException");
                 let reason = match reason {
@@ -205,11 +211,7 @@ impl From<PublishError> for ApiError {
                 let status = StatusCode::PAYLOAD_TOO_LARGE;
                 Self::new(status, "UploadTooLarge", "RequestTooLargeException", why)
             }
-            PublishError::Build(BuildError::Busy(why)) => {
-                let (status, aws) = (StatusCode::SERVICE_UNAVAILABLE, "ServiceException");
-                let retry_after = Some(Duration::from_secs(5));
-                Self { retry_after, ..Self::new(status, "Busy", aws, why) }
-            }
+            PublishError::Build(BuildError::Busy(why)) => Self::busy(why),
             PublishError::Build(BuildError::Internal(why)) => Self::internal(&why),
         }
     }

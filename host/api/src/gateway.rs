@@ -12,7 +12,7 @@ use http::{Method, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
-use wambda_model::{Body, FunctionError, RequestId, body};
+use wambda_model::{Body, BodyError, FunctionError, RequestId, body};
 
 use crate::{ApiError, Response, reply};
 
@@ -256,7 +256,10 @@ pub async fn event_from_response(
     let (parts, body) = response.into_parts();
     let cap = usize::try_from(limit).unwrap_or(usize::MAX);
     let collected = Limited::new(body, cap).collect().await.map_err(|error| {
-        if error.downcast_ref::<LengthLimitError>().is_some() {
+        let own = error.downcast_ref::<BodyError>().and_then(BodyError::function_error);
+        if let Some(own) = own {
+            own.clone()
+        } else if error.downcast_ref::<LengthLimitError>().is_some() {
             FunctionError::response_too_large(limit)
         } else {
             let message = format!("the response broke off: {error}");

@@ -9,7 +9,7 @@ use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde::de::IgnoredAny;
 use wambda_model::invocation::Caller;
-use wambda_model::limits::CLIENT_CONTEXT_BYTES_MAX;
+use wambda_model::limits::{CLIENT_CONTEXT_BYTES_MAX, LOG_TAIL_BYTES};
 use wambda_model::{FunctionName, Invocation, Outcome, Payload, Reply, RequestId, Version};
 
 use crate::{Api, ApiError, Request, Response, body, native, reply};
@@ -41,14 +41,15 @@ pub(crate) async fn invoke(
     }
     let version = resolve(api, function, qualifier.as_deref())?;
     let (parts, incoming) = request.into_parts();
-    let caller = caller(&parts.headers)?;
+    let (caller, wants_tail) = (caller(&parts.headers)?, wants_tail(&parts.headers)?);
     let kind = invocation_type(&parts.headers)?;
     if kind == InvocationType::Event {
         let message =
             "asynchronous invocation is not there yet: nothing was accepted, and nothing will run";
         return Err(ApiError::not_implemented(message));
     }
-    let event = body::read(&parts.headers, incoming, version.config.payload_bytes).await?;
+    let whole = body::read(&parts.headers, incoming, version.config.payload_bytes).await?;
+    let event = whole.bytes.clone();
     let event = if event.is_empty() { Bytes::from_static(b"{}") } else { event };
     check_json(&event)?;
     if kind == InvocationType::DryRun {
@@ -60,7 +61,8 @@ pub(crate) async fn invoke(
     invocation.caller = caller.map(Box::new);
     let id = invocation.id;
     let outcome = native::run(api, &version, invocation).await?;
-    answer(outcome, id)
+    let tail = wants_tail.then(|| version.logs.tail(id, LOG_TAIL_BYTES));
+    answer(outcome, id, tail)
 }
 
 fn check_json(event: &[u8]) -> Result<(), ApiError> {
@@ -72,8 +74,8 @@ fn check_json(event: &[u8]) -> Result<(), ApiError> {
     serde_json::from_str::<IgnoredAny>(text).map(drop).map_err(|e| wrong(&e))
 }
 
-fn answer(outcome: Outcome, id: RequestId) -> Result<Response, ApiError> {
-    let Outcome { result, version, log_tail, .. } = outcome;
+fn answer(outcome: Outcome, id: RequestId, tail: Option<Vec<u8>>) -> Result<Response, ApiError> {
+    let Outcome { result, version, .. } = outcome;
     let mut response = match result {
         Ok(Reply::Event(bytes)) => {
             let nothing = bytes.is_empty();
@@ -92,7 +94,7 @@ fn answer(outcome: Outcome, id: RequestId) -> Result<Response, ApiError> {
     if let Ok(label) = HeaderValue::from_str(&version.label) {
         headers.insert(EXECUTED_VERSION, label);
     }
-    if let Some(Ok(tail)) = log_tail.map(|tail| HeaderValue::from_str(&BASE64.encode(tail))) {
+    if let Some(Ok(tail)) = tail.map(|tail| HeaderValue::from_str(&BASE64.encode(tail))) {
         headers.insert(LOG_RESULT, tail);
     }
     Ok(response)
@@ -122,25 +124,28 @@ fn invocation_type(headers: &HeaderMap) -> Result<InvocationType, ApiError> {
     }
 }
 
-/// What the caller passes along; none when it is nothing.
-fn caller(headers: &HeaderMap) -> Result<Option<Caller>, ApiError> {
-    let log_tail = match text(headers, "x-amz-log-type") {
-        Some("Tail") => true,
-        None | Some("" | "None") => false,
+fn wants_tail(headers: &HeaderMap) -> Result<bool, ApiError> {
+    match text(headers, "x-amz-log-type") {
+        Some("Tail") => Ok(true),
+        None | Some("" | "None") => Ok(false),
         Some(other) => {
             let message = format!("X-Amz-Log-Type must be None or Tail, got {other:?}");
-            return Err(ApiError::invalid("InvalidParameter", message));
+            Err(ApiError::invalid("InvalidParameter", message))
         }
-    };
+    }
+}
+
+/// What the caller passes along; none when it is nothing.
+fn caller(headers: &HeaderMap) -> Result<Option<Caller>, ApiError> {
     let client_context = match text(headers, "x-amz-client-context") {
         Some(encoded) => Some(client_context(encoded)?),
         None => None,
     };
     let trace = text(headers, "x-amzn-trace-id").map(Arc::from);
-    if !log_tail && client_context.is_none() && trace.is_none() {
+    if client_context.is_none() && trace.is_none() {
         return Ok(None);
     }
-    Ok(Some(Caller { identity: None, client_context, trace, log_tail }))
+    Ok(Some(Caller { identity: None, client_context, trace }))
 }
 
 fn client_context(encoded: &str) -> Result<Arc<str>, ApiError> {

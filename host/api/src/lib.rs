@@ -24,9 +24,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use prometheus::IntCounter;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use wambda_control::{Functions, Identity};
-use wambda_model::limits::UPLOADS_MAX;
 use wambda_model::{Body, CatalogCell, Invoke, Metrics};
 
 pub use error::ApiError;
@@ -54,7 +53,6 @@ pub struct Api {
     pub before_metrics: Box<dyn Fn() + Send + Sync>,
     /// False while starting and while draining; streams that follow something end then.
     pub ready: watch::Receiver<bool>,
-    uploads: Semaphore,
     /// The count of good answers, by surface: the others are looked up.
     good: [IntCounter; Surface::ALL.len()],
 }
@@ -123,19 +121,8 @@ impl Api {
     pub fn new(parts: Parts) -> Self {
         let Parts { functions, invoke, metrics, identity, about, before_metrics, ready } = parts;
         let good = Surface::ALL.map(|surface| metrics.http_requests(surface.as_str(), "200"));
-        let (catalog, uploads) = (functions.catalog().clone(), Semaphore::new(UPLOADS_MAX));
-        Self {
-            functions,
-            invoke,
-            catalog,
-            metrics,
-            identity,
-            about,
-            before_metrics,
-            ready,
-            uploads,
-            good,
-        }
+        let catalog = functions.catalog().clone();
+        Self { functions, invoke, catalog, metrics, identity, about, before_metrics, ready, good }
     }
 
     /// Answers one request. Never fails: what goes wrong is an answer too.
@@ -158,7 +145,6 @@ impl Api {
     /// The answer to a request whose handling panicked.
     #[must_use]
     pub fn panicked(&self) -> Response {
-        self.metrics.host_panics.inc();
         ApiError::internal("a panic while answering").respond(Surface::Native)
     }
 }

@@ -25,11 +25,10 @@ pub(crate) async fn publish(
     let query = request.uri().query().unwrap_or_default().to_owned();
     // The query is checked before the body is read, and the body before it is compiled.
     query::apply(&query, &mut wambda_model::FunctionConfig::default())?;
-    let _place = api.uploads.acquire().await.map_err(|e| ApiError::internal(&e.to_string()))?;
     let (parts, incoming) = request.into_parts();
     let upload = body::read(&parts.headers, incoming, UPLOAD_BYTES_MAX as u64).await?;
-    let change = |config: &mut _| query::apply(&query, config);
-    let published = api.functions.publish(name, upload, &change).await?;
+    let change = Arc::new(move |config: &mut _| query::apply(&query, config));
+    let published = api.functions.publish(name, upload.bytes.clone(), change).await?;
     let status = if published.created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(reply::json(status, &description(&published.version)))
 }
@@ -165,7 +164,7 @@ pub(crate) async fn invoke(
     }
     let (parts, incoming) = request.into_parts();
     let event = body::read(&parts.headers, incoming, version.config.payload_bytes).await?;
-    let invocation = Invocation::new(Payload::Event(event));
+    let invocation = Invocation::new(Payload::Event(event.bytes.clone()));
     let id = invocation.id;
     let outcome = run(api, &version, invocation).await?;
     let Outcome { result, report, .. } = outcome;

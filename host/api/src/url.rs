@@ -52,7 +52,7 @@ pub(crate) async fn serve(
             source_ip: peer.ip().to_string(),
             unix_ms: clock::unix_ms(),
         };
-        Payload::Event(gateway::event_from_request(&parts, &content, &origin))
+        Payload::Event(gateway::event_from_request(&parts, &content.bytes, &origin))
     };
     let invocation = Invocation { id, payload, caller: None, attempt: 1 };
     let Outcome { result, report, .. } = api.invoke.invoke(&version, invocation).await?;

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use clap::Args;
@@ -126,7 +126,7 @@ impl Drop for Server {
 }
 
 pub(crate) fn run(args: &DemoArgs) -> Result<()> {
-    let mut server = Server::start()?;
+    let server = Server::start()?;
     say(&format!("the server listens on {}\n", server.url))?;
     let client = Client::new(&server.url);
     let mut failed = Vec::new();
@@ -143,10 +143,8 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
         return Ok(());
     }
     say("Ctrl-C ends the server and removes its data.")?;
-    let status = server.child.wait()?;
-    if !status.success() && status.code().is_some() {
-        bail!("the server ended: {status}");
-    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(tokio::signal::ctrl_c())?;
     Ok(())
 }
 

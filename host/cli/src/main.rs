@@ -13,7 +13,8 @@ use std::process::ExitCode;
 use anyhow::{Result, anyhow};
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use wambda_runtime::EngineKind;
+use wambda_model::limits::{COMPILE_ADDRESS_BYTES, COMPILE_CPU_SECONDS};
+use wambda_runtime::{EngineKind, child};
 use wambda_server::ServeArgs;
 
 use client::Client;
@@ -66,6 +67,12 @@ enum Command {
         /// main or wasi03
         #[arg(long)]
         engine: String,
+        /// Limit for CPU time, in seconds
+        #[arg(long, default_value_t = COMPILE_CPU_SECONDS)]
+        cpu_seconds: u64,
+        /// Limit for the address space
+        #[arg(long, default_value_t = COMPILE_ADDRESS_BYTES)]
+        address_bytes: u64,
         /// The wasm
         input: PathBuf,
         /// The artifact
@@ -96,15 +103,26 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "wambda", &mut std::io::stdout());
         }
-        Command::Compile { engine, input, output } => {
+        Command::Compile { engine, cpu_seconds, address_bytes, input, output } => {
             let kind = EngineKind::parse(&engine).ok_or_else(|| anyhow!("no engine {engine:?}"))?;
-            return Ok(match wambda_runtime::child::compile(kind, &input, &output) {
-                Ok(made_for) => show::out(&made_for)?,
-                Err(why) => {
-                    eprintln!("{why}");
-                    ExitCode::FAILURE
-                }
-            });
+            return Ok(
+                match child::compile(
+                    kind,
+                    &child::Limits { cpu_seconds, address_bytes },
+                    &input,
+                    &output,
+                ) {
+                    Ok(made_for) => show::out(&made_for)?,
+                    Err(child::Failed::Code(why)) => {
+                        eprintln!("{why}");
+                        ExitCode::FAILURE
+                    }
+                    Err(child::Failed::Machine(why)) => {
+                        eprintln!("{why}");
+                        ExitCode::from(child::EXIT_MACHINE)
+                    }
+                },
+            );
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -1,7 +1,7 @@
 //! Publishing and deleting functions. A publish is code first, record last: whatever is killed
 //! when, a function is absent or complete.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -62,6 +62,8 @@ pub struct Functions {
     identity: Identity,
     /// One commit at a time: record, catalog and cleaning agree.
     commit: Mutex<()>,
+    /// Code that is being published, and how often: nobody may remove it.
+    in_flight: std::sync::Mutex<HashMap<Digest, u32>>,
     changed: Arc<Notify>,
 }
 
@@ -101,7 +103,19 @@ impl Functions {
     pub fn new(parts: Parts) -> Self {
         let Parts { records, blobs, build, catalog, metrics, clock, identity } = parts;
         let (commit, changed) = (Mutex::new(()), Arc::new(Notify::new()));
-        Self { records, blobs, build, catalog, metrics, clock, identity, commit, changed }
+        let in_flight = std::sync::Mutex::default();
+        Self {
+            records,
+            blobs,
+            build,
+            catalog,
+            metrics,
+            clock,
+            identity,
+            commit,
+            in_flight,
+            changed,
+        }
     }
 
     /// The catalog that readers see.
@@ -184,23 +198,40 @@ impl Functions {
     }
 
     /// Creates or replaces a function's code. `change` is applied to its configuration: the present
-    /// one, or the default for a new function.
+    /// one, or the default for a new function. The commit goes on when the caller goes away.
     ///
     /// # Errors
     /// [`PublishError`]; nothing was changed then.
     pub async fn publish(
-        &self,
+        self: &Arc<Self>,
         name: &FunctionName,
         upload: Bytes,
-        change: &(dyn Fn(&mut FunctionConfig) -> Result<(), InvalidConfig> + Send + Sync),
+        change: Change,
     ) -> Result<Published, PublishError> {
         // Before the work, so that a bad value costs nothing; again under the lock, where the
         // present configuration stands still.
-        self.configured(name, change)?;
+        self.configured(name, &change)?;
         let inspection = self.build.inspect(upload).await?;
-        check_memory(&inspection, &self.configured(name, change)?)?;
+        check_memory(&inspection, &self.configured(name, &change)?)?;
+        let pinned = Pinned::new(self, inspection.digest);
         let took = self.build.build(&inspection).await?;
+        let (this, name) = (Arc::clone(self), name.clone());
+        let commit = async move {
+            let done = this.commit_publish(&name, inspection, took, &change).await;
+            drop(pinned);
+            done
+        };
+        let done = tokio::spawn(commit).await;
+        done.map_err(|lost| StoreError::Failed(lost.to_string()))?
+    }
 
+    async fn commit_publish(
+        &self,
+        name: &FunctionName,
+        inspection: Inspection,
+        took: std::time::Duration,
+        change: &Change,
+    ) -> Result<Published, PublishError> {
         let _commit = self.commit.lock().await;
         let config = self.configured(name, change)?;
         check_memory(&inspection, &config)?;
@@ -235,7 +266,7 @@ impl Functions {
     fn configured(
         &self,
         name: &FunctionName,
-        change: &(dyn Fn(&mut FunctionConfig) -> Result<(), InvalidConfig> + Send + Sync),
+        change: &Change,
     ) -> Result<FunctionConfig, InvalidConfig> {
         let known = self.catalog.latest(name);
         let mut config = known.map(|v| v.config.clone()).unwrap_or_default();
@@ -244,18 +275,24 @@ impl Functions {
         Ok(config)
     }
 
-    /// Removes a function. Returns whether there was one.
+    /// Removes a function. Returns whether there was one. Goes on when the caller goes away.
     ///
     /// # Errors
     /// When storage fails; the function is still there then.
-    pub async fn delete(&self, name: &FunctionName) -> Result<bool, StoreError> {
+    pub async fn delete(self: &Arc<Self>, name: &FunctionName) -> Result<bool, StoreError> {
+        let (this, name) = (Arc::clone(self), name.clone());
+        let done = tokio::spawn(async move { this.commit_delete(&name).await }).await;
+        done.map_err(|lost| StoreError::Failed(lost.to_string()))?
+    }
+
+    async fn commit_delete(&self, name: &FunctionName) -> Result<bool, StoreError> {
         let _commit = self.commit.lock().await;
         let Some(version) = self.catalog.latest(name) else {
             return Ok(false);
         };
         self.records.delete(&record::key(name), Expect::Any).await?;
         self.swap(|catalog| catalog.without(name));
-        self.metrics.forget(name);
+        self.metrics.forget(name, &version.metrics);
         self.sweep_one(version.digest).await;
         Ok(true)
     }
@@ -267,10 +304,11 @@ impl Functions {
     pub async fn code(blobs: &dyn Blobs, digest: Digest) -> Result<Bytes, String> {
         let found = blobs.get(&record::code_key(&digest)).await.map_err(|e| e.to_string())?;
         let code = found.ok_or_else(|| format!("the code {digest} is not there"))?;
-        if Digest::of(&code) != digest {
-            return Err(format!("the code {digest} is damaged"));
-        }
-        Ok(code)
+        // A large one takes a while to hash.
+        let check =
+            tokio::task::spawn_blocking(move || (Digest::of(&code) == digest).then_some(code));
+        let checked = check.await.map_err(|e| e.to_string())?;
+        checked.ok_or_else(|| format!("the code {digest} is damaged"))
     }
 
     fn swap(&self, change: impl FnOnce(&Catalog) -> Catalog) {
@@ -280,7 +318,14 @@ impl Functions {
     }
 
     fn used(&self) -> HashSet<Digest> {
-        self.catalog.load().iter().map(|f| f.latest.digest).collect()
+        let in_flight = self.pins();
+        let published = self.catalog.load();
+        let published = published.iter().map(|f| f.latest.digest);
+        published.chain(in_flight.keys().copied()).collect()
+    }
+
+    fn pins(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, u32>> {
+        self.in_flight.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Removes code that no function has any more. Failing to only costs space until the next start.
@@ -292,7 +337,7 @@ impl Functions {
         if let Err(error) = self.blobs.delete(&record::code_key(&digest)).await {
             tracing::warn!(%digest, %error, "cannot remove code that is not used any more");
         }
-        self.build.sweep(&|other| *other != digest);
+        self.build.forget(&digest);
     }
 
     async fn sweep(&self) -> Result<(), StoreError> {
@@ -307,6 +352,34 @@ impl Functions {
         }
         self.build.sweep(&|digest| used.contains(digest));
         Ok(())
+    }
+}
+
+/// What a publish does to a function's configuration.
+pub type Change = Arc<dyn Fn(&mut FunctionConfig) -> Result<(), InvalidConfig> + Send + Sync>;
+
+/// Keeps code from being removed while it is being published.
+struct Pinned {
+    functions: Arc<Functions>,
+    digest: Digest,
+}
+
+impl Pinned {
+    fn new(functions: &Arc<Functions>, digest: Digest) -> Self {
+        *functions.pins().entry(digest).or_default() += 1;
+        Self { functions: Arc::clone(functions), digest }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let mut pins = self.functions.pins();
+        if let Some(count) = pins.get_mut(&self.digest) {
+            *count -= 1;
+            if *count == 0 {
+                pins.remove(&self.digest);
+            }
+        }
     }
 }
 

@@ -160,6 +160,7 @@ impl Lane {
         bytes: u64,
     ) -> Result<Admission, InvokeError> {
         let now = self.clock.now();
+        let has_room = (self.has_room)();
         let mut state = self.lock();
         state.arrivals += 1;
         if !self.active.load(Relaxed) {
@@ -174,7 +175,7 @@ impl Lane {
         if config.concurrency == 0 {
             return throttled(ThrottleReason::Concurrency, 0, 0);
         }
-        if state.waiters.is_empty() && self.may_run(&state, config.concurrency, 1) {
+        if state.waiters.is_empty() && self.may_run(&state, config.concurrency, 1, has_room) {
             state.running += 1;
             drop(state);
             return Ok(Admission::Granted(Permit::new(Arc::clone(self) as Arc<dyn Release>, now)));
@@ -197,7 +198,7 @@ impl Lane {
     }
 
     /// Whether one more may run now, with `extra` more waiting than the queue shows.
-    fn may_run(&self, state: &State, max: u32, extra: u32) -> bool {
+    fn may_run(&self, state: &State, max: u32, extra: u32, has_room: bool) -> bool {
         if state.running >= max {
             return false;
         }
@@ -207,7 +208,7 @@ impl Lane {
             need(&stats)
         };
         let worth_it = state.running < self.cores || state.running < wanted();
-        worth_it && (state.running == 0 || (self.has_room)())
+        worth_it && (state.running == 0 || has_room)
     }
 
     /// Grants permits to those at the head of the queue.
@@ -215,15 +216,16 @@ impl Lane {
         self: &Arc<Self>,
         state: &mut State,
         now: Instant,
+        has_room: bool,
     ) -> Vec<(oneshot::Sender<Permit>, Permit)> {
         let max = state.version.config.concurrency;
         let mut grants = Vec::new();
         while let Some(head) = state.waiters.front() {
             let overdue = now.saturating_duration_since(head.since) >= TARGET_WAIT;
             let may = if overdue {
-                state.running < max && (state.running == 0 || (self.has_room)())
+                state.running < max && (state.running == 0 || has_room)
             } else {
-                self.may_run(state, max, 0)
+                self.may_run(state, max, 0, has_room)
             };
             if !may {
                 break;
@@ -250,13 +252,15 @@ impl Lane {
     /// Serves whom it can. Permits are handed over outside the lock: one that is not taken any more
     /// comes back through [`Release`] at once.
     pub fn nudge(self: &Arc<Self>) {
-        let now = self.clock.now();
-        let mut state = self.lock();
-        if state.waiters.is_empty() {
-            return;
+        if !self.lock().waiters.is_empty() {
+            self.grant();
         }
-        let grants = self.serve(&mut state, now);
-        drop(state);
+    }
+
+    /// Memory is asked for outside the lock as well: freeing some takes a while.
+    fn grant(self: &Arc<Self>) {
+        let (now, has_room) = (self.clock.now(), (self.has_room)());
+        let grants = self.serve(&mut self.lock(), now, has_room);
         for (grant, permit) in grants {
             drop(grant.send(permit));
         }
@@ -342,13 +346,10 @@ impl Release for Lane {
         let took = now.saturating_duration_since(taken).as_secs_f64();
         let mean = state.service_s.map_or(took, |mean| mean + SERVICE_WEIGHT * (took - mean));
         state.service_s = Some(mean);
-        if state.waiters.is_empty() {
-            return;
-        }
-        let grants = self.serve(&mut state, now);
+        let waiting = !state.waiters.is_empty();
         drop(state);
-        for (grant, permit) in grants {
-            drop(grant.send(permit));
+        if waiting {
+            self.grant();
         }
     }
 }
@@ -376,7 +377,8 @@ impl Waiting {
                     if now >= give_up && self.granted.is_empty() {
                         break;
                     }
-                    wake = now + TARGET_WAIT;
+                    // From here on whoever ends, and the tick, serve the queue.
+                    wake = give_up;
                 }
             }
         }

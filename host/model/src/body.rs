@@ -15,6 +15,12 @@ impl BodyError {
     pub fn new(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self(error.into())
     }
+
+    /// The function's error, when that is what broke the body off.
+    #[must_use]
+    pub fn function_error(&self) -> Option<&crate::error::FunctionError> {
+        self.0.downcast_ref()
+    }
 }
 
 /// A streamed HTTP body of either direction.

@@ -74,14 +74,14 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// Takes `more` bytes, or nothing when the budget lacks them even after asking the reliever.
-    /// Returns whether it did.
-    pub fn grow(&mut self, more: u64) -> bool {
+    /// Takes `more` bytes, or nothing when the budget lacks them; asks the reliever before that when
+    /// `urgent`. Returns whether it did.
+    pub fn grow(&mut self, more: u64, urgent: bool) -> bool {
         let limit = self.budget.limit;
         let fits = |used: u64| used.checked_add(more).filter(|sum| *sum <= limit);
         while self.budget.used.fetch_update(Relaxed, Relaxed, fits).is_err() {
             let free_some = self.budget.reliever.get();
-            if more > limit || !free_some.is_some_and(|free_some| free_some()) {
+            if !urgent || more > limit || !free_some.is_some_and(|free_some| free_some()) {
                 return false;
             }
         }
@@ -112,24 +112,29 @@ mod tests {
         let idle = std::sync::Mutex::new(Vec::new());
         for _ in 0..3 {
             let mut charge = budget.charge();
-            assert!(charge.grow(30));
+            assert!(charge.grow(30, true));
             idle.lock().unwrap().push(charge);
         }
         budget.set_reliever(Box::new(move || idle.lock().unwrap().pop().is_some()));
+        let mut ahead = budget.charge();
+        assert!(
+            !ahead.grow(60, false) && budget.used() == 90,
+            "nobody goes for what is not urgent"
+        );
         let mut busy = budget.charge();
-        assert!(busy.grow(60));
+        assert!(busy.grow(60, true));
         assert_eq!(budget.used(), 90, "two of the three had to go");
-        assert!(!busy.grow(200) && budget.used() == 90, "what can never fit costs nobody");
-        assert!(busy.grow(40) && !busy.grow(1));
+        assert!(!busy.grow(200, true) && budget.used() == 90, "what can never fit costs nobody");
+        assert!(busy.grow(40, true) && !busy.grow(1, true));
     }
 
     #[test]
     fn a_charge_never_exceeds_the_budget_and_gives_back() {
         let budget = Budget::new(100);
         let (mut a, mut b) = (budget.charge(), budget.charge());
-        assert!(a.grow(60) && !b.grow(50) && b.grow(40));
+        assert!(a.grow(60, true) && !b.grow(50, true) && b.grow(40, true));
         assert_eq!((budget.used(), budget.is_tight()), (100, true));
-        assert!(!a.grow(u64::MAX));
+        assert!(!a.grow(u64::MAX, true));
         drop(a);
         assert_eq!((budget.used(), b.bytes()), (40, 40));
     }

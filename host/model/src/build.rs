@@ -57,6 +57,9 @@ pub trait Build: Send + Sync {
         inspection: &'a Inspection,
     ) -> BoxFuture<'a, Result<Duration, BuildError>>;
 
+    /// Removes the compiled code of one digest.
+    fn forget(&self, digest: &Digest);
+
     /// Removes compiled code of digests that `is_used` denies.
     fn sweep(&self, is_used: &(dyn Fn(&Digest) -> bool + Sync));
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::ids::RequestId;
 
 /// A function that ran and failed. The texts are AWS's, so that clients that match on them work.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{error_type}: {message}")]
 pub struct FunctionError {
     /// For example `Sandbox.Timedout` or the type that the handler named.
     pub error_type: String,
@@ -149,9 +150,6 @@ impl ThrottleReason {
 /// The platform refused an invocation, or failed at it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum InvokeError {
-    /// There is no such function, version or alias.
-    #[error("function not found: {0}")]
-    NotFound(String),
     /// Too much at once for this function.
     #[error("rate exceeded: {} (limit {limit}, now {value})", reason.as_str())]
     Throttled {

@@ -48,8 +48,6 @@ pub struct Caller {
     pub client_context: Option<Arc<str>>,
     /// The `X-Amzn-Trace-Id` header.
     pub trace: Option<Arc<str>>,
-    /// Whether the caller wants the tail of the log.
-    pub log_tail: bool,
 }
 
 /// One event on its way to one function.
@@ -129,8 +127,6 @@ pub struct Outcome {
     pub version: Arc<Version>,
     /// What it took.
     pub report: Report,
-    /// The last bytes of its log, when the caller asked.
-    pub log_tail: Option<Bytes>,
 }
 
 /// The right to run one invocation of one function; gives itself back when dropped.

@@ -15,6 +15,8 @@ pub const MIB: u64 = 1 << 20;
 pub const NAME_LEN_MAX: usize = 64;
 /// Bytes of an uploaded module, component or zip, and of what a zip inflates to.
 pub const UPLOAD_BYTES_MAX: usize = 64 << 20;
+/// Bytes of WAT text, which takes many times its size to parse.
+pub const WAT_BYTES_MAX: usize = 1 << 20;
 /// Entries of an uploaded zip.
 pub const ZIP_ENTRIES_MAX: usize = 1_000;
 /// Inflated bytes per deflated byte of an uploaded zip.
@@ -31,10 +33,10 @@ pub const HEAD_BYTES_MAX: usize = 32 << 10;
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest silence within a request body.
 pub const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Longest time that a peer takes nothing of a response.
+pub const WRITE_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Open connections.
 pub const CONNECTIONS_MAX: usize = 8_192;
-/// Uploads held in memory at once.
-pub const UPLOADS_MAX: usize = 8;
 /// Functions of one page of a list.
 pub const PAGE_DEFAULT: usize = 50;
 /// Largest page of a list.

@@ -2,7 +2,7 @@
 //!
 //! Not a log store: what the ring no longer holds is gone. Followers wait with [`LogRing::changed`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
@@ -119,11 +119,11 @@ fn report_text(id: RequestId, report: &Report, memory_limit: u64) -> String {
     let billed = (report.duration + report.init.unwrap_or_default()).as_micros().div_ceil(1_000);
     let init = report.init.map(|d| format!("\tInit Duration: {:.2} ms", ms(d))).unwrap_or_default();
     let (limit, used) = (memory_limit as f64 / MIB as f64, report.memory_bytes.div_ceil(MIB));
+    let report_start = format!("REPORT RequestId: {id}\tDuration: {:.2} ms", ms(report.duration));
+    let (cpu, start) = (ms(report.cpu), report.start.as_str());
     format!(
-        "REPORT RequestId: {id}\tDuration: {:.2} ms\tBilled Duration: {billed} ms\tMemory Size: {limit} MB\tMax Memory Used: {used} MB{init}\tCPU Time: {:.2} ms\tStart: {}",
-        ms(report.duration),
-        ms(report.cpu),
-        report.start.as_str(),
+        "{report_start}\tBilled Duration: {billed} ms\tMemory Size: {limit} MB\t\
+         Max Memory Used: {used} MB{init}\tCPU Time: {cpu:.2} ms\tStart: {start}"
     )
 }
 
@@ -136,7 +136,8 @@ struct Ring {
     entries: VecDeque<LogEntry>,
     bytes: usize,
     last_seq: u64,
-    followers: Vec<Waker>,
+    followers: BTreeMap<u64, Waker>,
+    next_follower: u64,
 }
 
 impl LogRing {
@@ -159,7 +160,7 @@ impl LogRing {
             };
             ring.bytes -= oldest.line.bytes();
         }
-        for follower in ring.followers.drain(..) {
+        for (_, follower) in std::mem::take(&mut ring.followers) {
             follower.wake();
         }
     }
@@ -172,19 +173,60 @@ impl LogRing {
         ring.entries.iter().filter(wanted).take(limit).cloned().collect()
     }
 
+    /// The last lines of one invocation, `bytes` at most, as Lambda returns them.
+    #[must_use]
+    pub fn tail(&self, id: RequestId, bytes: usize) -> Vec<u8> {
+        let ring = self.lock();
+        let mut lines: Vec<String> = Vec::new();
+        let mut size = 0;
+        for entry in ring.entries.iter().rev().filter(|entry| entry.id == id) {
+            let line = entry.text();
+            size += line.len() + 1;
+            lines.push(line);
+            if size >= bytes || matches!(entry.line, LogLine::Start { .. }) {
+                break;
+            }
+        }
+        drop(ring);
+        let mut tail = Vec::with_capacity(size);
+        for line in lines.into_iter().rev() {
+            tail.extend_from_slice(line.as_bytes());
+            tail.push(b'\n');
+        }
+        tail.drain(..tail.len().saturating_sub(bytes));
+        tail
+    }
+
     /// Waits until there is an entry after `seq`.
     pub async fn changed(&self, seq: u64) {
+        let mut place = Place { ring: self, id: None };
         poll_fn(|cx| {
             let mut ring = self.lock();
             if ring.last_seq > seq {
                 return Poll::Ready(());
             }
-            if !ring.followers.iter().any(|w| w.will_wake(cx.waker())) {
-                ring.followers.push(cx.waker().clone());
-            }
+            let id = *place.id.get_or_insert_with(|| {
+                ring.next_follower += 1;
+                ring.next_follower
+            });
+            ring.followers.insert(id, cx.waker().clone());
             Poll::Pending
         })
         .await;
+    }
+}
+
+/// A follower's place, given up when it leaves.
+struct Place<'a> {
+    ring: &'a LogRing,
+    id: Option<u64>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.ring.lock().followers.remove(&id);
+        }
     }
 }
 
@@ -212,6 +254,35 @@ mod tests {
     }
 
     #[test]
+    fn a_tail_is_of_one_invocation_and_bounded() {
+        let ring = LogRing::default();
+        let (one, other) = (RequestId::random(), RequestId::random());
+        ring.push(one, 0, [LogLine::Start { version: "$LATEST".into() }, line("a")]);
+        ring.push(other, 0, [line("b")]);
+        ring.push(one, 0, [line("c")]);
+        let whole = String::from_utf8(ring.tail(one, 1_000)).unwrap();
+        assert!(whole.starts_with("START") && whole.ends_with("\na\nc\n"), "{whole}");
+        assert_eq!(ring.tail(one, 3), b"\nc\n");
+        assert!(ring.tail(RequestId::random(), 10).is_empty());
+    }
+
+    #[test]
+    fn followers_that_leave_leave_nothing_behind() {
+        use std::future::Future;
+        use std::pin::pin;
+        use std::task::Context;
+        let ring = LogRing::default();
+        for _ in 0..3 {
+            let mut waiting = pin!(ring.changed(0));
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(waiting.as_mut().poll(&mut cx).is_pending());
+            assert!(waiting.as_mut().poll(&mut cx).is_pending());
+            assert_eq!(ring.lock().followers.len(), 1);
+        }
+        assert!(ring.lock().followers.is_empty());
+    }
+
+    #[test]
     fn reading_starts_after_a_sequence_number_and_a_time() {
         let ring = LogRing::default();
         let id = RequestId::random();
@@ -233,7 +304,9 @@ mod tests {
             start: StartKind::Cold,
         };
         let text = LogLine::Report { report, memory_limit: 128 * MIB }.text(RequestId::random());
-        let wanted = "\tDuration: 1.23 ms\tBilled Duration: 2 ms\tMemory Size: 128 MB\tMax Memory Used: 4 MB\tInit Duration: 0.50 ms\tCPU Time: 0.90 ms\tStart: cold";
+        let wanted = "\tDuration: 1.23 ms\tBilled Duration: 2 ms\tMemory Size: 128 MB\t\
+                      Max Memory Used: 4 MB\tInit Duration: 0.50 ms\tCPU Time: 0.90 ms\t\
+                      Start: cold";
         assert!(text.starts_with("REPORT RequestId: ") && text.ends_with(wanted), "{text}");
     }
 }

@@ -2,6 +2,7 @@
 //! adds to atomics. Names are final: people build dashboards on them.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -201,8 +202,9 @@ impl Metrics {
         Arc::new(FunctionMetrics::new(self, label))
     }
 
-    /// Drops the series of a deleted function.
-    pub fn forget(&self, name: &FunctionName) {
+    /// Drops the series of a deleted function. What still runs of it is not counted any more.
+    pub fn forget(&self, name: &FunctionName, function: &FunctionMetrics) {
+        function.forgotten.store(true, Relaxed);
         let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
         if !named.remove(name) {
             return;
@@ -279,6 +281,8 @@ impl prometheus::core::Collector for Process {
 #[derive(Debug)]
 pub struct FunctionMetrics {
     label: String,
+    /// Set when the function is deleted: nothing may bring its series back.
+    forgotten: AtomicBool,
     outcomes: [IntCounter; OUTCOMES.len()],
     duration: Histogram,
     /// Time an invocation waited for an instance, in seconds; waits of nothing are not observed.
@@ -306,6 +310,7 @@ impl FunctionMetrics {
         let state = |state: &str| all.instances.with_label_values(&[label, state]);
         Self {
             label: label.to_owned(),
+            forgotten: AtomicBool::new(false),
             outcomes: OUTCOMES.map(|o| all.invocations.with_label_values(&[label, o])),
             duration: all.duration.with_label_values(&[label]),
             queue_wait: all.queue_wait.with_label_values(&[label]),
@@ -350,29 +355,51 @@ impl FunctionMetrics {
 
     /// Counts one instance that was stopped.
     pub fn killed(&self, reason: KillReason) {
+        if self.forgotten.load(Relaxed) {
+            return;
+        }
         self.kills.with_label_values(&[self.label.as_str(), reason.as_str()]).inc();
     }
 
     /// Counts one version whose reuse was switched off.
     pub fn reuse_switched(&self) {
+        if self.forgotten.load(Relaxed) {
+            return;
+        }
         self.reuse_switched.with_label_values(&[self.label.as_str()]).inc();
     }
 
     /// Counts one invocation that was refused.
     pub fn throttled(&self, reason: ThrottleReason) {
+        if self.forgotten.load(Relaxed) {
+            return;
+        }
         self.throttles.with_label_values(&[self.label.as_str(), reason.as_str()]).inc();
     }
 
     /// Counts one change of the number of instances wanted.
     pub fn scaled(&self, from: u32, to: u32, reason: ScaleReason) {
+        if self.forgotten.load(Relaxed) {
+            return;
+        }
         let direction = if to > from { "up" } else { "down" };
         let labels = [self.label.as_str(), direction, reason.as_str()];
         self.scale_decisions.with_label_values(&labels).inc();
-        self.desired.set(i64::from(to));
+        if self.has_gauges() {
+            self.desired.set(i64::from(to));
+        }
+    }
+
+    /// Functions that share a label would overwrite each other's gauges.
+    fn has_gauges(&self) -> bool {
+        self.label != OTHER
     }
 
     /// Shows the instances by state.
     pub fn show_instances(&self, counts: InstanceCounts) {
+        if !self.has_gauges() {
+            return;
+        }
         let [busy, warm, prewarmed] = &self.instances;
         busy.set(i64::from(counts.busy));
         warm.set(i64::from(counts.warm));
@@ -381,6 +408,9 @@ impl FunctionMetrics {
 
     /// Shows the queue.
     pub fn show_queue(&self, depth: usize, oldest: Duration) {
+        if !self.has_gauges() {
+            return;
+        }
         self.queue_depth.set(i64::try_from(depth).unwrap_or(i64::MAX));
         self.queue_oldest.set(oldest.as_secs_f64());
     }
@@ -401,7 +431,9 @@ mod tests {
             |text: &str| String::from_utf8(metrics.render().unwrap()).unwrap().contains(text);
         assert!(shown("wambda_throttles_total{function=\"_other\",reason=\"queue_age\"} 5"));
         assert!(shown("function=\"f7\""));
-        metrics.forget(&name(7));
+        let seventh = metrics.function(&name(7));
+        metrics.forget(&name(7), &seventh);
+        seventh.throttled(ThrottleReason::QueueAge);
         assert!(!shown("function=\"f7\""));
         drop(metrics.function(&name(9_999)));
         assert!(shown("function=\"f9999\""));

@@ -138,6 +138,13 @@ impl Artifacts {
         Ok(Some(loaded))
     }
 
+    /// Removes one artifact.
+    pub(crate) fn forget(&self, digest: &Digest, kind: EngineKind, engine: &Engine) {
+        let path = self.path(digest, kind, engine);
+        let _ = std::fs::remove_file(path.with_extension("mac"));
+        let _ = std::fs::remove_file(path);
+    }
+
     /// Removes the artifacts of digests that `is_used` denies.
     pub fn sweep(&self, is_used: impl Fn(&Digest) -> bool) {
         let Ok(entries) = std::fs::read_dir(&self.dir) else {

@@ -58,7 +58,12 @@ pub(crate) async fn event(
             let handler = handler.wambda_function_event_handler();
             let result = handler.call_handle(&mut *store, &event, context).await?;
             Ok(result.map(Bytes::from).map_err(|e| {
-                FunctionError::returned(&e.error_type, e.error_message, e.stack_trace)
+                let frames: usize = e.stack_trace.iter().map(String::len).sum();
+                let size = e.error_type.len() + e.error_message.len() + frames;
+                match exceeded(size as u64, version) {
+                    Some(limit) => FunctionError::response_too_large(limit),
+                    None => FunctionError::returned(&e.error_type, e.error_message, e.stack_trace),
+                }
             }))
         }
         Entry::CoreCommand(start) => {

@@ -4,20 +4,47 @@
 use std::path::Path;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
-use wambda_model::limits::{COMPILE_ADDRESS_BYTES, COMPILE_CPU_SECONDS};
 use wasmparser::{Encoding, Parser, Payload};
 
 use crate::engine::{EngineKind, compatibility, compiling_engine};
+
+/// The exit code when the machine and not the code is at fault.
+pub const EXIT_MACHINE: u8 = 3;
+
+/// Why there is no artifact.
+#[derive(Debug)]
+pub enum Failed {
+    /// The code does not compile.
+    Code(String),
+    /// The machine did not let it.
+    Machine(String),
+}
+
+/// What the child may use.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// CPU time in seconds.
+    pub cpu_seconds: u64,
+    /// Address space in bytes.
+    pub address_bytes: u64,
+}
 
 /// Compiles `input` for the engine of that kind into `output`. Returns the engine's compatibility,
 /// which the server compares with its own.
 ///
 /// # Errors
 /// A text for the uploader.
-pub fn compile(kind: EngineKind, input: &Path, output: &Path) -> Result<String, String> {
-    limit_self()?;
-    let wasm = std::fs::read(input).map_err(|e| format!("cannot read the upload: {e}"))?;
-    let engine = compiling_engine(kind).map_err(|e| format!("cannot make the engine: {e}"))?;
+pub fn compile(
+    kind: EngineKind,
+    limits: &Limits,
+    input: &Path,
+    output: &Path,
+) -> Result<String, Failed> {
+    let machine = |what: String| Failed::Machine(what);
+    limit_self(limits).map_err(machine)?;
+    let wasm = std::fs::read(input).map_err(|e| machine(format!("cannot read the upload: {e}")))?;
+    let engine =
+        compiling_engine(kind).map_err(|e| machine(format!("cannot make the engine: {e}")))?;
     let first = Parser::new(0).parse_all(&wasm).next();
     let is_component =
         matches!(first, Some(Ok(Payload::Version { encoding: Encoding::Component, .. })));
@@ -26,18 +53,20 @@ pub fn compile(kind: EngineKind, input: &Path, output: &Path) -> Result<String, 
     } else {
         engine.precompile_module(&wasm)
     };
-    let artifact = compiled.map_err(|e| format!("{e:#}"))?;
-    std::fs::write(output, artifact).map_err(|e| format!("cannot write the artifact: {e}"))?;
+    let artifact = compiled.map_err(|e| Failed::Code(format!("{e:#}")))?;
+    std::fs::write(output, artifact)
+        .map_err(|e| machine(format!("cannot write the artifact: {e}")))?;
     Ok(compatibility(&engine))
 }
 
-fn limit_self() -> Result<(), String> {
+fn limit_self(limits: &Limits) -> Result<(), String> {
     let limit = |resource, value| {
-        let both = Rlimit { current: Some(value), maximum: Some(value) };
+        // A little above, so that the signal tells which limit it was.
+        let both = Rlimit { current: Some(value), maximum: Some(value + 5) };
         setrlimit(resource, both).map_err(|e| format!("cannot limit the compiler: {e}"))
     };
-    limit(Resource::Cpu, COMPILE_CPU_SECONDS)?;
-    limit(Resource::As, COMPILE_ADDRESS_BYTES)?;
+    limit(Resource::Cpu, limits.cpu_seconds)?;
+    limit(Resource::As, limits.address_bytes)?;
     limit(Resource::Core, 0)?;
     limit(Resource::Nofile, 64)?;
     rustix::process::nice(19).map_err(|e| format!("cannot lower the priority: {e}"))?;

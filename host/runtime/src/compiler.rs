@@ -18,12 +18,17 @@ use wambda_model::limits::{
 use wambda_model::{BuildError, Digest, Metrics, clock};
 
 use crate::artifact::Artifacts;
+use crate::child;
 use crate::engine::{EngineKind, Engines, compatibility};
 
 /// Failed compilations remembered.
 const FAILURES_MAX: usize = 1_000;
 /// Bytes of the child's words that are read.
 const WORDS_MAX: u64 = 8 << 10;
+
+/// Kilobytes that the child's allocator reserves before the child limits its address space: what it
+/// has then is beyond the limit. Its default is a gigabyte.
+const ARENA: (&str, &str) = ("MIMALLOC_ARENA_RESERVE", "65536");
 
 /// Runs the compiling child.
 #[derive(Debug)]
@@ -113,10 +118,10 @@ impl Compiler {
             Ok(made_for) => made_for,
             Err(error) => {
                 let _ = tokio::fs::remove_file(&output).await;
-                if let BuildError::Invalid(why) = &error {
+                if let Failed::Code(why) = &error {
                     self.remember((digest, kind), why);
                 }
-                return Err(error);
+                return Err(error.into());
             }
         };
         if made_for != compatibility(engine) {
@@ -159,13 +164,16 @@ impl Compiler {
         kind: EngineKind,
         input: &std::path::Path,
         output: &std::path::Path,
-    ) -> Result<String, BuildError> {
-        let internal = |what: &str, e: std::io::Error| BuildError::Internal(format!("{what}: {e}"));
+    ) -> Result<String, Failed> {
+        let internal = |what: &str, e: std::io::Error| Failed::Machine(format!("{what}: {e}"));
         let mut child = Command::new(&self.program)
             .arg("compile")
             .args(["--engine", kind.as_str()])
+            .args(["--cpu-seconds", &COMPILE_CPU_SECONDS.to_string()])
+            .args(["--address-bytes", &COMPILE_ADDRESS_BYTES.to_string()])
             .args([input, output])
             .env_clear()
+            .env(ARENA.0, ARENA.1)
             .current_dir(self.artifacts.tmp())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -183,14 +191,34 @@ impl Compiler {
             let _ = child.start_kill();
             let seconds = COMPILE_WALL.as_secs();
             let message = format!("compiling took more than {seconds} seconds and was stopped");
-            return Err(BuildError::Invalid(message));
+            return Err(Failed::Time(message));
         };
         let status = status.map_err(|e| internal("cannot wait for the compiler", e))?;
         if status.success() {
             return Ok(said.trim().to_owned());
         }
         tracing::info!(%status, words = complained.trim(), "a compilation failed");
-        Err(BuildError::Invalid(why_failed(status, &complained)))
+        Err(why_failed(status, complained.trim()))
+    }
+}
+
+/// Why a compilation failed.
+#[derive(Debug)]
+enum Failed {
+    /// The code is at fault, and would fail again.
+    Code(String),
+    /// It took too long on the clock, which may be the machine's fault as well.
+    Time(String),
+    /// The machine is at fault.
+    Machine(String),
+}
+
+impl From<Failed> for BuildError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Code(why) | Failed::Time(why) => Self::Invalid(why),
+            Failed::Machine(why) => Self::Internal(why),
+        }
     }
 }
 
@@ -202,17 +230,38 @@ async fn words(pipe: Option<impl tokio::io::AsyncRead + Unpin>) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-fn why_failed(status: ExitStatus, complained: &str) -> String {
+fn why_failed(status: ExitStatus, complained: &str) -> Failed {
     use std::os::unix::process::ExitStatusExt;
-    match status.signal() {
-        // SIGXCPU, or SIGKILL when soft and hard limit are one.
-        Some(24 | 9) => {
-            format!("compiling took more than {COMPILE_CPU_SECONDS} CPU-seconds and was stopped")
+    const SIGABRT: i32 = 6;
+    const SIGSEGV: i32 = 11;
+    const SIGXCPU: i32 = 24;
+    match (status.signal(), status.code()) {
+        (Some(SIGXCPU), _) => Failed::Code(format!(
+            "compiling took more than {COMPILE_CPU_SECONDS} CPU-seconds and was stopped"
+        )),
+        (Some(SIGABRT | SIGSEGV), _) => Failed::Code(format!(
+            "compiling needed more than {COMPILE_ADDRESS_BYTES} bytes of memory or stack and was stopped"
+        )),
+        (Some(signal), _) => Failed::Machine(format!("the compiler was ended by signal {signal}")),
+        (None, Some(code)) if code == i32::from(child::EXIT_MACHINE) => {
+            Failed::Machine(complained.to_owned())
         }
-        Some(6 | 11) => format!(
-            "compiling needed more than {COMPILE_ADDRESS_BYTES} bytes of memory and was stopped"
-        ),
-        Some(signal) => format!("compiling was stopped by signal {signal}"),
-        None => format!("the code does not compile: {}", complained.trim()),
+        (None, _) => Failed::Code(format!("the code does not compile: {complained}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    #[test]
+    fn the_machines_faults_are_told_from_the_codes() {
+        let failed = |raw| why_failed(ExitStatus::from_raw(raw), "words");
+        assert!(matches!(failed(24), Failed::Code(why) if why.contains("120 CPU-seconds")));
+        assert!(matches!(failed(6), Failed::Code(why) if why.contains("memory")));
+        assert!(matches!(failed(1 << 8), Failed::Code(why) if why.contains("words")));
+        assert!(matches!(failed(9), Failed::Machine(_)), "whoever killed it, it was not the code");
+        assert!(matches!(failed(3 << 8), Failed::Machine(why) if why == "words"));
     }
 }

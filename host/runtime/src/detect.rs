@@ -1,6 +1,8 @@
 //! Says what an upload is by looking at the binary: its kind, its engine, and whether the platform
 //! offers what it imports. Uses wasmparser alone; nothing is compiled.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use wambda_model::{Digest, Inspection, Kind};
 use wasmparser::{
@@ -70,9 +72,16 @@ pub fn inspect(wasm: Bytes, features: WasmFeatures, wasi03: bool) -> Result<Insp
         kind,
         wasi03: newest,
         component: outline.component,
-        imports: outline.imports.into_iter().map(|import| import.name).collect(),
+        imports: names(outline.imports),
         memory_min_bytes: outline.memory_min_bytes,
     })
+}
+
+/// Each name once, in order; a core module may repeat an import as often as it likes.
+fn names(imports: Vec<Import>) -> Vec<String> {
+    let mut seen = HashSet::new();
+    let names = imports.into_iter().map(|import| import.name);
+    names.filter(|name| seen.insert(name.clone())).collect()
 }
 
 fn no_kind(outline: &Outline, missing: Option<&Import>) -> String {

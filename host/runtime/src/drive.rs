@@ -14,10 +14,7 @@ use tokio::time::Sleep;
 use wambda_model::{BoxFuture, KillReason, clock};
 
 use crate::engine::Ticker;
-use crate::meter::Meter;
-
-/// Slices after which a call is a long one.
-const INLINE_SLICES: u32 = 2;
+use crate::meter::{INLINE_SLICES, Meter};
 
 /// The wall-clock deadline passed while the guest waited for the host.
 #[derive(Debug)]
@@ -52,7 +49,13 @@ impl<F: Future> Future for Guarded<'_, F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        this.meter.poll_begin(clock::now());
+        let begin = clock::now();
+        if begin >= this.meter.deadline() {
+            // Behind others who run: what is over must not take another slice from them.
+            this.meter.kill(KillReason::Timeout);
+            return Poll::Ready(Err(TimedOut));
+        }
+        this.meter.poll_begin(begin);
         this.ticker.enter();
         let running = Running(this.ticker);
         let polled = this.future.as_mut().poll(cx);
@@ -87,8 +90,16 @@ pub(crate) struct Drive<T: Send + 'static> {
 }
 
 impl<T: Send + 'static> Drive<T> {
-    pub(crate) fn new(future: BoxFuture<'static, T>, meter: Arc<Meter>, long_run: Handle) -> Self {
-        Self { inline: Some(future), moved: None, meter, long_run }
+    /// Starts inline, or, when `long` is expected, elsewhere at once.
+    pub(crate) fn new(
+        future: BoxFuture<'static, T>,
+        meter: Arc<Meter>,
+        long_run: Handle,
+        long: bool,
+    ) -> Self {
+        let (inline, moved) =
+            if long { (None, Some(long_run.spawn(future))) } else { (Some(future), None) };
+        Self { inline, moved, meter, long_run }
     }
 }
 

@@ -91,6 +91,7 @@ fn pool(kind: EngineKind) -> PoolingAllocationConfig {
         .total_tables(slots * 4)
         .total_stacks(slots)
         .max_unused_warm_slots(slots)
+        .table_elements(200_000)
         .max_memory_size(4 << 30)
         .max_core_instances_per_component(u32::try_from(limits::STORE_INSTANCES_MAX).unwrap_or(64))
         .max_memories_per_component(u32::try_from(limits::STORE_MEMORIES_MAX).unwrap_or(8))

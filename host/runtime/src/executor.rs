@@ -26,6 +26,7 @@ use crate::link::Linkers;
 use crate::meter::Meter;
 use crate::pool::{Ready, Unit};
 use crate::run::{Run, Ticket};
+use crate::sink::Sink;
 use crate::upload::unpack;
 
 /// Fetches the code of a digest, when its artifact has to be made again.
@@ -72,7 +73,7 @@ pub(crate) struct Inner {
     budget: Arc<Budget>,
     long_run: Handle,
     code: CodeSource,
-    pub(crate) metrics: Arc<Metrics>,
+    metrics: Arc<Metrics>,
 }
 
 impl std::fmt::Debug for Executor {
@@ -160,8 +161,16 @@ impl Inner {
         Ok(Some(Ready { prepared, engine: engine_kind }))
     }
 
-    /// Loads a version's artifact at its first use, and compiles again when that is gone or damaged.
-    async fn ready(self: &Arc<Self>, version: &Arc<Version>) -> Result<Ready, InvokeError> {
+    /// The version's code, loaded at its first use.
+    pub(crate) async fn ready<'a>(
+        self: &Arc<Self>,
+        unit: &'a Unit,
+    ) -> Result<&'a Ready, InvokeError> {
+        unit.ready.get_or_try_init(|| self.load_or_compile(&unit.version)).await
+    }
+
+    /// Loads an artifact, and compiles again when it is gone or damaged.
+    async fn load_or_compile(self: &Arc<Self>, version: &Version) -> Result<Ready, InvokeError> {
         let internal = |what: String| InvokeError::Internal(format!("{}: {what}", version.name));
         let (digest, kind, component) = (version.digest, version.kind, version.component);
         let engine = EngineKind::of(version.wasi03);
@@ -177,21 +186,24 @@ impl Inner {
                 tracing::warn!(function = %version.name, "artifact missing or damaged: compiling again");
                 let wasm = (self.code)(digest).await.map_err(internal)?;
                 let made = self.compiler.ensure(&wasm, digest, engine).await;
-                made.map_err(|e| internal(e.to_string()))?;
+                made.map_err(|error| match error {
+                    BuildError::Busy(what) => InvokeError::Unavailable(what),
+                    other => internal(other.to_string()),
+                })?;
             }
         }
         Err(internal("the artifact cannot be kept".to_owned()))
     }
 
     /// Makes an instance on an armed meter. The inner error is the guest's, the outer the platform's.
+    /// One that is made ahead of time takes what is free, and evicts nobody for it.
     pub(crate) async fn instantiate(
-        self: &Arc<Self>,
+        &self,
         unit: &Unit,
-        meter: &Arc<Meter>,
-        id: RequestId,
+        ready: &Ready,
+        order: &Order,
     ) -> Result<Result<Instance, FunctionError>, InvokeError> {
-        let version = &unit.version;
-        let ready = unit.ready.get_or_try_init(|| self.ready(version)).await?;
+        let (version, Order { id, meter, sink, ahead }) = (&unit.version, order);
         let engine = self.engines.get(ready.engine);
         let mold = Mold {
             engine: engine.ok_or_else(|| InvokeError::Internal("engine is off".to_owned()))?,
@@ -199,11 +211,13 @@ impl Inner {
             version,
             region: &self.region,
             budget: &self.budget,
+            sink,
+            ahead: *ahead,
         };
         loop {
             let cast = pin!(mold.cast(Arc::clone(meter)));
             let Ok(made) = Guarded::new(cast, meter, self.ticker()).await else {
-                return Ok(Err(call::clocked(KillReason::Timeout, id, version)));
+                return Ok(Err(call::clocked(KillReason::Timeout, *id, version)));
             };
             let stillborn = match made {
                 Ok(instance) => return Ok(Ok(instance)),
@@ -215,10 +229,10 @@ impl Inner {
                 return Err(InvokeError::Unavailable(what));
             }
             if !stillborn.error.is::<wasmtime::PoolConcurrencyLimitError>() {
-                return Ok(Err(call::failure(&stillborn.error, state, id, version)));
+                return Ok(Err(call::failure(&stillborn.error, state, *id, version)));
             }
             drop(stillborn);
-            if !self.shed_one() {
+            if *ahead || !self.shed_one() {
                 let what = "every instance slot of the server is in use".to_owned();
                 return Err(InvokeError::Unavailable(what));
             }
@@ -232,37 +246,53 @@ impl Inner {
         oldest.min_by_key(|(at, _)| *at).is_some_and(|(_, unit)| unit.shed().is_some())
     }
 
-    /// Makes the idle instances that `unit` wants, one after the other.
+    /// Makes the idle instances that `unit` wants, one after the other, until one fails.
     pub(crate) async fn refill(self: Arc<Self>, unit: Arc<Unit>) {
-        while unit.wants_one() {
-            let made = Arc::clone(&self).prewarm(Arc::clone(&unit)).await;
-            unit.made();
-            match made {
+        let Some(_mine) = unit.refilling() else { return };
+        while unit.is_short() {
+            match Arc::clone(&self).prewarm(Arc::clone(&unit)).await {
                 Some(instance) => drop(unit.add_virgin(instance)),
-                None => unit.note_stillborn(),
+                None => return unit.note_stillborn(),
             }
+            // Making one may not have waited for anything.
+            tokio::task::yield_now().await;
         }
     }
 
     /// One instance ahead of time, within the limits of an invocation.
     async fn prewarm(self: Arc<Self>, unit: Arc<Unit>) -> Option<Instance> {
-        let meter = Arc::new(Meter::new());
-        let config = &unit.version.config;
-        meter.arm(clock::now(), config.timeout(), config.cpu());
-        let (this, of, on) = (Arc::clone(&self), Arc::clone(&unit), Arc::clone(&meter));
-        let make = Box::pin(async move { this.instantiate(&of, &on, RequestId::random()).await });
-        match Drive::new(make, meter, self.long_run.clone()).await {
+        let order = Order {
+            id: RequestId::random(),
+            meter: Arc::new(Meter::new()),
+            sink: Arc::default(),
+            ahead: true,
+        };
+        let (meter, long_run) = (Arc::clone(&order.meter), self.long_run.clone());
+        let name = unit.version.name.clone();
+        let make = Box::pin(async move {
+            let ready = self.ready(&unit).await?;
+            let config = &unit.version.config;
+            order.meter.arm(clock::now(), config.timeout(), config.cpu());
+            self.instantiate(&unit, ready, &order).await
+        });
+        match Drive::new(make, meter, long_run, false).await {
             Ok(Ok(Ok(instance))) => return Some(instance),
-            Ok(Ok(Err(error))) => {
-                tracing::info!(function = %unit.version.name, error = error.message, "cannot prewarm");
-            }
-            Ok(Err(error)) => {
-                tracing::warn!(function = %unit.version.name, %error, "cannot prewarm");
-            }
-            Err(Panicked) => self.metrics.host_panics.inc(),
+            Ok(Ok(Err(error))) => tracing::info!(function = %name, %error, "cannot prewarm"),
+            Ok(Err(error)) => tracing::warn!(function = %name, %error, "cannot prewarm"),
+            Err(Panicked) => {}
         }
         None
     }
+}
+
+/// What an instance is made for.
+pub(crate) struct Order {
+    pub(crate) id: RequestId,
+    /// Armed when the instance is made.
+    pub(crate) meter: Arc<Meter>,
+    pub(crate) sink: Arc<Sink>,
+    /// Before anybody needs it.
+    pub(crate) ahead: bool,
 }
 
 /// Drops instances where it does not hold anybody up: giving memory back takes a while.
@@ -270,6 +300,11 @@ pub(crate) fn dispose(instances: Vec<Instance>) {
     if !instances.is_empty() {
         drop(tokio::task::spawn_blocking(move || drop(instances)));
     }
+}
+
+/// The answer when host code panicked; the panic itself was counted and logged where it happened.
+pub(crate) fn panicked() -> InvokeError {
+    InvokeError::Internal("a panic while running a function".to_owned())
 }
 
 impl Build for Executor {
@@ -298,6 +333,12 @@ impl Build for Executor {
         })
     }
 
+    fn forget(&self, digest: &Digest) {
+        for (kind, engine) in self.0.engines.iter() {
+            self.0.artifacts.forget(digest, kind, engine);
+        }
+    }
+
     fn sweep(&self, is_used: &(dyn Fn(&Digest) -> bool + Sync)) {
         self.0.artifacts.sweep(is_used);
     }
@@ -312,22 +353,17 @@ impl Execute for Executor {
     ) -> BoxFuture<'static, Result<Outcome, InvokeError>> {
         let inner = Arc::clone(&self.0);
         let unit = inner.unit(version);
-        let (metrics, long_run) = (Arc::clone(&inner.metrics), inner.long_run.clone());
+        let (long_run, long) = (inner.long_run.clone(), unit.expects_long());
         let Invocation { id, payload, caller, attempt } = invocation;
         let run = Run::new(inner, unit, permit, Ticket { id, caller, attempt });
         let meter = run.meter();
         match payload {
             Payload::Event(event) if !version.kind.is_http() => {
-                let drive = Drive::new(Box::pin(run.event(event)), meter, long_run);
-                Box::pin(async move {
-                    drive.await.unwrap_or_else(|Panicked| {
-                        metrics.host_panics.inc();
-                        Err(InvokeError::Internal("a panic while running a function".to_owned()))
-                    })
-                })
+                let drive = Drive::new(Box::pin(run.event(event)), meter, long_run, long);
+                Box::pin(async move { drive.await.unwrap_or_else(|Panicked| Err(panicked())) })
             }
             Payload::Http(request) if version.kind.is_http() => {
-                Box::pin(run.http(request, long_run))
+                Box::pin(run.http(request, long_run, long))
             }
             _ => {
                 let kind = version.kind.as_str();

@@ -1,18 +1,23 @@
 //! The http kinds: a request goes in, a response streams out while the guest still runs.
+//!
+//! Once its head is out, a guest that still runs does so on a task of its own ([`Guest`]).
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::Frame;
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::Sleep;
 use wambda_model::limits::STREAM_BYTES_MAX;
 use wambda_model::{Body, BodyError};
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 use wasmtime_wasi_http::{Error as HttpError, WasiBody, WasiHttpView};
 
-use crate::drive::Drive;
+use crate::drive::Panicked;
 use crate::instance::{Entry, Instance};
 use crate::run::HttpEnd;
 
@@ -151,16 +156,74 @@ fn tidy(response: ::http::Response<WasiBody>) -> Head {
     Ok(::http::Response::from_parts(parts, body.map_err(BodyError::new).boxed_unsync()))
 }
 
-/// A response body that drives the guest which feeds it.
-pub(crate) struct Streaming {
-    body: Body,
-    guest: Option<Drive<End>>,
-    sent: u64,
+/// The guest behind a response.
+pub(crate) enum Guest {
+    /// Still at work, on a task of its own.
+    Running(JoinHandle<Result<End, Panicked>>),
+    /// Done.
+    Ended(Result<End, Panicked>),
 }
 
+impl Guest {
+    /// Why it failed; none while it runs and when it ended well.
+    fn failure(&self) -> Option<BodyError> {
+        match self {
+            Self::Running(_) | Self::Ended(Ok(Ok(()))) => None,
+            Self::Ended(Ok(Err(HttpEnd::Failed(error)))) => Some(BodyError::new(error.clone())),
+            Self::Ended(Ok(Err(HttpEnd::Refused(error)))) => Some(BodyError::new(error.clone())),
+            Self::Ended(Err(Panicked)) => Some(BodyError::new("internal error")),
+        }
+    }
+}
+
+/// A response body that ends well only when its guest did: a body that the guest dropped looks like
+/// one that it finished.
+pub(crate) struct Streaming {
+    /// None when all of it came.
+    body: Option<Body>,
+    guest: Guest,
+    sent: u64,
+    /// Runs while a guest that has ended owes the rest of its body.
+    grace: Option<Pin<Box<Sleep>>>,
+}
+
+/// How long a body may be unfinished after its guest has ended: nothing can come any more.
+const GRACE: Duration = Duration::from_secs(1);
+
 impl Streaming {
-    pub(crate) fn new(body: Body, guest: Option<Drive<End>>) -> Self {
-        Self { body, guest, sent: 0 }
+    pub(crate) fn new(body: Body, guest: Guest) -> Self {
+        Self { body: Some(body), guest, sent: 0, grace: None }
+    }
+
+    fn poll_guest(&mut self, cx: &mut Context<'_>) {
+        if let Guest::Running(task) = &mut self.guest
+            && let Poll::Ready(joined) = Pin::new(task).poll(cx)
+        {
+            self.guest = Guest::Ended(joined.unwrap_or(Err(Panicked)));
+        }
+    }
+
+    /// A data frame, or its absence at the end.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        let Some(body) = self.body.as_mut() else { return Poll::Ready(None) };
+        let frame = match http_body::Body::poll_frame(Pin::new(body), cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(frame) => frame,
+        };
+        match frame.map(|frame| frame.map(Frame::into_data)) {
+            Some(Ok(Ok(data))) => Poll::Ready(Some(Ok(data))),
+            Some(Err(error)) => Poll::Ready(Some(Err(error))),
+            // Trailers are not passed on. A guest of 0.3 waits until its body is gone.
+            Some(Ok(Err(_))) | None => {
+                self.body = None;
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn poll_grace(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let sleep = self.grace.get_or_insert_with(|| Box::pin(tokio::time::sleep(GRACE)));
+        sleep.as_mut().poll(cx)
     }
 }
 
@@ -172,41 +235,39 @@ impl http_body::Body for Streaming {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let mut failed = None;
-        if let Some(guest) = self.guest.as_mut()
-            && let Poll::Ready(end) = Pin::new(guest).poll(cx)
-        {
-            self.guest = None;
-            failed = match end {
-                Ok(Ok(())) => None,
-                Ok(Err(HttpEnd::Failed(error))) => Some(error.message),
-                _ => Some("internal error".to_owned()),
-            };
-        }
-        let frame = match Pin::new(&mut self.body).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => frame,
-            Poll::Ready(None) | Poll::Pending if failed.is_some() => {
-                return Poll::Ready(failed.map(|why| Err(BodyError::new(why))));
+        let polled = self.poll_body(cx);
+        self.poll_guest(cx);
+        let ended = matches!(self.guest, Guest::Ended(_));
+        match polled {
+            Poll::Ready(Some(Ok(data))) => {
+                self.sent += data.len() as u64;
+                if self.sent > STREAM_BYTES_MAX {
+                    let message = format!("a response may stream {STREAM_BYTES_MAX} bytes");
+                    return Poll::Ready(Some(Err(BodyError::new(message))));
+                }
+                Poll::Ready(Some(Ok(Frame::data(data))))
             }
-            other => return other,
-        };
-        if frame.is_trailers() {
-            return Poll::Ready(None);
+            Poll::Ready(Some(Err(error))) => {
+                Poll::Ready(Some(Err(self.guest.failure().unwrap_or(error))))
+            }
+            Poll::Ready(None) if ended => Poll::Ready(self.guest.failure().map(Err)),
+            Poll::Pending if ended => match self.guest.failure() {
+                Some(failure) => Poll::Ready(Some(Err(failure))),
+                None => self.poll_grace(cx).map(|()| {
+                    Some(Err(BodyError::new("the handler ended without finishing its response")))
+                }),
+            },
+            _ => Poll::Pending,
         }
-        self.sent += frame.data_ref().map_or(0, Bytes::len) as u64;
-        if self.sent > STREAM_BYTES_MAX {
-            let message = format!("a response may stream {STREAM_BYTES_MAX} bytes");
-            return Poll::Ready(Some(Err(BodyError::new(message))));
-        }
-        Poll::Ready(Some(Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.guest.is_none() && self.body.is_end_stream()
+        let done = self.body.as_ref().is_none_or(http_body::Body::is_end_stream);
+        done && matches!(self.guest, Guest::Ended(Ok(Ok(()))))
     }
 
     fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or(http_body::SizeHint::with_exact(0), http_body::Body::size_hint)
     }
 }
 

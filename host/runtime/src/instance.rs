@@ -13,6 +13,7 @@ use wasmtime_wasi_http::p3::bindings::Service;
 use crate::contract::Handler;
 use crate::link::Prepared;
 use crate::meter::Meter;
+use crate::sink::Sink;
 use crate::state::State;
 
 /// What is called on an instance.
@@ -43,6 +44,10 @@ pub(crate) struct Mold<'a> {
     pub(crate) version: &'a Arc<Version>,
     pub(crate) region: &'a Arc<str>,
     pub(crate) budget: &'a Arc<Budget>,
+    /// Where output goes; it belongs to nobody when nobody waits for the instance.
+    pub(crate) sink: &'a Arc<Sink>,
+    /// Made before anybody needs it.
+    pub(crate) ahead: bool,
 }
 
 /// An instantiation that failed, with the store that knows why.
@@ -54,7 +59,14 @@ pub(crate) struct Stillborn {
 impl Mold<'_> {
     /// Instantiates. `meter` is armed already, since a start function is guest code like any other.
     pub(crate) async fn cast(&self, meter: Arc<Meter>) -> Result<Instance, Stillborn> {
-        let state = State::new(self.version, self.region, self.budget, Arc::clone(&meter));
+        let state = State::new(
+            self.version,
+            self.region,
+            self.budget,
+            Arc::clone(&meter),
+            Arc::clone(self.sink),
+            self.ahead,
+        );
         let mut store = Store::new(self.engine, state);
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);

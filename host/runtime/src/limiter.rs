@@ -26,11 +26,13 @@ pub(crate) struct Limiter {
     /// Bytes held, for those who cannot reach into the store.
     gauge: Arc<AtomicU64>,
     denied: Option<Denied>,
+    /// Made ahead of time: takes what is free, and evicts nobody for it.
+    ahead: bool,
 }
 
 impl Limiter {
-    pub(crate) fn new(limit: u64, budget: &Arc<Budget>) -> Self {
-        Self { limit, charge: budget.charge(), gauge: Arc::default(), denied: None }
+    pub(crate) fn new(limit: u64, budget: &Arc<Budget>, ahead: bool) -> Self {
+        Self { limit, charge: budget.charge(), gauge: Arc::default(), denied: None, ahead }
     }
 
     /// Bytes held. Wasm memory never shrinks, so this is the peak as well.
@@ -48,16 +50,17 @@ impl Limiter {
         self.denied
     }
 
-    /// Forgets the last denial, at the start of an invocation.
-    pub(crate) fn forgive(&mut self) {
+    /// An invocation begins: forgets the last denial, and may evict from here on.
+    pub(crate) fn begin(&mut self) {
         self.denied = None;
+        self.ahead = false;
     }
 
     fn grow(&mut self, more: u64) -> bool {
         let wanted = self.charge.bytes().saturating_add(more);
         self.denied = if wanted > self.limit {
             Some(Denied::Limit(wanted))
-        } else if !self.charge.grow(more) {
+        } else if !self.charge.grow(more, !self.ahead) {
             Some(Denied::Budget)
         } else {
             self.gauge.store(wanted, Relaxed);
@@ -113,7 +116,7 @@ mod tests {
     #[test]
     fn memories_and_tables_are_summed() {
         let budget = Budget::new(1 << 20);
-        let mut limiter = Limiter::new(300 << 10, &budget);
+        let mut limiter = Limiter::new(300 << 10, &budget, false);
         assert!(limiter.memory_growing(0, 128 << 10, None).unwrap());
         assert!(limiter.memory_growing(0, 128 << 10, None).unwrap());
         assert!(
@@ -121,7 +124,7 @@ mod tests {
             "a third does not fit"
         );
         assert_eq!(limiter.denied(), Some(Denied::Limit(320 << 10)));
-        limiter.forgive();
+        limiter.begin();
         assert!(limiter.table_growing(0, 5 << 10, None).unwrap());
         assert!(!limiter.table_growing(0, 5 << 10, None).unwrap());
         assert_eq!(limiter.bytes(), (256 + 40) << 10);
@@ -131,9 +134,9 @@ mod tests {
     #[test]
     fn the_budget_is_shared_and_given_back() {
         let budget = Budget::new(100);
-        let mut first = Limiter::new(1_000, &budget);
+        let mut first = Limiter::new(1_000, &budget, false);
         assert!(first.memory_growing(0, 80, None).unwrap());
-        let mut second = Limiter::new(1_000, &budget);
+        let mut second = Limiter::new(1_000, &budget, false);
         assert!(!second.memory_growing(0, 80, None).unwrap());
         assert_eq!(second.denied(), Some(Denied::Budget));
         drop(first);
@@ -142,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_declared_maximum_is_no_denial() {
-        let mut limiter = Limiter::new(1_000, &Budget::new(1_000));
+        let mut limiter = Limiter::new(1_000, &Budget::new(1_000), false);
         assert!(!limiter.memory_growing(0, 80, Some(64)).unwrap());
         assert_eq!(limiter.denied(), None);
     }

@@ -1,8 +1,8 @@
 //! One invocation's clocks: the wall-clock deadline and the CPU time used.
 //!
 //! A call that ends within its first slice costs two clock readings. Only a call that outlives it
-//! pays for the thread's CPU clock, which is a system call; the first slice then counts as the time
-//! that passed, two ticks at most.
+//! pays for the thread's CPU clock, which is a system call; its first slice counts as the time that
+//! passed. That errs on the side of the limit: one bulk operation can fill many ticks.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -12,6 +12,9 @@ use wambda_model::{KillReason, clock, limits};
 use wasmtime::UpdateDeadline;
 
 const NOT_PRECISE: u64 = u64::MAX;
+
+/// Slices after which a call is a long one.
+pub(crate) const INLINE_SLICES: u32 = 2;
 
 /// Atomics, because the guest's fiber and the future that polls it both hold it; never contended.
 #[derive(Debug)]
@@ -78,6 +81,11 @@ impl Meter {
         self.slices.load(Relaxed)
     }
 
+    /// Whether this turned out not to be a short call.
+    pub(crate) fn was_long(&self) -> bool {
+        self.slices() >= INLINE_SLICES || self.cpu() > limits::EPOCH_TICK * INLINE_SLICES
+    }
+
     /// CPU time used, up to the last end of a poll.
     pub(crate) fn cpu(&self) -> Duration {
         Duration::from_nanos(self.cpu_used.load(Relaxed))
@@ -118,7 +126,7 @@ impl Meter {
         let now = since_origin(clock::now());
         if self.poll_cpu.load(Relaxed) == NOT_PRECISE {
             let passed = now.saturating_sub(self.poll_wall.load(Relaxed));
-            self.cpu_used.fetch_add(passed.min(nanos(limits::EPOCH_TICK) * 2), Relaxed);
+            self.cpu_used.fetch_add(passed, Relaxed);
             self.poll_cpu.store(thread_cpu(), Relaxed);
         }
         let in_poll = thread_cpu().saturating_sub(self.poll_cpu.load(Relaxed));

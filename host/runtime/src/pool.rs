@@ -1,13 +1,13 @@
 //! The instances of one version: idle ones, used or virgin, and how many there are.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::OnceCell;
 use wambda_model::invocation::InstanceCounts;
 use wambda_model::limits::{INSTANCE_AGE_MAX, INSTANCE_USES_MAX};
-use wambda_model::{Reuse, StartKind, Version};
+use wambda_model::{Reuse, StartKind, Version, clock};
 
 use crate::engine::EngineKind;
 use crate::instance::Instance;
@@ -15,6 +15,8 @@ use crate::link::Prepared;
 
 /// Traps in reused instances, without one in a fresh instance, after which reuse is switched off.
 const REUSE_TRAPS_MAX: u32 = 3;
+/// One trap in this many reuses is often.
+const REUSE_TRAPS_OFTEN: u32 = 4;
 
 /// What a loaded version is.
 pub(crate) struct Ready {
@@ -29,16 +31,20 @@ pub(crate) struct Unit {
     pub(crate) ready: OnceCell<Ready>,
     idle: Mutex<Idle>,
     busy: AtomicU32,
-    /// Instances being made ahead of time.
-    making: AtomicU32,
     /// Instances wanted in all.
     target: AtomicU32,
     retired: AtomicBool,
     reuse_off: AtomicBool,
     traps_reused: AtomicU32,
     traps_fresh: AtomicU32,
-    /// Consecutive failures to make an instance ahead of time.
+    uses_reused: AtomicU32,
+    /// Consecutive failures to make an instance ahead of time, and when to try again.
     stillborn: AtomicU32,
+    not_before_ms: AtomicU64,
+    /// Whether somebody makes instances ahead of time now.
+    refilling: AtomicBool,
+    /// Calls that start on the long-run threads, because the last ones belonged there.
+    long_calls: AtomicU32,
 }
 
 #[derive(Default)]
@@ -48,8 +54,20 @@ struct Idle {
     virgin: Vec<Instance>,
 }
 
-/// Failures after which nothing is made ahead of time until an invocation succeeds.
-const STILLBORN_MAX: u32 = 3;
+/// Longest pause after failures to make an instance ahead of time.
+const STILLBORN_PAUSE_MAX_MS: u64 = 60_000;
+
+/// Calls after a long one that are expected to be long as well.
+const LONG_CALLS: u32 = 8;
+
+/// The right to make instances ahead of time, one holder at a time.
+pub(crate) struct Refilling<'a>(&'a Unit);
+
+impl Drop for Refilling<'_> {
+    fn drop(&mut self) {
+        self.0.refilling.store(false, Relaxed);
+    }
+}
 
 impl Unit {
     pub(crate) fn new(version: &Arc<Version>) -> Self {
@@ -58,13 +76,16 @@ impl Unit {
             ready: OnceCell::new(),
             idle: Mutex::default(),
             busy: AtomicU32::new(0),
-            making: AtomicU32::new(0),
             target: AtomicU32::new(0),
             retired: AtomicBool::new(false),
             reuse_off: AtomicBool::new(false),
             traps_reused: AtomicU32::new(0),
             traps_fresh: AtomicU32::new(0),
+            uses_reused: AtomicU32::new(0),
             stillborn: AtomicU32::new(0),
+            not_before_ms: AtomicU64::new(0),
+            refilling: AtomicBool::new(false),
+            long_calls: AtomicU32::new(0),
         }
     }
 
@@ -81,14 +102,29 @@ impl Unit {
     pub(crate) fn take(&self) -> Option<(Instance, StartKind)> {
         let mut idle = self.lock();
         if let Some(instance) = idle.warm.pop() {
+            self.uses_reused.fetch_add(1, Relaxed);
             return Some((instance, StartKind::Warm));
         }
         idle.virgin.pop().map(|instance| (instance, StartKind::Prewarmed))
     }
 
+    /// Whether the next call is expected to be long.
+    pub(crate) fn expects_long(&self) -> bool {
+        self.long_calls.load(Relaxed) > 0
+    }
+
+    /// Learns from a call.
+    pub(crate) fn note_length(&self, was_long: bool) {
+        if was_long {
+            self.long_calls.store(LONG_CALLS, Relaxed);
+        } else if self.expects_long() {
+            let less = |calls: u32| Some(calls.saturating_sub(1));
+            let _ = self.long_calls.fetch_update(Relaxed, Relaxed, less);
+        }
+    }
+
     /// Takes an instance back after a good invocation. Returns it when it is not to be kept.
     pub(crate) fn give_back(&self, mut instance: Instance, now: Instant) -> Option<Instance> {
-        self.stillborn.store(0, Relaxed);
         let worn = instance.uses >= INSTANCE_USES_MAX || now - instance.born >= INSTANCE_AGE_MAX;
         if !self.reuses() || worn || self.retired.load(Relaxed) {
             return Some(instance);
@@ -101,6 +137,7 @@ impl Unit {
     /// Adds an instance made ahead of time. Returns it when it is not wanted any more.
     pub(crate) fn add_virgin(&self, instance: Instance) -> Option<Instance> {
         self.stillborn.store(0, Relaxed);
+        self.not_before_ms.store(0, Relaxed);
         if self.retired.load(Relaxed) {
             return Some(instance);
         }
@@ -108,21 +145,27 @@ impl Unit {
         None
     }
 
-    /// An instance could not be made ahead of time.
+    /// An instance could not be made ahead of time: not again for a while.
     pub(crate) fn note_stillborn(&self) {
-        self.stillborn.fetch_add(1, Relaxed);
+        let failures = self.stillborn.fetch_add(1, Relaxed).min(16);
+        let pause = (1_000u64 << failures).min(STILLBORN_PAUSE_MAX_MS);
+        self.not_before_ms.store(clock::unix_ms() + pause, Relaxed);
     }
 
-    /// A guest trapped. Returns whether that switched reuse off just now.
-    pub(crate) fn note_trap(&self, start: StartKind) -> bool {
+    /// A guest trapped. When reused instances trap often and fresh ones never did, reuse is switched
+    /// off; returns what was idle and used then.
+    pub(crate) fn note_trap(&self, start: StartKind) -> Option<Vec<Instance>> {
         if start != StartKind::Warm {
             self.traps_fresh.fetch_add(1, Relaxed);
-            return false;
+            return None;
         }
-        let reused = self.traps_reused.fetch_add(1, Relaxed) + 1;
-        reused >= REUSE_TRAPS_MAX
-            && self.traps_fresh.load(Relaxed) == 0
-            && !self.reuse_off.swap(true, Relaxed)
+        let traps = self.traps_reused.fetch_add(1, Relaxed) + 1;
+        let often = traps.saturating_mul(REUSE_TRAPS_OFTEN) >= self.uses_reused.load(Relaxed);
+        let blame = traps >= REUSE_TRAPS_MAX && often && self.traps_fresh.load(Relaxed) == 0;
+        if !blame || self.reuse_off.swap(true, Relaxed) {
+            return None;
+        }
+        Some(std::mem::take(&mut self.lock().warm))
     }
 
     pub(crate) fn counts(&self) -> InstanceCounts {
@@ -139,40 +182,31 @@ impl Unit {
     }
 
     /// Sets the number of instances wanted in all. Returns the idle ones beyond it, least recently
-    /// used first.
+    /// used first, and those that have grown old.
     pub(crate) fn aim(&self, target: u32) -> Vec<Instance> {
         self.target.store(target, Relaxed);
+        let now = clock::now();
+        let aged = |instance: &mut Instance| now - instance.born >= INSTANCE_AGE_MAX;
+        let mut out: Vec<_> = self.lock().warm.extract_if(.., aged).collect();
         let surplus = self.counts().total().saturating_sub(target) as usize;
         let mut idle = self.lock();
         let from_warm = surplus.min(idle.warm.len());
-        let mut out: Vec<_> = idle.warm.drain(..from_warm).collect();
+        out.extend(idle.warm.drain(..from_warm));
         let from_virgin = (surplus - from_warm).min(idle.virgin.len());
         out.extend(idle.virgin.drain(..from_virgin));
         out
     }
 
-    /// Whether fewer instances are there, or being made, than wanted.
+    /// Whether one more instance is to be made ahead of time now.
     pub(crate) fn is_short(&self) -> bool {
-        let there = self.counts().total() + self.making.load(Relaxed);
-        there < self.target.load(Relaxed) && self.stillborn.load(Relaxed) < STILLBORN_MAX
+        !self.retired.load(Relaxed)
+            && self.counts().total() < self.target.load(Relaxed)
+            && clock::unix_ms() >= self.not_before_ms.load(Relaxed)
     }
 
-    /// Whether one more instance is to be made ahead of time; if so, it counts as being made.
-    pub(crate) fn wants_one(&self) -> bool {
-        if self.retired.load(Relaxed) || self.stillborn.load(Relaxed) >= STILLBORN_MAX {
-            return false;
-        }
-        let making = self.making.fetch_add(1, Relaxed);
-        let wants = self.counts().total() + making < self.target.load(Relaxed);
-        if !wants {
-            self.making.fetch_sub(1, Relaxed);
-        }
-        wants
-    }
-
-    /// The one that [`Self::wants_one`] announced is made, or failed.
-    pub(crate) fn made(&self) {
-        self.making.fetch_sub(1, Relaxed);
+    /// The right to make instances ahead of time; none while somebody else has it.
+    pub(crate) fn refilling(&self) -> Option<Refilling<'_>> {
+        (!self.refilling.swap(true, Relaxed)).then_some(Refilling(self))
     }
 
     /// One more instance serves. From here on at least one is wanted, until the plan says otherwise:
@@ -202,9 +236,12 @@ impl Unit {
     /// Removes one idle instance, the least recently used one.
     pub(crate) fn shed(&self) -> Option<Instance> {
         let mut idle = self.lock();
-        if !idle.virgin.is_empty() {
-            return Some(idle.virgin.remove(0));
-        }
-        (!idle.warm.is_empty()).then(|| idle.warm.remove(0))
+        let used = |list: &[Instance]| list.first().map(|instance| instance.last_used);
+        let list = match (used(&idle.warm), used(&idle.virgin)) {
+            (Some(warm), Some(virgin)) if warm <= virgin => &mut idle.warm,
+            (Some(_), None) => &mut idle.warm,
+            _ => &mut idle.virgin,
+        };
+        (!list.is_empty()).then(|| list.remove(0))
     }
 }

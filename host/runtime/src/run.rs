@@ -13,6 +13,7 @@ use http_body_util::BodyExt;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use wambda_model::invocation::Caller;
+use wambda_model::limits::LOG_LINE_BYTES_MAX;
 use wambda_model::{
     Body, FunctionError, InvokeError, KillReason, Kind, Outcome, Permit, Reply, Report, RequestId,
     StartKind, Version, clock,
@@ -20,11 +21,12 @@ use wambda_model::{
 
 use crate::call::{self, Answer};
 use crate::drive::{Drive, Guarded, Panicked, TimedOut};
-use crate::executor::{Inner, dispose};
-use crate::http::{self, End, Head, Streaming};
+use crate::executor::{Inner, Order, dispose, panicked};
+use crate::http::{self, End, Guest, Head, Streaming};
 use crate::instance::Instance;
 use crate::meter::Meter;
 use crate::pool::Unit;
+use crate::sink::Sink;
 
 /// Memory of an instance that is given back without a thread of its own.
 const INLINE_DROP_BYTES_MAX: u64 = 8 << 20;
@@ -80,15 +82,12 @@ impl Run {
 
     /// Hands the guest an event.
     pub(crate) async fn event(mut self, event: Bytes) -> Result<Outcome, InvokeError> {
-        let mut shift = match self.start().await? {
-            Ok(shift) => shift,
-            Err((error, report)) => return Ok(self.stillborn(error, report)),
-        };
         let version = Arc::clone(self.version());
-        let tail = self.ticket.caller.as_ref().is_some_and(|caller| caller.log_tail);
         let capture = version.kind == Kind::Command;
-        let sink = Arc::clone(&shift.instance.store.data().sink);
-        sink.begin(self.ticket.id, &version, tail, capture);
+        let mut shift = match self.start(capture).await? {
+            Ok(shift) => shift,
+            Err((error, report)) => return Ok(Outcome { result: Err(error), version, report }),
+        };
         if capture {
             let env = command_env(&version, &self.ticket);
             shift.instance.data().feed(event.clone(), env);
@@ -105,8 +104,8 @@ impl Run {
                 None => Ok(Reply::Event(bytes)),
             }
         });
-        let log_tail = self.finish(shift, result.as_ref().err(), report);
-        Ok(Outcome { result, version, report, log_tail })
+        self.finish(shift, result.as_ref().err(), report);
+        Ok(Outcome { result, version, report })
     }
 
     /// Hands the guest an HTTP request; the outcome is there with the head of its response.
@@ -114,38 +113,31 @@ impl Run {
         self,
         request: ::http::Request<Body>,
         long_run: Handle,
+        long: bool,
     ) -> Result<Outcome, InvokeError> {
         let version = Arc::clone(self.version());
-        let (meter, metrics) = (self.meter(), Arc::clone(&self.inner.metrics));
+        let meter = self.meter();
         let (head, received) = oneshot::channel();
         let report = Arc::new(OnceLock::new());
         let guest = Box::pin(self.http_guest(request, head, Arc::clone(&report)));
-        let mut guest = Some(Drive::new(guest, meter, long_run));
-        let given = head_or_end(&mut guest, received).await;
-        let result = match given {
-            Ok(Ok(response)) => {
-                let stream = |body| Streaming::new(body, guest.take()).boxed_unsync();
+        let drive = Drive::new(guest, meter, long_run, long);
+        let (head, guest) = head_or_end(drive, received).await;
+        let result = match (head, guest) {
+            // It failed before anything was sent: there is still time to say so.
+            (_, Guest::Ended(Ok(Err(HttpEnd::Failed(error))))) => Err(error),
+            (Some(Ok(response)), guest) => {
+                let stream = |body| Streaming::new(body, guest).boxed_unsync();
                 Ok(Reply::Http(response.map(stream)))
             }
-            Ok(Err(why)) => {
+            (Some(Err(why)), _) => {
                 Err(FunctionError::returned("Runtime.InvalidResponse", why, Vec::new()))
             }
-            Err(Ok(Ok(()))) => Err(no_response()),
-            Err(Ok(Err(HttpEnd::Failed(error)))) => Err(error),
-            Err(Ok(Err(HttpEnd::Refused(error)))) => return Err(error),
-            Err(Err(Panicked)) => {
-                metrics.host_panics.inc();
-                return Err(InvokeError::Internal("a panic while running a function".to_owned()));
-            }
+            (None, Guest::Ended(Ok(Err(HttpEnd::Refused(error))))) => return Err(error),
+            (None, Guest::Ended(Err(Panicked))) => return Err(panicked()),
+            (None, _) => Err(no_response()),
         };
-        let report = report.get().copied().unwrap_or(Report {
-            duration: Duration::ZERO,
-            init: None,
-            cpu: Duration::ZERO,
-            memory_bytes: 0,
-            start: StartKind::Cold,
-        });
-        Ok(Outcome { result, version, report, log_tail: None })
+        let report = report.get().copied().unwrap_or(NOTHING_RAN);
+        Ok(Outcome { result, version, report })
     }
 
     async fn http_guest(
@@ -154,30 +146,21 @@ impl Run {
         head: oneshot::Sender<Head>,
         at_head: Arc<OnceLock<Report>>,
     ) -> Result<(), HttpEnd> {
-        let mut shift = match self.start().await.map_err(HttpEnd::Refused)? {
+        let mut shift = match self.start(false).await.map_err(HttpEnd::Refused)? {
             Ok(shift) => shift,
             Err((error, report)) => {
                 let _ = at_head.set(report);
-                drop(self.stillborn(error.clone(), report));
                 return Err(HttpEnd::Failed(error));
             }
         };
-        let (version, id) = (Arc::clone(self.version()), self.ticket.id);
-        let tail = self.ticket.caller.as_ref().is_some_and(|caller| caller.log_tail);
-        shift.instance.store.data().sink.begin(id, &version, tail, false);
         let (start, init, began, meter) = (shift.start, shift.init, shift.began, self.meter());
         let memory = shift.instance.store.data().limiter.gauge();
         let good = Arc::new(OnceLock::new());
         let (on_head, relay_good) = (Arc::clone(&at_head), Arc::clone(&good));
         let relay = http::Relay::new(head, move |given| {
             let duration = clock::now() - began;
-            let _ = on_head.set(Report {
-                duration,
-                init,
-                cpu: meter.cpu(),
-                memory_bytes: memory.load(Relaxed),
-                start,
-            });
+            let memory_bytes = memory.load(Relaxed);
+            let _ = on_head.set(Report { duration, init, cpu: meter.cpu(), memory_bytes, start });
             let _ = relay_good.set(given.as_ref().err().cloned());
         });
         let called: Called<()> = {
@@ -193,35 +176,46 @@ impl Run {
             None => Err(no_response()),
         });
         let _ = at_head.set(report);
-        let _ = self.finish(shift, result.as_ref().err(), report);
+        self.finish(shift, result.as_ref().err(), report);
         result.map_err(HttpEnd::Failed)
     }
 
-    /// Arms the meter and makes sure that there is an instance.
-    async fn start(&mut self) -> Result<Result<Shift, (FunctionError, Report)>, InvokeError> {
-        let armed = clock::now();
-        let config = &self.unit.version.config;
-        self.meter.arm(armed, config.timeout(), config.cpu());
+    /// Arms the meter and makes sure that there is an instance, whose output belongs to this
+    /// invocation from here on. The inner error is the guest's, logged and counted already.
+    async fn start(
+        &mut self,
+        capture: bool,
+    ) -> Result<Result<Shift, (FunctionError, Report)>, InvokeError> {
+        let unit = Arc::clone(&self.unit);
+        let (version, id) = (&unit.version, self.ticket.id);
+        let (timeout, cpu) = (version.config.timeout(), version.config.cpu());
         if let Some((mut instance, start)) = self.taken.take() {
-            instance.data().limiter.forgive();
+            let began = clock::now();
+            self.meter.arm(began, timeout, cpu);
+            instance.data().limiter.begin();
+            instance.data().sink.begin(id, version, capture);
             instance.store.set_epoch_deadline(1);
-            return Ok(Ok(Shift { instance, start, init: None, began: armed }));
+            return Ok(Ok(Shift { instance, start, init: None, began }));
         }
-        let made = self.inner.instantiate(&self.unit, &self.meter, self.ticket.id).await?;
+        let asked = clock::now();
+        // Loading is the platform's work, and not on the function's clock.
+        let ready = self.inner.ready(&unit).await?;
+        self.meter.arm(clock::now(), timeout, cpu);
+        let sink = Arc::new(Sink::default());
+        sink.begin(id, version, capture);
+        let order = Order { id, meter: self.meter(), sink, ahead: false };
+        let made = self.inner.instantiate(&unit, ready, &order).await?;
         let began = clock::now();
-        let init = Some(began - armed);
-        Ok(made.map(|instance| Shift { instance, start: StartKind::Cold, init, began }).map_err(
-            |error| {
-                let report = Report {
-                    duration: Duration::ZERO,
-                    init,
-                    cpu: self.meter.cpu(),
-                    memory_bytes: 0,
-                    start: StartKind::Cold,
-                };
-                (error, report)
-            },
-        ))
+        let init = Some(began - asked);
+        match made {
+            Ok(instance) => Ok(Ok(Shift { instance, start: StartKind::Cold, init, began })),
+            Err(error) => {
+                let report = Report { init, cpu: self.meter.cpu(), ..NOTHING_RAN };
+                order.sink.end(Some(note(&error)), report);
+                self.count(Some(&error), report);
+                Ok(Err((error, report)))
+            }
+        }
     }
 
     /// What a call's end means, and what it took.
@@ -244,37 +238,43 @@ impl Run {
     }
 
     /// Logs and counts the end, and keeps the instance or lets it go.
-    fn finish(&self, shift: Shift, error: Option<&FunctionError>, report: Report) -> Option<Bytes> {
+    fn finish(&self, shift: Shift, error: Option<&FunctionError>, report: Report) {
         let Shift { mut instance, start, .. } = shift;
-        let tail = instance.store.data().sink.end(error.map(note), report);
+        instance.store.data().sink.end(error.map(note), report);
         self.count(error, report);
-        let kill = error.and_then(|e| e.kill);
+        self.unit.note_length(self.meter.was_long());
         instance.uses += 1;
-        let gone = if kill.is_some() {
-            if kill == Some(KillReason::Trap) && self.unit.note_trap(start) {
-                tracing::warn!(
-                    function = %self.version().name,
-                    "its reused instances trap, its fresh ones do not: reuse is switched off"
-                );
-                self.version().metrics.reuse_switched();
-            }
-            Some(instance)
-        } else {
-            self.unit.give_back(instance, clock::now())
-        };
-        if let Some(instance) = gone {
-            let refill = Arc::clone(&self.inner).refill(Arc::clone(&self.unit));
-            // After the answer: this task runs when the one that answers has flushed.
-            drop(tokio::spawn(async move {
-                if instance.store.data().limiter.bytes() > INLINE_DROP_BYTES_MAX {
-                    dispose(vec![instance]);
-                } else {
-                    drop(instance);
+        let gone = match error.and_then(|e| e.kill) {
+            None => self.unit.give_back(instance, clock::now()),
+            Some(kill) => {
+                if kill == KillReason::Trap {
+                    self.blame(start);
                 }
-                refill.await;
-            }));
-        }
-        tail
+                Some(instance)
+            }
+        };
+        let Some(instance) = gone else { return };
+        let refill = Arc::clone(&self.inner).refill(Arc::clone(&self.unit));
+        // After the answer: this task runs when the one that answers has flushed.
+        drop(tokio::spawn(async move {
+            if instance.store.data().limiter.bytes() > INLINE_DROP_BYTES_MAX {
+                dispose(vec![instance]);
+            } else {
+                drop(instance);
+            }
+            refill.await;
+        }));
+    }
+
+    /// A trap; perhaps it is the reuse that is at fault.
+    fn blame(&self, start: StartKind) {
+        let Some(idle) = self.unit.note_trap(start) else { return };
+        dispose(idle);
+        self.version().metrics.reuse_switched();
+        tracing::warn!(
+            function = %self.version().name,
+            "its reused instances trap, its fresh ones do not: reuse is switched off"
+        );
     }
 
     fn count(&self, error: Option<&FunctionError>, report: Report) {
@@ -283,17 +283,6 @@ impl Run {
         if let Some(reason) = error.and_then(|e| e.kill) {
             metrics.killed(reason);
         }
-    }
-
-    /// The end of an invocation whose instance could not be made.
-    fn stillborn(&self, error: FunctionError, report: Report) -> Outcome {
-        let version = Arc::clone(self.version());
-        let sink = crate::sink::Sink::default();
-        let tail = self.ticket.caller.as_ref().is_some_and(|caller| caller.log_tail);
-        sink.begin(self.ticket.id, &version, tail, false);
-        let log_tail = sink.end(Some(note(&error)), report);
-        self.count(Some(&error), report);
-        Outcome { result: Err(error), version, report, log_tail }
     }
 }
 
@@ -311,27 +300,34 @@ pub(crate) enum HttpEnd {
     Refused(InvokeError),
 }
 
-/// Drives the guest until it gives a head, or ends without one. A guest that still runs stays in
-/// `guest`.
+/// The report of an invocation that did not come to run.
+const NOTHING_RAN: Report = Report {
+    duration: Duration::ZERO,
+    init: None,
+    cpu: Duration::ZERO,
+    memory_bytes: 0,
+    start: StartKind::Cold,
+};
+
+/// Drives the guest until it gives a head, or ends. One that still runs then gets a task of its own:
+/// its deadline must not depend on whether somebody reads its response.
 async fn head_or_end(
-    guest: &mut Option<Drive<End>>,
+    mut drive: Drive<End>,
     mut received: oneshot::Receiver<Head>,
-) -> Result<Head, Result<End, Panicked>> {
-    let mut ended = None;
-    poll_fn(|cx| {
-        if let Some(running) = guest.as_mut()
-            && let Poll::Ready(end) = Pin::new(running).poll(cx)
-        {
-            *guest = None;
-            ended = Some(end);
-        }
-        match (Pin::new(&mut received).poll(cx), ended.take()) {
-            (Poll::Ready(Ok(head)), _) => Poll::Ready(Ok(head)),
-            (_, Some(end)) => Poll::Ready(Err(end)),
+) -> (Option<Head>, Guest) {
+    let first = poll_fn(|cx| {
+        let ended = Pin::new(&mut drive).poll(cx);
+        match (Pin::new(&mut received).poll(cx), ended) {
+            (Poll::Ready(Ok(head)), Poll::Ready(end)) => Poll::Ready((Some(head), Some(end))),
+            (Poll::Ready(Ok(head)), Poll::Pending) => Poll::Ready((Some(head), None)),
+            (_, Poll::Ready(end)) => Poll::Ready((None, Some(end))),
             _ => Poll::Pending,
         }
-    })
-    .await
+    });
+    match first.await {
+        (head, Some(end)) => (head, Guest::Ended(end)),
+        (head, None) => (head, Guest::Running(tokio::spawn(drive))),
+    }
 }
 
 fn no_response() -> FunctionError {
@@ -345,6 +341,10 @@ fn note(error: &FunctionError) -> String {
     for frame in &error.stack {
         text.push_str("\n    at ");
         text.push_str(frame);
+    }
+    if text.len() > LOG_LINE_BYTES_MAX {
+        let cut = (0..=LOG_LINE_BYTES_MAX).rev().find(|at| text.is_char_boundary(*at));
+        text.truncate(cut.unwrap_or_default());
     }
     text
 }

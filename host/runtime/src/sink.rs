@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
-use wambda_model::limits::{LOG_LINE_BYTES_MAX, LOG_TAIL_BYTES};
+use wambda_model::limits::LOG_LINE_BYTES_MAX;
 use wambda_model::{LogLine, Report, RequestId, Stream, Version, clock};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
@@ -33,7 +33,6 @@ struct Current {
     left: u64,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
-    tail: Option<Vec<u8>>,
     /// Standard output as a result, and whether it exceeded its limit.
     reply: Option<(Vec<u8>, bool)>,
 }
@@ -44,7 +43,7 @@ impl Sink {
     }
 
     /// Output from now on belongs to this invocation. `capture` makes standard output the result.
-    pub(crate) fn begin(&self, id: RequestId, version: &Arc<Version>, tail: bool, capture: bool) {
+    pub(crate) fn begin(&self, id: RequestId, version: &Arc<Version>, capture: bool) {
         self.lock().current = Some(Current {
             id,
             version: Arc::clone(version),
@@ -52,7 +51,6 @@ impl Sink {
             left: version.config.log_bytes,
             stdout: Vec::new(),
             stderr: Vec::new(),
-            tail: tail.then(Vec::new),
             reply: capture.then(|| (Vec::new(), false)),
         });
     }
@@ -64,9 +62,9 @@ impl Sink {
         (!exceeded).then(|| bytes.into())
     }
 
-    /// The invocation is over: logs its end. Returns the tail of the log when asked for.
-    pub(crate) fn end(&self, note: Option<String>, report: Report) -> Option<Bytes> {
-        let mut current = self.lock().current.take()?;
+    /// The invocation is over: logs its end.
+    pub(crate) fn end(&self, note: Option<String>, report: Report) {
+        let Some(mut current) = self.lock().current.take() else { return };
         let mut lines = Vec::with_capacity(4);
         for stream in [Stream::Stdout, Stream::Stderr] {
             let rest = std::mem::take(current.buffer(stream));
@@ -79,7 +77,6 @@ impl Sink {
         let memory_limit = current.version.config.memory_bytes;
         lines.push(LogLine::Report { report, memory_limit });
         current.log(lines);
-        current.tail.map(Bytes::from)
     }
 
     fn write(&self, stream: Stream, bytes: &[u8]) {
@@ -141,18 +138,7 @@ impl Current {
             (!self.started).then(|| LogLine::Start { version: Arc::clone(&self.version.label) });
         self.started = true;
         let lines = start.into_iter().chain(lines);
-        let now = clock::unix_ms();
-        let Some(tail) = self.tail.as_mut() else {
-            self.version.logs.push(self.id, now, lines);
-            return;
-        };
-        let lines: Vec<_> = lines.collect();
-        for line in &lines {
-            tail.extend_from_slice(line.text(self.id).as_bytes());
-            tail.push(b'\n');
-        }
-        tail.drain(..tail.len().saturating_sub(LOG_TAIL_BYTES));
-        self.version.logs.push(self.id, now, lines);
+        self.version.logs.push(self.id, clock::unix_ms(), lines);
     }
 }
 

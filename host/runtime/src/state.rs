@@ -45,15 +45,17 @@ impl State {
         region: &Arc<str>,
         budget: &Arc<Budget>,
         meter: Arc<Meter>,
+        sink: Arc<Sink>,
+        ahead: bool,
     ) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(FIELDS_BYTES_MAX);
         Self {
-            limiter: Limiter::new(version.config.memory_bytes, budget),
+            limiter: Limiter::new(version.config.memory_bytes, budget, ahead),
             meter,
-            sink: Arc::default(),
+            sink,
             version: Arc::clone(version),
             region: Arc::clone(region),
             stdin: Bytes::new(),

@@ -6,7 +6,7 @@ use std::io::{Cursor, Read};
 
 use bytes::Bytes;
 use wambda_model::BuildError;
-use wambda_model::limits::{UPLOAD_BYTES_MAX, ZIP_ENTRIES_MAX, ZIP_RATIO_MAX};
+use wambda_model::limits::{UPLOAD_BYTES_MAX, WAT_BYTES_MAX, ZIP_ENTRIES_MAX, ZIP_RATIO_MAX};
 
 fn invalid(message: impl Into<String>) -> BuildError {
     BuildError::Invalid(message.into())
@@ -41,6 +41,12 @@ pub fn unpack(upload: Bytes) -> Result<Bytes, BuildError> {
         ));
     }
     if looks_like_wat(&upload) {
+        if upload.len() > WAT_BYTES_MAX {
+            let size = upload.len();
+            return Err(BuildError::TooLarge(format!(
+                "WAT text must be at most {WAT_BYTES_MAX} bytes, got {size}: upload the binary"
+            )));
+        }
         let wat = wat::parse_bytes(&upload);
         return wat
             .map(|wasm| Bytes::from(wasm.into_owned()))

@@ -75,6 +75,7 @@ async fn run(settings: &Settings, long_run: Handle, cores: usize) -> Result<()> 
     let records: Arc<dyn Records> = Arc::new(records);
     let blobs: Arc<dyn Blobs> = Arc::new(ObjectBlobs::files(&blob_dir)?);
     let metrics = Metrics::new(VERSION)?;
+    count_panics(&metrics);
     let budget = Budget::new(settings.memory_budget);
     let executor = executor(settings, long_run, &blobs, &metrics, &budget)?;
 
@@ -117,7 +118,7 @@ async fn run(settings: &Settings, long_run: Handle, cores: usize) -> Result<()> 
         before_metrics: Box::new(before_metrics),
         ready,
     }));
-    let upkeep = tokio::spawn(upkeep(dispatcher, functions, metrics));
+    let upkeep = tokio::spawn(upkeep(dispatcher, functions));
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "wambda listening on http://{address}")?;
     stdout.flush()?;
@@ -154,7 +155,7 @@ fn executor(
 }
 
 /// Reconciles after changes, and plans on every tick. A panic in either is counted and survived.
-async fn upkeep(dispatcher: Arc<Dispatcher>, functions: Arc<Functions>, metrics: Arc<Metrics>) {
+async fn upkeep(dispatcher: Arc<Dispatcher>, functions: Arc<Functions>) {
     let changed = functions.changed();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -171,10 +172,18 @@ async fn upkeep(dispatcher: Arc<Dispatcher>, functions: Arc<Functions>, metrics:
             }
             dispatcher.tick();
         };
-        if catch_unwind(AssertUnwindSafe(round)).is_err() {
-            metrics.host_panics.inc();
-        }
+        // Counted where it happened.
+        let _ = catch_unwind(AssertUnwindSafe(round));
     }
+}
+
+/// Counts every panic, wherever it is caught, and lets it be printed as ever.
+fn count_panics(metrics: &Arc<Metrics>) {
+    let (metrics, print) = (Arc::clone(metrics), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |panic| {
+        metrics.host_panics.inc();
+        print(panic);
+    }));
 }
 
 /// Says what this machine limits.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use wambda_control::Identity;
@@ -50,7 +51,7 @@ pub struct ServeArgs {
     #[arg(long, env = "WAMBDA_AUTH")]
     pub auth: Option<Auth>,
     /// Listen on other addresses than loopback although everyone may call
-    #[arg(long, env = "WAMBDA_INSECURE")]
+    #[arg(long, env = "WAMBDA_INSECURE", value_parser = FalseyValueParser::new())]
     pub insecure: bool,
     /// Region, for ARNs [default: us-east-1]
     #[arg(long, env = "WAMBDA_REGION")]
@@ -62,7 +63,7 @@ pub struct ServeArgs {
     #[arg(long, env = "WAMBDA_STORE")]
     pub store: Option<String>,
     /// Accept components of WASI 0.3, whose host code is labelled experimental by Wasmtime
-    #[arg(long, env = "WAMBDA_WASI03")]
+    #[arg(long, env = "WAMBDA_WASI03", value_parser = FalseyValueParser::new())]
     pub wasi03: bool,
     /// Megabytes that all instances may hold together [default: half of the machine's memory]
     #[arg(long, env = "WAMBDA_MEMORY_BUDGET")]

@@ -4,6 +4,7 @@
 pub mod build;
 pub mod config;
 pub mod listen;
+mod patient;
 pub mod telemetry;
 
 pub use build::serve;

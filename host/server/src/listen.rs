@@ -18,6 +18,8 @@ use tokio::sync::{Semaphore, watch};
 use wambda_api::Api;
 use wambda_model::limits::{CONNECTIONS_MAX, HEAD_TIMEOUT, HEADERS_MAX};
 
+use crate::patient::Patient;
+
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 4_096;
 /// Bytes that a connection buffers; bounds a request's head as well.
@@ -73,8 +75,8 @@ pub async fn accept(
             }
         }
     }
-    drop(listener);
     let _ = ready.send(false);
+    drop(listener);
     tracing::info!(seconds = drain.as_secs(), "stopping: running invocations may end");
     tokio::select! {
         () = open.shutdown() => tracing::info!("stopped"),
@@ -111,11 +113,11 @@ fn connection(
             Ok::<_, Infallible>(answered.unwrap_or_else(|_| api.panicked()))
         }
     });
+    // Not `pipeline_flush`: it keeps the answer to a request that cannot be parsed in the buffer.
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_headers(HEADERS_MAX)
         .max_buf_size(BUFFER_BYTES)
-        .pipeline_flush(true)
-        .serve_connection(TokioIo::new(stream), answer)
+        .serve_connection(TokioIo::new(Patient::new(stream)), answer)
 }

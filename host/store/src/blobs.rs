@@ -30,9 +30,24 @@ impl ObjectBlobs {
     /// # Errors
     /// When `root` cannot be resolved.
     pub fn files(root: &FilePath) -> Result<Self, StoreError> {
+        remove_staged(root).map_err(|e| StoreError::Failed(e.to_string()))?;
         let files = LocalFileSystem::new_with_prefix(root).map_err(failed)?;
         Ok(Self(Arc::new(files.with_fsync(true).with_automatic_cleanup(true))))
     }
+}
+
+/// Removes what a killed process left behind: `object_store` stages a write beside its key under a
+/// name with `#` in it, which no key has, and which its lists leave out.
+fn remove_staged(dir: &FilePath) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_staged(&entry.path())?;
+        } else if entry.file_name().to_string_lossy().contains('#') {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn failed(error: Error) -> StoreError {
@@ -69,11 +84,6 @@ impl Blobs for ObjectBlobs {
                 None => Ok(None),
             }
         })
-    }
-
-    fn head(&self, key: &str) -> BoxFuture<'_, Result<Option<u64>, StoreError>> {
-        let key = path(key);
-        Box::pin(async move { Ok(found(self.0.head(&key?).await)?.map(|meta| meta.size)) })
     }
 
     fn delete(&self, key: &str) -> BoxFuture<'_, Result<(), StoreError>> {

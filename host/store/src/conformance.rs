@@ -73,11 +73,9 @@ async fn lists_are_ordered_and_paged(store: &dyn Records) {
 /// When the back end breaks the contract.
 pub async fn blobs(store: &dyn Blobs) {
     assert_eq!(store.get("code/x").await.unwrap(), None);
-    assert_eq!(store.head("code/x").await.unwrap(), None);
     let large = Bytes::from(vec![7; 3 << 20]);
     store.put("code/x", large.clone()).await.unwrap();
     assert_eq!(store.get("code/x").await.unwrap().unwrap(), large);
-    assert_eq!(store.head("code/x").await.unwrap(), Some(3 << 20));
     store.put("code/x", value("small")).await.unwrap();
     assert_eq!(store.get("code/x").await.unwrap().unwrap(), value("small"));
     store.put("code/w", Bytes::new()).await.unwrap();
@@ -129,6 +127,10 @@ mod tests {
     #[tokio::test]
     async fn file_blobs() {
         let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("code")).unwrap();
+        let staged = dir.path().join("code/half#1");
+        std::fs::write(&staged, "written by a process that was killed").unwrap();
         blobs(&ObjectBlobs::files(dir.path()).unwrap()).await;
+        assert!(!staged.exists());
     }
 }

@@ -106,9 +106,6 @@ pub trait Blobs: Send + Sync {
     /// The blob of that key.
     fn get(&self, key: &str) -> BoxFuture<'_, Result<Option<Bytes>, StoreError>>;
 
-    /// Its size in bytes.
-    fn head(&self, key: &str) -> BoxFuture<'_, Result<Option<u64>, StoreError>>;
-
     /// Removes a blob. Removing nothing is no error.
     fn delete(&self, key: &str) -> BoxFuture<'_, Result<(), StoreError>>;
 

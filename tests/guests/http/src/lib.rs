@@ -40,6 +40,8 @@ async fn main(request: Request<Body>) -> Result<Response<Body>, Error> {
             Ok(Response::builder().header("content-length", "50").body("hello".into())?)
         }
         "/big" => Ok(Response::new(vec![b'x'; 7 << 20].into())),
+        "/endless" => Ok(Response::new(Body::from_stream(Chunks { left: u64::MAX }))),
+        "/then-panic" => Ok(Response::new(Body::from_stream(Chunks { left: 3 }))),
         "/unread" => {
             drop(request);
             Ok(Response::new("not read".into()))
@@ -52,5 +54,23 @@ async fn main(request: Request<Body>) -> Result<Response<Body>, Error> {
             }
         }
         _ => Ok(headers(Response::builder().status(404)).body("no such order".into())?),
+    }
+}
+
+/// Sends chunks, and then, instead of ending, panics.
+struct Chunks {
+    left: u64,
+}
+
+impl futures_core::Stream for Chunks {
+    type Item = bytes::Bytes;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        assert!(self.left > 0, "as you wished");
+        self.left -= 1;
+        std::task::Poll::Ready(Some(bytes::Bytes::from_static(&[b'x'; 10_000])))
     }
 }
