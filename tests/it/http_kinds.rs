@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::json;
@@ -13,10 +14,23 @@ use crate::wats;
 fn requests_and_responses_stream_through() {
     let server = Server::start();
     server.deploy("echo", &example("http_echo", "wasm32-wasip2"), "timeout=60");
+    // curl reads while it sends; a client that does not would fill every buffer on the way.
+    let dir = tempfile::tempdir().unwrap();
+    let (sent, got) = (dir.path().join("sent"), dir.path().join("got"));
     let body: Vec<u8> = (0..20_000_000u32).map(|n| n.to_le_bytes()[0]).collect();
-    let answer =
-        server.request("POST", "/fn/echo/a/b?c=d", &[("content-type", "x/y")], &body).expect(200);
-    assert!(answer.body == body, "20 MB came back otherwise");
+    std::fs::write(&sent, &body).unwrap();
+    let curl = Command::new("curl")
+        .args(["-sS", "--fail", "--max-time", "60", "-H", "content-type: x/y", "--data-binary"])
+        .arg(format!("@{}", sent.display()))
+        .arg("-o")
+        .arg(&got)
+        .arg(format!("{}/fn/echo/a/b?c=d", server.url))
+        .output()
+        .unwrap();
+    assert!(curl.status.success(), "{curl:?}");
+    assert!(std::fs::read(&got).unwrap() == body, "20 MB came back otherwise");
+    let headers = [("content-type", "x/y")];
+    let answer = server.request("POST", "/fn/echo/a/b?c=d", &headers, b"small").expect(200);
     assert_eq!((answer.header("content-type"), answer.header("x-method")), ("x/y", "POST"));
     assert!(answer.header("x-path").ends_with("/a/b?c=d"), "{}", answer.header("x-path"));
     assert_eq!(server.get("/fn/echo").expect(200).header("x-method"), "GET");

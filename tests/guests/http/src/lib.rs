@@ -41,7 +41,7 @@ async fn main(request: Request<Body>) -> Result<Response<Body>, Error> {
         }
         "/big" => Ok(Response::new(vec![b'x'; 7 << 20].into())),
         "/endless" => Ok(Response::new(Body::from_stream(Chunks { left: u64::MAX }))),
-        "/then-panic" => Ok(Response::new(Body::from_stream(Chunks { left: 3 }))),
+        "/then-panic" => Ok(Response::new(Body::from_stream(Chunks { left: 500 }))),
         "/unread" => {
             drop(request);
             Ok(Response::new("not read".into()))
