@@ -159,3 +159,20 @@ fn instances_see_nothing_of_each_other() {
     }
     assert_eq!(server.invoke("f0", "x").text(), "0", "fresh again");
 }
+
+#[test]
+fn a_publish_under_load_loses_no_invocation() {
+    let server = Server::start();
+    server.deploy("f", &guest("event"), "concurrency=1&timeout=10");
+    std::thread::scope(|scope| {
+        let sleep = || scope.spawn(|| server.invoke("f", r#"{"do":"sleep","ms":400}"#).status);
+        let calls: Vec<_> = (0..4).map(|_| sleep()).collect();
+        std::thread::sleep(Duration::from_millis(200));
+        server.deploy("f", wats::echo().as_bytes(), "");
+        assert_eq!(server.invoke("f", "new").expect(200).text(), "new");
+        for call in calls {
+            assert_eq!(call.join().unwrap(), 200, "admitted before the publish");
+        }
+    });
+    server.assert_well();
+}

@@ -53,3 +53,22 @@ fn followers_do_not_hold_up_the_end() {
     assert!(server.wait(Duration::from_secs(5)));
     follower.join().unwrap().unwrap();
 }
+
+#[test]
+fn invocations_whose_caller_has_gone_end_as_well() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::on(&dir.path().join("data"), &[]);
+    server.deploy("f", &guest("event"), "timeout=10");
+    let event = r#"{"do":"sleep","ms":1500}"#;
+    let mut stream = std::net::TcpStream::connect(server.address()).unwrap();
+    let head = "POST /v1/functions/f/invoke HTTP/1.1\r\nhost: x\r\n";
+    write!(stream, "{head}content-length: {}\r\n\r\n{event}", event.len()).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    drop(stream);
+    std::thread::sleep(Duration::from_millis(100));
+    let began = Instant::now();
+    server.signal(Signal::TERM);
+    assert!(server.wait(Duration::from_secs(8)));
+    assert!(began.elapsed() > Duration::from_millis(800), "it was cut off");
+}

@@ -21,6 +21,8 @@ const BYTES_PER_SECOND_MIN: u64 = 128 << 10;
 const GRACE: Duration = Duration::from_secs(20);
 /// Kilobytes of bodies that may be in memory before they are whole, together.
 const KILOBYTES_MAX: usize = 512 << 10;
+/// Kilobytes that a share grows by.
+const SHARE_STEP: usize = 256;
 /// Longest wait for a share of them.
 const PLACE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -32,7 +34,7 @@ static KILOBYTES: LazyLock<Arc<Semaphore>> =
 pub struct Whole {
     /// The body.
     pub bytes: Bytes,
-    _share: Option<OwnedSemaphorePermit>,
+    _share: Option<Share>,
 }
 
 /// The whole body.
@@ -52,11 +54,12 @@ pub async fn read(headers: &HeaderMap, incoming: Incoming, limit: u64) -> Result
     if incoming.is_end_stream() {
         return Ok(Whole { bytes: first, _share: None });
     }
-    let share = share(said.upper().unwrap_or(limit).min(limit)).await?;
+    let mut share = Share::default();
     let began = clock::now();
     let mut whole = BytesMut::from(first);
     while let Some(bytes) = incoming.next().await? {
         within(whole.len() + bytes.len(), limit)?;
+        share.cover(whole.len() + bytes.len()).await?;
         whole.extend_from_slice(&bytes);
         let patience = GRACE + Duration::from_secs(whole.len() as u64 / BYTES_PER_SECOND_MIN);
         if clock::now() - began > patience {
@@ -68,12 +71,34 @@ pub async fn read(headers: &HeaderMap, incoming: Incoming, limit: u64) -> Result
     Ok(Whole { bytes: whole.freeze(), _share: Some(share) })
 }
 
-async fn share(bytes: u64) -> Result<OwnedSemaphorePermit, ApiError> {
-    let kilobytes = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
-    let acquired = Arc::clone(&KILOBYTES).acquire_many_owned(kilobytes);
-    match tokio::time::timeout(PLACE_TIMEOUT, acquired).await {
-        Ok(Ok(share)) => Ok(share),
-        _ => Err(ApiError::busy("too many request bodies are on their way: try again later")),
+/// Of the memory for bodies, as much as has come: what is only announced takes nothing.
+#[derive(Debug, Default)]
+struct Share {
+    held: Option<OwnedSemaphorePermit>,
+    kilobytes: usize,
+}
+
+impl Share {
+    async fn cover(&mut self, bytes: usize) -> Result<(), ApiError> {
+        let wanted = bytes.div_ceil(1024).next_multiple_of(SHARE_STEP);
+        let Ok(more) = u32::try_from(wanted.saturating_sub(self.kilobytes)) else {
+            return Err(ApiError::busy("the body is too large"));
+        };
+        if more == 0 {
+            return Ok(());
+        }
+        let acquired = Arc::clone(&KILOBYTES).acquire_many_owned(more);
+        let Ok(Ok(acquired)) = tokio::time::timeout(PLACE_TIMEOUT, acquired).await else {
+            return Err(ApiError::busy(
+                "too many request bodies are on their way: try again later",
+            ));
+        };
+        self.kilobytes = wanted;
+        match &mut self.held {
+            Some(held) => held.merge(acquired),
+            None => self.held = Some(acquired),
+        }
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::sync::{Mutex, Notify};
 use wambda_model::catalog::Catalog;
 use wambda_model::config::InvalidConfig;
+use wambda_model::limits::TIMEOUT_MS_MAX;
 use wambda_model::{
     Build, BuildError, CatalogCell, Clock, Digest, Function, FunctionConfig, FunctionName,
     Inspection, Metrics, Version,
@@ -16,6 +17,11 @@ use wambda_store::{Blobs, Expect, Records, StoreError};
 
 use crate::record::{self, FunctionRecord, SCHEMA};
 
+/// Period of looking whether a replaced version is still held.
+const SWEEP_POLL: std::time::Duration = std::time::Duration::from_millis(250);
+/// Longer than an invocation can wait and run.
+const SWEEP_PATIENCE: std::time::Duration =
+    std::time::Duration::from_millis(TIMEOUT_MS_MAX + 120_000);
 /// Records of one read while loading.
 const LOAD_PAGE: usize = 1_000;
 
@@ -198,7 +204,8 @@ impl Functions {
     }
 
     /// Creates or replaces a function's code. `change` is applied to its configuration: the present
-    /// one, or the default for a new function. The commit goes on when the caller goes away.
+    /// one, or the default for a new function. What has been inspected is compiled and committed
+    /// even when the caller goes away.
     ///
     /// # Errors
     /// [`PublishError`]; nothing was changed then.
@@ -214,9 +221,9 @@ impl Functions {
         let inspection = self.build.inspect(upload).await?;
         check_memory(&inspection, &self.configured(name, &change)?)?;
         let pinned = Pinned::new(self, inspection.digest);
-        let took = self.build.build(&inspection).await?;
         let (this, name) = (Arc::clone(self), name.clone());
         let commit = async move {
+            let took = this.build.build(&inspection).await?;
             let done = this.commit_publish(&name, inspection, took, &change).await;
             drop(pinned);
             done
@@ -226,7 +233,7 @@ impl Functions {
     }
 
     async fn commit_publish(
-        &self,
+        self: &Arc<Self>,
         name: &FunctionName,
         inspection: Inspection,
         took: std::time::Duration,
@@ -257,10 +264,11 @@ impl Functions {
         let function = self.function(record);
         let version = Arc::clone(&function.latest);
         self.swap(|catalog| catalog.with(function));
-        if let Some(before) = &known {
-            self.sweep_one(before.digest).await;
+        let created = known.is_none();
+        if let Some(before) = known {
+            self.sweep_later(before);
         }
-        Ok(Published { version, created: known.is_none() })
+        Ok(Published { version, created })
     }
 
     fn configured(
@@ -285,7 +293,7 @@ impl Functions {
         done.map_err(|lost| StoreError::Failed(lost.to_string()))?
     }
 
-    async fn commit_delete(&self, name: &FunctionName) -> Result<bool, StoreError> {
+    async fn commit_delete(self: &Arc<Self>, name: &FunctionName) -> Result<bool, StoreError> {
         let _commit = self.commit.lock().await;
         let Some(version) = self.catalog.latest(name) else {
             return Ok(false);
@@ -293,7 +301,7 @@ impl Functions {
         self.records.delete(&record::key(name), Expect::Any).await?;
         self.swap(|catalog| catalog.without(name));
         self.metrics.forget(name, &version.metrics);
-        self.sweep_one(version.digest).await;
+        self.sweep_later(version);
         Ok(true)
     }
 
@@ -326,6 +334,23 @@ impl Functions {
 
     fn pins(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, u32>> {
         self.in_flight.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Removes a version's code once nobody holds the version: an invocation that was admitted
+    /// before the publish still needs it.
+    fn sweep_later(self: &Arc<Self>, version: Arc<Version>) {
+        let this = Arc::clone(self);
+        drop(tokio::spawn(async move {
+            let held = async {
+                while Arc::strong_count(&version) > 1 {
+                    tokio::time::sleep(SWEEP_POLL).await;
+                }
+            };
+            // No invocation is that old.
+            let _ = tokio::time::timeout(SWEEP_PATIENCE, held).await;
+            let _commit = this.commit.lock().await;
+            this.sweep_one(version.digest).await;
+        }));
     }
 
     /// Removes code that no function has any more. Failing to only costs space until the next start.

@@ -46,7 +46,7 @@ impl Dispatcher {
         cores: u32,
     ) -> Self {
         let room = Arc::clone(&budget);
-        let has_room: HasRoom = Arc::new(move || room.relieve());
+        let has_room: HasRoom = Arc::new(move || !room.is_tight());
         Self { execute, lanes: HashMap::new(), catalog, budget, clock, cores, has_room }
     }
 
@@ -88,8 +88,15 @@ impl Dispatcher {
 
     /// One round of the plan.
     pub fn tick(&self) {
+        // Not at admission: each one would evict everybody while a single guest holds the memory.
+        self.budget.relieve();
         let mut lanes: Vec<Arc<Lane>> = Vec::new();
-        lanes.extend(self.lanes.pin().values().filter(|lane| lane.is_active()).cloned());
+        let catalog = self.catalog.load();
+        for (name, lane) in &self.lanes.pin() {
+            if lane.is_active() && catalog.get(name).is_some() {
+                lanes.push(Arc::clone(lane));
+            }
+        }
         let live: u32 = lanes.iter().map(|l| self.execute.counts(&l.version()).total()).sum();
         let mean = self.budget.used().checked_div(u64::from(live)).unwrap_or(INSTANCE_BYTES_GUESS);
         let mut stats = Vec::with_capacity(lanes.len());
@@ -132,6 +139,10 @@ impl Invoke for Dispatcher {
             }
             Err(refused) => Box::pin(async move { Err(refused) }),
         }
+    }
+
+    fn running(&self) -> u64 {
+        self.lanes.pin().values().map(|lane| u64::from(lane.running())).sum()
     }
 
     fn scaling(&self, version: &Arc<Version>) -> ScalingReport {

@@ -135,6 +135,12 @@ impl Lane {
         self.active.load(Relaxed)
     }
 
+    /// Invocations that run.
+    #[must_use]
+    pub fn running(&self) -> u32 {
+        self.lock().running
+    }
+
     /// Whether nothing runs and nothing waits.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
@@ -257,7 +263,6 @@ impl Lane {
         }
     }
 
-    /// Memory is asked for outside the lock as well: freeing some takes a while.
     fn grant(self: &Arc<Self>) {
         let (now, has_room) = (self.clock.now(), (self.has_room)());
         let grants = self.serve(&mut self.lock(), now, has_room);

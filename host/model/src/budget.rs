@@ -77,7 +77,8 @@ impl Charge {
     /// Takes `more` bytes, or nothing when the budget lacks them; asks the reliever before that when
     /// `urgent`. Returns whether it did.
     pub fn grow(&mut self, more: u64, urgent: bool) -> bool {
-        let limit = self.budget.limit;
+        // What is not urgent leaves the last sixteenth alone: it would be evicted again at once.
+        let limit = self.budget.limit - if urgent { 0 } else { self.budget.limit / 16 };
         let fits = |used: u64| used.checked_add(more).filter(|sum| *sum <= limit);
         while self.budget.used.fetch_update(Relaxed, Relaxed, fits).is_err() {
             let free_some = self.budget.reliever.get();

@@ -173,6 +173,9 @@ pub trait Invoke: Send + Sync {
         invocation: Invocation,
     ) -> BoxFuture<'_, Result<Outcome, InvokeError>>;
 
+    /// Invocations that run now, those included whose caller has gone.
+    fn running(&self) -> u64;
+
     /// Instances, queue and the last decisions of a function.
     fn scaling(&self, version: &Arc<Version>) -> ScalingReport;
 }

@@ -1,5 +1,4 @@
-//! The two engines, and the thread that ticks their epochs. docs/decisions/0002 says why two; every
-//! knob here is explained in docs/performance.md.
+//! The two engines, and the thread that ticks their epochs. docs/decisions/0002 says why two.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;

@@ -24,7 +24,7 @@ use crate::instance::{Instance, Mold};
 use crate::limiter::Denied;
 use crate::link::Linkers;
 use crate::meter::Meter;
-use crate::pool::{Ready, Unit};
+use crate::pool::{Fault, Ready, Unit};
 use crate::run::{Run, Ticket};
 use crate::sink::Sink;
 use crate::upload::unpack;
@@ -251,8 +251,8 @@ impl Inner {
         let Some(_mine) = unit.refilling() else { return };
         while unit.is_short() {
             match Arc::clone(&self).prewarm(Arc::clone(&unit)).await {
-                Some(instance) => drop(unit.add_virgin(instance)),
-                None => return unit.note_stillborn(),
+                Ok(instance) => drop(unit.add_virgin(instance)),
+                Err(fault) => return unit.note_stillborn(fault),
             }
             // Making one may not have waited for anything.
             tokio::task::yield_now().await;
@@ -260,7 +260,7 @@ impl Inner {
     }
 
     /// One instance ahead of time, within the limits of an invocation.
-    async fn prewarm(self: Arc<Self>, unit: Arc<Unit>) -> Option<Instance> {
+    async fn prewarm(self: Arc<Self>, unit: Arc<Unit>) -> Result<Instance, Fault> {
         let order = Order {
             id: RequestId::random(),
             meter: Arc::new(Meter::new()),
@@ -276,12 +276,17 @@ impl Inner {
             self.instantiate(&unit, ready, &order).await
         });
         match Drive::new(make, meter, long_run, false).await {
-            Ok(Ok(Ok(instance))) => return Some(instance),
-            Ok(Ok(Err(error))) => tracing::info!(function = %name, %error, "cannot prewarm"),
-            Ok(Err(error)) => tracing::warn!(function = %name, %error, "cannot prewarm"),
-            Err(Panicked) => {}
+            Ok(Ok(Ok(instance))) => Ok(instance),
+            Ok(Ok(Err(error))) => {
+                tracing::info!(function = %name, %error, "cannot prewarm");
+                Err(Fault::Guest)
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(function = %name, %error, "no room to prewarm");
+                Err(Fault::Platform)
+            }
+            Err(Panicked) => Err(Fault::Guest),
         }
-        None
     }
 }
 
@@ -390,9 +395,13 @@ impl Execute for Executor {
     fn retain(&self, is_live: &dyn Fn(&Version) -> bool) {
         let units = self.0.units.pin();
         for (uid, unit) in &units {
-            if !is_live(&unit.version) {
+            if is_live(&unit.version) {
+                continue;
+            }
+            dispose(unit.retire());
+            // Whoever was admitted before the publish still finds its code here.
+            if Arc::strong_count(&unit.version) <= 1 {
                 units.remove(uid);
-                dispose(unit.retire());
             }
         }
     }

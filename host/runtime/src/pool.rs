@@ -54,6 +54,16 @@ struct Idle {
     virgin: Vec<Instance>,
 }
 
+/// Why an instance could not be made ahead of time.
+pub(crate) enum Fault {
+    /// Its own code failed.
+    Guest,
+    /// There is no room for it now.
+    Platform,
+}
+
+/// First pause after a failure to make an instance ahead of time.
+const STILLBORN_PAUSE_MS: u64 = 1_000;
 /// Longest pause after failures to make an instance ahead of time.
 const STILLBORN_PAUSE_MAX_MS: u64 = 60_000;
 
@@ -146,9 +156,14 @@ impl Unit {
     }
 
     /// An instance could not be made ahead of time: not again for a while.
-    pub(crate) fn note_stillborn(&self) {
-        let failures = self.stillborn.fetch_add(1, Relaxed).min(16);
-        let pause = (1_000u64 << failures).min(STILLBORN_PAUSE_MAX_MS);
+    pub(crate) fn note_stillborn(&self, fault: Fault) {
+        let pause = match fault {
+            Fault::Platform => STILLBORN_PAUSE_MS,
+            Fault::Guest => {
+                let failures = self.stillborn.fetch_add(1, Relaxed).min(16);
+                (STILLBORN_PAUSE_MS << failures).min(STILLBORN_PAUSE_MAX_MS)
+            }
+        };
         self.not_before_ms.store(clock::unix_ms() + pause, Relaxed);
     }
 

@@ -13,7 +13,7 @@ use http_body_util::BodyExt;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use wambda_model::invocation::Caller;
-use wambda_model::limits::LOG_LINE_BYTES_MAX;
+use wambda_model::limits::{EPOCH_TICK, LOG_LINE_BYTES_MAX};
 use wambda_model::{
     Body, FunctionError, InvokeError, KillReason, Kind, Outcome, Permit, Reply, Report, RequestId,
     StartKind, Version, clock,
@@ -24,7 +24,7 @@ use crate::drive::{Drive, Guarded, Panicked, TimedOut};
 use crate::executor::{Inner, Order, dispose, panicked};
 use crate::http::{self, End, Guest, Head, Streaming};
 use crate::instance::Instance;
-use crate::meter::Meter;
+use crate::meter::{INLINE_SLICES, Meter};
 use crate::pool::Unit;
 use crate::sink::Sink;
 
@@ -45,6 +45,8 @@ pub(crate) struct Run {
     meter: Arc<Meter>,
     taken: Option<(Instance, StartKind)>,
     ticket: Ticket,
+    /// Counted among the busy ones.
+    busy: bool,
     /// Given back last: whoever gets it next finds this instance idle again.
     _permit: Permit,
 }
@@ -69,7 +71,7 @@ impl Run {
             Some((instance, _)) => Arc::clone(&instance.meter),
             None => Arc::new(Meter::new()),
         };
-        Self { inner, unit, meter, taken, ticket, _permit: permit }
+        Self { inner, unit, meter, taken, ticket, busy: true, _permit: permit }
     }
 
     pub(crate) fn meter(&self) -> Arc<Meter> {
@@ -238,11 +240,14 @@ impl Run {
     }
 
     /// Logs and counts the end, and keeps the instance or lets it go.
-    fn finish(&self, shift: Shift, error: Option<&FunctionError>, report: Report) {
+    fn finish(&mut self, shift: Shift, error: Option<&FunctionError>, report: Report) {
         let Shift { mut instance, start, .. } = shift;
         instance.store.data().sink.end(error.map(note), report);
         self.count(error, report);
-        self.unit.note_length(self.meter.was_long());
+        // Instantiation says nothing about the next call.
+        let long = self.meter.was_long() && report.duration > EPOCH_TICK * INLINE_SLICES;
+        self.unit.note_length(long);
+        self.end_busy();
         instance.uses += 1;
         let gone = match error.and_then(|e| e.kill) {
             None => self.unit.give_back(instance, clock::now()),
@@ -277,6 +282,13 @@ impl Run {
         );
     }
 
+    /// Its instance is not busy any more, from the moment on that it may be idle.
+    fn end_busy(&mut self) {
+        if std::mem::take(&mut self.busy) {
+            self.unit.busy_end();
+        }
+    }
+
     fn count(&self, error: Option<&FunctionError>, report: Report) {
         let metrics = &self.version().metrics;
         metrics.ran(error.map_or("success", FunctionError::outcome), &report);
@@ -288,7 +300,7 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        self.unit.busy_end();
+        self.end_busy();
     }
 }
 
@@ -315,13 +327,19 @@ async fn head_or_end(
     mut drive: Drive<End>,
     mut received: oneshot::Receiver<Head>,
 ) -> (Option<Head>, Guest) {
+    // A guest may drop its way to answer and go on: nothing is received then, and not asked again.
+    let mut open = true;
     let first = poll_fn(|cx| {
         let ended = Pin::new(&mut drive).poll(cx);
-        match (Pin::new(&mut received).poll(cx), ended) {
-            (Poll::Ready(Ok(head)), Poll::Ready(end)) => Poll::Ready((Some(head), Some(end))),
-            (Poll::Ready(Ok(head)), Poll::Pending) => Poll::Ready((Some(head), None)),
-            (_, Poll::Ready(end)) => Poll::Ready((None, Some(end))),
-            _ => Poll::Pending,
+        let mut head = None;
+        if open && let Poll::Ready(given) = Pin::new(&mut received).poll(cx) {
+            open = false;
+            head = given.ok();
+        }
+        match (head, ended) {
+            (head, Poll::Ready(end)) => Poll::Ready((head, Some(end))),
+            (Some(head), Poll::Pending) => Poll::Ready((Some(head), None)),
+            (None, Poll::Pending) => Poll::Pending,
         }
     });
     match first.await {

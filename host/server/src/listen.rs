@@ -24,6 +24,8 @@ use crate::patient::Patient;
 const BACKLOG: u32 = 4_096;
 /// Bytes that a connection buffers; bounds a request's head as well.
 const BUFFER_BYTES: usize = 64 << 10;
+/// Period of looking whether invocations still run, while stopping.
+const IDLE_POLL: Duration = Duration::from_millis(20);
 /// Pause after an accept that failed, for want of file descriptors for example.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -79,12 +81,19 @@ pub async fn accept(
     drop(listener);
     tracing::info!(seconds = drain.as_secs(), "stopping: running invocations may end");
     tokio::select! {
-        () = open.shutdown() => tracing::info!("stopped"),
+        () = async { tokio::join!(open.shutdown(), idle(&api)) }.map(drop) => tracing::info!("stopped"),
         () = tokio::time::sleep(drain) => tracing::warn!("stopped with invocations still running"),
         _ = terminate.recv() => tracing::warn!("stopped at once"),
         _ = interrupt.recv() => tracing::warn!("stopped at once"),
     }
     Ok(())
+}
+
+/// Until no invocation runs: one whose caller has gone has no connection to wait for.
+async fn idle(api: &Api) {
+    while api.invoke.running() > 0 {
+        tokio::time::sleep(IDLE_POLL).await;
+    }
 }
 
 type Place = tokio::sync::OwnedSemaphorePermit;
