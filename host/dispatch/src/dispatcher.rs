@@ -10,7 +10,7 @@ use wambda_model::{
     Outcome, Payload, Version,
 };
 
-use crate::lane::{Admission, HasRoom, Lane};
+use crate::lane::{Admission, Lane};
 use crate::plan::{ScaleLimits, plan};
 
 /// Period of the plan.
@@ -26,7 +26,6 @@ pub struct Dispatcher {
     budget: Arc<Budget>,
     clock: Arc<dyn Clock>,
     cores: u32,
-    has_room: HasRoom,
 }
 
 impl std::fmt::Debug for Dispatcher {
@@ -45,9 +44,7 @@ impl Dispatcher {
         clock: Arc<dyn Clock>,
         cores: u32,
     ) -> Self {
-        let room = Arc::clone(&budget);
-        let has_room: HasRoom = Arc::new(move || !room.is_tight());
-        Self { execute, lanes: HashMap::new(), catalog, budget, clock, cores, has_room }
+        Self { execute, lanes: HashMap::new(), catalog, budget, clock, cores }
     }
 
     fn lane(&self, version: &Arc<Version>) -> Arc<Lane> {
@@ -57,7 +54,7 @@ impl Dispatcher {
         }
         let make = || {
             let clock = Arc::clone(&self.clock);
-            Lane::new(Arc::clone(version), clock, self.cores, Arc::clone(&self.has_room))
+            Lane::new(Arc::clone(version), clock, self.cores, Arc::clone(&self.budget))
         };
         Arc::clone(lanes.get_or_insert_with(version.name.clone(), make))
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use wambda_model::limits::{QUEUE_AGE_MAX, QUEUE_BYTES_MAX};
 use wambda_model::scaling::{Decision, ScalingReport};
-use wambda_model::{Clock, InvokeError, Permit, Release, ThrottleReason, Version};
+use wambda_model::{Budget, Clock, InvokeError, Permit, Release, ThrottleReason, Version};
 
 use crate::plan::{ArrivalRate, DOWN_WINDOW, LaneStats, TARGET_WAIT, WarmTarget, WindowMax, need};
 
@@ -20,9 +20,6 @@ use crate::plan::{ArrivalRate, DOWN_WINDOW, LaneStats, TARGET_WAIT, WarmTarget, 
 const DECISIONS_KEPT: usize = 32;
 /// Weight of the newest service time in the mean.
 const SERVICE_WEIGHT: f64 = 0.1;
-
-/// Says whether the memory budget has room for one more instance.
-pub type HasRoom = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// One function's permits and queue.
 pub struct Lane {
@@ -32,7 +29,7 @@ pub struct Lane {
     clock: Arc<dyn Clock>,
     /// Permits that are always worth having: one per core.
     cores: u32,
-    has_room: HasRoom,
+    budget: Arc<Budget>,
 }
 
 struct State {
@@ -99,7 +96,7 @@ impl Lane {
         version: Arc<Version>,
         clock: Arc<dyn Clock>,
         cores: u32,
-        has_room: HasRoom,
+        budget: Arc<Budget>,
     ) -> Arc<Self> {
         let state = State {
             version,
@@ -116,7 +113,7 @@ impl Lane {
             decisions: VecDeque::new(),
         };
         let active = AtomicBool::new(true);
-        Arc::new(Self { active, state: Mutex::new(state), clock, cores, has_room })
+        Arc::new(Self { active, state: Mutex::new(state), clock, cores, budget })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -166,11 +163,12 @@ impl Lane {
         bytes: u64,
     ) -> Result<Admission, InvokeError> {
         let now = self.clock.now();
-        let has_room = (self.has_room)();
         let mut state = self.lock();
         state.arrivals += 1;
         if !self.active.load(Relaxed) {
             self.active.store(true, Relaxed);
+            // Nobody ticked it meanwhile: spread over its sleep, this arrival would count as none.
+            state.ticked = now;
         }
         let config = &version.config;
         let throttled = |reason, limit, value| {
@@ -181,7 +179,7 @@ impl Lane {
         if config.concurrency == 0 {
             return throttled(ThrottleReason::Concurrency, 0, 0);
         }
-        if state.waiters.is_empty() && self.may_run(&state, config.concurrency, 1, has_room) {
+        if state.waiters.is_empty() && self.may_run(&state, config.concurrency, 1) {
             state.running += 1;
             drop(state);
             return Ok(Admission::Granted(Permit::new(Arc::clone(self) as Arc<dyn Release>, now)));
@@ -204,7 +202,7 @@ impl Lane {
     }
 
     /// Whether one more may run now, with `extra` more waiting than the queue shows.
-    fn may_run(&self, state: &State, max: u32, extra: u32, has_room: bool) -> bool {
+    fn may_run(&self, state: &State, max: u32, extra: u32) -> bool {
         if state.running >= max {
             return false;
         }
@@ -214,7 +212,12 @@ impl Lane {
             need(&stats)
         };
         let worth_it = state.running < self.cores || state.running < wanted();
-        worth_it && (state.running == 0 || has_room)
+        worth_it && self.has_room(state)
+    }
+
+    /// One runs in any case; more while the memory budget is not tight.
+    fn has_room(&self, state: &State) -> bool {
+        state.running == 0 || !self.budget.is_tight()
     }
 
     /// Grants permits to those at the head of the queue.
@@ -222,16 +225,15 @@ impl Lane {
         self: &Arc<Self>,
         state: &mut State,
         now: Instant,
-        has_room: bool,
     ) -> Vec<(oneshot::Sender<Permit>, Permit)> {
         let max = state.version.config.concurrency;
         let mut grants = Vec::new();
         while let Some(head) = state.waiters.front() {
             let overdue = now.saturating_duration_since(head.since) >= TARGET_WAIT;
             let may = if overdue {
-                state.running < max && (state.running == 0 || has_room)
+                state.running < max && self.has_room(state)
             } else {
-                self.may_run(state, max, 0, has_room)
+                self.may_run(state, max, 0)
             };
             if !may {
                 break;
@@ -264,8 +266,8 @@ impl Lane {
     }
 
     fn grant(self: &Arc<Self>) {
-        let (now, has_room) = (self.clock.now(), (self.has_room)());
-        let grants = self.serve(&mut self.lock(), now, has_room);
+        let now = self.clock.now();
+        let grants = self.serve(&mut self.lock(), now);
         for (grant, permit) in grants {
             drop(grant.send(permit));
         }
@@ -407,6 +409,87 @@ impl Drop for Waiting {
         {
             state.waiting_bytes -= left.bytes;
             self.lane.show_queue(&state, self.lane.clock.now());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use wambda_model::{Digest, FunctionConfig, FunctionName, Kind, Metrics, Reuse};
+
+    use super::*;
+    use crate::dispatcher::TICK;
+    use crate::plan::{ScaleLimits, plan};
+
+    /// Time that passes when it is told to.
+    #[derive(Debug)]
+    struct ManualClock(Mutex<Instant>);
+
+    impl ManualClock {
+        fn pass(&self, time: Duration) {
+            *self.0.lock().unwrap() += time;
+        }
+    }
+
+    impl Clock for ManualClock {
+        fn now(&self) -> Instant {
+            *self.0.lock().unwrap()
+        }
+        fn unix_ms(&self) -> u64 {
+            0
+        }
+    }
+
+    fn version() -> Arc<Version> {
+        let name = FunctionName::new("f").unwrap();
+        let config = FunctionConfig { env: BTreeMap::new(), ..FunctionConfig::default() };
+        Arc::new(Version {
+            uid: Version::next_uid(),
+            label: "$LATEST".into(),
+            revision: 1,
+            kind: Kind::Core,
+            component: false,
+            wasi03: false,
+            digest: Digest::of(b""),
+            code_bytes: 0,
+            imports: Vec::new(),
+            published_ms: 0,
+            compile_ms: 0,
+            config,
+            reuse: Reuse::Warm,
+            arn: "arn".into(),
+            log_group: "group".into(),
+            logs: Arc::default(),
+            metrics: Metrics::new("test").unwrap().function(&name),
+            name,
+        })
+    }
+
+    #[test]
+    fn one_call_now_and_then_keeps_an_instance_for_a_window_and_no_longer() {
+        let clock = Arc::new(ManualClock(Mutex::new(wambda_model::clock::now())));
+        let lane =
+            Lane::new(version(), Arc::clone(&clock) as Arc<dyn Clock>, 2, Budget::new(1 << 30));
+        let limits = ScaleLimits { memory_bytes: 1 << 30 };
+        for round in 0..3 {
+            let permit = lane.admit(&lane.version(), 0).unwrap();
+            assert!(matches!(permit, Admission::Granted(_)), "{permit:?}");
+            clock.pass(Duration::from_millis(1));
+            drop(permit);
+            let mut wanted = Vec::new();
+            while lane.is_active() {
+                clock.pass(TICK);
+                let Some(stats) = lane.tick(1) else { break };
+                let target = plan(&[stats], &limits)[0];
+                lane.decide(target);
+                wanted.push(target.desired);
+            }
+            assert_eq!((wanted.first(), wanted.last()), (Some(&1), Some(&0)), "round {round}");
+            let kept = TICK * u32::try_from(wanted.len()).unwrap();
+            assert!((DOWN_WINDOW..DOWN_WINDOW * 2).contains(&kept), "round {round}: {kept:?}");
+            clock.pass(Duration::from_secs(600));
         }
     }
 }
