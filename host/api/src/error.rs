@@ -11,7 +11,7 @@ use wambda_model::config::InvalidConfig;
 use wambda_model::{BuildError, InvokeError, RequestId, ThrottleReason, body};
 use wambda_store::StoreError;
 
-use crate::{Response, Surface};
+use crate::{Response, Surface, reply};
 
 /// An error that is on its way to a caller.
 #[derive(Debug)]
@@ -139,10 +139,7 @@ impl ApiError {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if surface == Surface::Lambda || surface == Surface::Url {
             headers.insert(ERROR_TYPE, HeaderValue::from_static(self.aws));
-            let id = RequestId::random();
-            if let Ok(id) = HeaderValue::from_str(id.encode(&mut [0; 36])) {
-                headers.insert(REQUEST_ID, id);
-            }
+            reply::put_id(headers, reply::AWS_REQUEST_ID, RequestId::random());
         }
         if let Some(after) = self.retry_after {
             headers.insert(RETRY_AFTER, after.as_secs().max(1).into());
@@ -154,8 +151,6 @@ impl ApiError {
     }
 }
 
-/// AWS's header for the id of a request.
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
 /// AWS's header for an error's code.
 const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 

@@ -14,7 +14,6 @@ use wambda_model::{FunctionName, Invocation, Outcome, Payload, Reply, RequestId,
 
 use crate::{Api, ApiError, Request, Response, body, native, reply};
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
 const FUNCTION_ERROR: HeaderName = HeaderName::from_static("x-amz-function-error");
 const LOG_RESULT: HeaderName = HeaderName::from_static("x-amz-log-result");
 const EXECUTED_VERSION: HeaderName = HeaderName::from_static("x-amz-executed-version");
@@ -54,7 +53,7 @@ pub(crate) async fn invoke(
     check_json(&event)?;
     if kind == InvocationType::DryRun {
         let mut response = reply::bytes(StatusCode::NO_CONTENT, Bytes::new());
-        put_id(response.headers_mut(), RequestId::random());
+        reply::put_id(response.headers_mut(), reply::AWS_REQUEST_ID, RequestId::random());
         return Ok(response);
     }
     let mut invocation = Invocation::new(Payload::Event(event));
@@ -90,7 +89,7 @@ fn answer(outcome: Outcome, id: RequestId, tail: Option<Vec<u8>>) -> Result<Resp
     };
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, reply::JSON);
-    put_id(headers, id);
+    reply::put_id(headers, reply::AWS_REQUEST_ID, id);
     if let Ok(label) = HeaderValue::from_str(&version.label) {
         headers.insert(EXECUTED_VERSION, label);
     }
@@ -98,12 +97,6 @@ fn answer(outcome: Outcome, id: RequestId, tail: Option<Vec<u8>>) -> Result<Resp
         headers.insert(LOG_RESULT, tail);
     }
     Ok(response)
-}
-
-fn put_id(headers: &mut HeaderMap, id: RequestId) {
-    if let Ok(value) = HeaderValue::from_str(id.encode(&mut [0; 36])) {
-        headers.insert(REQUEST_ID, value);
-    }
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

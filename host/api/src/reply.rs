@@ -52,13 +52,21 @@ const MEMORY: HeaderName = HeaderName::from_static("x-wambda-memory-bytes");
 const CPU: HeaderName = HeaderName::from_static("x-wambda-cpu-ms");
 const ERROR: HeaderName = HeaderName::from_static("x-wambda-error");
 
+/// AWS's header for the id of a request.
+pub const AWS_REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
+
+/// Puts a request id into a header.
+pub fn put_id(headers: &mut HeaderMap, name: HeaderName, id: RequestId) {
+    if let Ok(value) = HeaderValue::from_str(id.encode(&mut [0; 36])) {
+        headers.insert(name, value);
+    }
+}
+
 /// Puts an invocation's report into headers.
 pub fn report_headers(headers: &mut HeaderMap, id: RequestId, report: &Report) {
     // Ours, and those that hyper adds: one allocation, no rehashing.
     headers.reserve(10);
-    if let Ok(value) = HeaderValue::from_str(id.encode(&mut [0; 36])) {
-        headers.insert(REQUEST_ID, value);
-    }
+    put_id(headers, REQUEST_ID, id);
     headers.insert(DURATION, milliseconds(report.duration));
     if let Some(init) = report.init {
         headers.insert(INIT, milliseconds(init));

@@ -353,38 +353,34 @@ impl FunctionMetrics {
         }
     }
 
+    /// Counts in a series of this function that is looked up, and made when it is not there; not for
+    /// a function that was deleted.
+    fn count(&self, counters: &IntCounterVec, labels: &[&str]) {
+        if !self.forgotten.load(Relaxed) {
+            let labels = [&[self.label.as_str()], labels].concat();
+            counters.with_label_values(&labels).inc();
+        }
+    }
+
     /// Counts one instance that was stopped.
     pub fn killed(&self, reason: KillReason) {
-        if self.forgotten.load(Relaxed) {
-            return;
-        }
-        self.kills.with_label_values(&[self.label.as_str(), reason.as_str()]).inc();
+        self.count(&self.kills, &[reason.as_str()]);
     }
 
     /// Counts one version whose reuse was switched off.
     pub fn reuse_switched(&self) {
-        if self.forgotten.load(Relaxed) {
-            return;
-        }
-        self.reuse_switched.with_label_values(&[self.label.as_str()]).inc();
+        self.count(&self.reuse_switched, &[]);
     }
 
     /// Counts one invocation that was refused.
     pub fn throttled(&self, reason: ThrottleReason) {
-        if self.forgotten.load(Relaxed) {
-            return;
-        }
-        self.throttles.with_label_values(&[self.label.as_str(), reason.as_str()]).inc();
+        self.count(&self.throttles, &[reason.as_str()]);
     }
 
     /// Counts one change of the number of instances wanted.
     pub fn scaled(&self, from: u32, to: u32, reason: ScaleReason) {
-        if self.forgotten.load(Relaxed) {
-            return;
-        }
         let direction = if to > from { "up" } else { "down" };
-        let labels = [self.label.as_str(), direction, reason.as_str()];
-        self.scale_decisions.with_label_values(&labels).inc();
+        self.count(&self.scale_decisions, &[direction, reason.as_str()]);
         if self.has_gauges() {
             self.desired.set(i64::from(to));
         }
