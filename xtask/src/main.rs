@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods)] // a tool of its own
 
 mod bench;
+mod codegen;
 mod demo;
 mod sh;
 mod test;
@@ -17,6 +18,7 @@ cargo xtask <command>
   test              everything that must pass: set-up, guests, lints, all tests
   guests            build the examples and the test guests
   bench [--dist]    measure the server against a bare one; --dist builds with LTO first
+  codegen [--check] the AWS protocol front, from botocore's service models
   tidy              check file sizes, headers and dependency directions
 ";
 
@@ -28,6 +30,8 @@ fn main() -> Result<()> {
         ["test", rest @ ..] => test::run(rest),
         ["guests"] => demo::guests(),
         ["bench", rest @ ..] => bench::run(rest),
+        ["codegen"] => codegen::run(false),
+        ["codegen", "--check"] => codegen::run(true),
         ["tidy"] => tidy::run(),
         [] | ["help" | "--help" | "-h"] => {
             println!("{HELP}");

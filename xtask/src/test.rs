@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything needed to pass all tests on a fresh machine with Rust, gcc and
 //! Python 3. Cheapest first, so that a mistake is told soon; the test runner's summary comes last.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -30,6 +31,15 @@ pub(crate) fn run(filter: &[&str]) -> Result<()> {
         cargo(".", &["test", "--workspace", "--locked", "--no-fail-fast"])
     };
     go(command.env("WAMBDA_TEST_PYTHON", python).args(filter))
+}
+
+/// The service models, as botocore ships them.
+pub(crate) fn botocore() -> Result<PathBuf> {
+    let python = python()?;
+    let say =
+        "import botocore, os; print(os.path.join(os.path.dirname(botocore.__file__), 'data'))";
+    let said = output(&python, &["-c", say]).context("botocore is not there")?;
+    Ok(PathBuf::from(said.trim()))
 }
 
 /// A virtual environment with the clients that tests drive the server with.

@@ -1,0 +1,210 @@
+//! The constraints of a request, with AWS's texts: `1 validation error detected: Value 'x' at
+//! 'functionName' failed to satisfy constraint: Member must …`.
+
+use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use regex::Regex;
+use serde_json::Value;
+
+use super::shape::{Kind, Service, Shape};
+
+/// Broken constraints that one answer lists.
+const LISTED_MAX: usize = 10;
+/// Characters of a value that an answer repeats.
+const SHOWN_MAX: usize = 500;
+
+/// Every broken constraint of `value`.
+#[must_use]
+pub fn check(service: &Service, shape: &Shape, value: &Value) -> Vec<String> {
+    let mut broken = Vec::new();
+    walk(service, shape, value, "", &mut broken);
+    broken
+}
+
+/// All of them as one text; none when there is none.
+#[must_use]
+pub fn message(broken: &[String]) -> Option<String> {
+    let count = broken.len();
+    let plural = if count == 1 { "" } else { "s" };
+    let listed = broken.iter().take(LISTED_MAX).cloned().collect::<Vec<_>>().join("; ");
+    (count > 0).then(|| format!("{count} validation error{plural} detected: {listed}"))
+}
+
+fn walk(service: &Service, shape: &Shape, value: &Value, at: &str, broken: &mut Vec<String>) {
+    match (shape.kind, value) {
+        (Kind::Structure, Value::Object(given)) => {
+            for member in shape.members {
+                let at = below(at, member.name);
+                match given.get(member.name) {
+                    Some(value) => walk(service, service.shape(member.shape), value, &at, broken),
+                    None if member.required => {
+                        broken.push(failed("null", &at, "Member must not be null"));
+                    }
+                    None => {}
+                }
+            }
+        }
+        (Kind::List, Value::Array(all)) => {
+            length(shape, all.len(), &shown(value), at, broken);
+            let element = service.shape(shape.element);
+            let scalar = !matches!(element.kind, Kind::Structure | Kind::List | Kind::Map);
+            for (index, one) in all.iter().enumerate() {
+                if !scalar {
+                    walk(service, element, one, &format!("{at}.{}.member", index + 1), broken);
+                } else if let Some(why) = scalar_fault(element, one) {
+                    let why = format!(
+                        "Member must satisfy constraint: [{why}, Member must not be null]"
+                    );
+                    broken.push(failed(&shown(value), at, &why));
+                    break;
+                }
+            }
+        }
+        (Kind::Map, Value::Object(given)) => {
+            length(shape, given.len(), &shown(value), at, broken);
+            let (key_shape, element) = (service.shape(shape.key), service.shape(shape.element));
+            for (key, one) in given {
+                let fault = scalar_fault(key_shape, &Value::from(key.as_str()));
+                if let Some(why) = fault {
+                    let why = format!("Map keys must satisfy constraint: [{why}, Member must not be null]");
+                    broken.push(failed(&shown(value), at, &why));
+                }
+                if matches!(element.kind, Kind::Structure | Kind::List | Kind::Map) {
+                    walk(service, element, one, &format!("{at}.{key}.member"), broken);
+                } else if let Some(why) = scalar_fault(element, one) {
+                    let why = format!("Map value must satisfy constraint: [{why}, Member must not be null]");
+                    broken.push(failed(&shown(value), at, &why));
+                }
+            }
+        }
+        _ => {
+            if let Some(why) = scalar_fault(shape, value) {
+                broken.push(failed(&shown(value), at, &why));
+            }
+        }
+    }
+}
+
+fn length(shape: &Shape, length: usize, shown: &str, at: &str, broken: &mut Vec<String>) {
+    let length = i64::try_from(length).unwrap_or(i64::MAX);
+    if length < shape.min {
+        let why = format!("Member must have length greater than or equal to {}", shape.min);
+        broken.push(failed(shown, at, &why));
+    }
+    if length > shape.max {
+        let why = format!("Member must have length less than or equal to {}", shape.max);
+        broken.push(failed(shown, at, &why));
+    }
+}
+
+/// What is wrong with a value that has no parts.
+fn scalar_fault(shape: &Shape, value: &Value) -> Option<String> {
+    let (measured, noun) = match (shape.kind, value) {
+        (Kind::String, Value::String(text)) => (text.chars().count() as f64, "length"),
+        (Kind::Integer | Kind::Double, Value::Number(number)) => (number.as_f64()?, "value"),
+        _ => return None,
+    };
+    if measured < shape.min as f64 {
+        return Some(format!("Member must have {noun} greater than or equal to {}", shape.min));
+    }
+    if measured > shape.max as f64 {
+        return Some(format!("Member must have {noun} less than or equal to {}", shape.max));
+    }
+    let text = value.as_str()?;
+    if !shape.one_of.is_empty() && !shape.one_of.contains(&text) {
+        return Some(format!("Member must satisfy enum value set: [{}]", shape.one_of.join(", ")));
+    }
+    if !shape.pattern.is_empty() && !matches(shape.pattern, text) {
+        return Some(format!("Member must satisfy regular expression pattern: {}", shape.pattern));
+    }
+    None
+}
+
+/// Whether all of `text` matches. Patterns that look around are not regular; what they say is
+/// checked where their members are used.
+fn matches(pattern: &'static str, text: &str) -> bool {
+    static COMPILED: LazyLock<Mutex<HashMap<&'static str, Option<Regex>>>> =
+        LazyLock::new(Mutex::default);
+    let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+    let regex =
+        compiled.entry(pattern).or_insert_with(|| Regex::new(&format!("^(?:{pattern})$")).ok());
+    // A clone shares the program: matching is outside of the lock.
+    let regex = regex.clone();
+    drop(compiled);
+    regex.is_none_or(|regex| regex.is_match(text))
+}
+
+fn failed(shown: &str, at: &str, why: &str) -> String {
+    let quoted = if shown == "null" { shown.to_owned() } else { format!("'{shown}'") };
+    format!("Value {quoted} at '{at}' failed to satisfy constraint: {why}")
+}
+
+fn below(at: &str, name: &str) -> String {
+    let mut chars = name.chars();
+    let first = chars.next().map(|c| c.to_ascii_lowercase());
+    let name: String = first.into_iter().chain(chars).collect();
+    if at.is_empty() { name } else { format!("{at}.{name}") }
+}
+
+/// A value as AWS's messages show it: Java's `toString`.
+fn shown(value: &Value) -> String {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Array(all) => format!("[{}]", all.iter().map(shown).collect::<Vec<_>>().join(", ")),
+        Value::Object(all) => {
+            let all: Vec<String> = all.iter().map(|(k, v)| format!("{k}={}", shown(v))).collect();
+            format!("{{{}}}", all.join(", "))
+        }
+        other => other.to_string(),
+    };
+    text.chars().take(SHOWN_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aws::generated::{iam, lambda};
+    use serde_json::json;
+
+    fn broken(operation: &str, value: &Value) -> String {
+        let operation = lambda::SERVICE.operation(operation).unwrap();
+        let shape = lambda::SERVICE.shape(operation.input.unwrap());
+        message(&check(&lambda::SERVICE, shape, value)).unwrap_or_default()
+    }
+
+    #[test]
+    fn messages_are_those_of_aws() {
+        let good = json!({"FunctionName": "f", "Name": "a", "FunctionVersion": "1"});
+        assert_eq!(broken("CreateAlias", &good), "");
+        let mut bad = good.clone();
+        bad["FunctionVersion"] = json!("x y");
+        assert_eq!(
+            broken("CreateAlias", &bad),
+            "1 validation error detected: Value 'x y' at 'functionVersion' failed to satisfy \
+             constraint: Member must satisfy regular expression pattern: (\\$LATEST|[0-9]+)"
+        );
+        let request = json!({"FunctionName": "f", "Role": "arn:aws:iam::123456789012:role/r", "Code": {},
+            "Architectures": ["arm"], "EphemeralStorage": {"Size": 3_000_000}});
+        let said = broken("CreateFunction", &request);
+        assert!(said.starts_with("2 validation errors detected: "), "{said}");
+        assert!(said.contains(
+            "Value '[arm]' at 'architectures' failed to satisfy constraint: Member must satisfy \
+             constraint: [Member must satisfy enum value set: [x86_64, arm64], Member must not be null]"
+        ), "{said}");
+        assert!(said.contains(
+            "Value '3000000' at 'ephemeralStorage.size' failed to satisfy constraint: Member must \
+             have value less than or equal to 10240"
+        ), "{said}");
+        assert!(broken("CreateAlias", &json!({})).contains("Value null at 'functionName'"));
+    }
+
+    #[test]
+    fn every_pattern_compiles_or_looks_around() {
+        for shape in lambda::SERVICE.shapes.iter().chain(iam::SERVICE.shapes) {
+            let compiles = Regex::new(&format!("^(?:{})$", shape.pattern)).is_ok();
+            let looks = ["(?!", "(?<"].iter().any(|mark| shape.pattern.contains(mark));
+            assert!(compiles || looks, "{}: {}", shape.name, shape.pattern);
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! A policy document: read, checked, and judged statement by statement.
+
+use iam_rs::{Arn, Context, ContextValue, EvaluationOptions, IAMEffect, IAMPolicy, IAMRequest};
+use iam_rs::{PolicyEvaluator, PrincipalId};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::{Map, Value as Json};
+
+use crate::{Decision, Principal, Request, Value};
+
+/// Statements of one document.
+const STATEMENTS_MAX: usize = 500;
+
+/// A document that is no policy.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct MalformedPolicy(pub String);
+
+/// A policy document.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    document: Json,
+    statements: Vec<Statement>,
+}
+
+/// Whom a statement is about.
+#[derive(Debug, Clone)]
+enum Who {
+    /// It does not say: the one whom the policy is attached to.
+    Unsaid,
+    /// These.
+    These(Vec<Pattern>),
+    /// All but these.
+    NotThese(Vec<Pattern>),
+}
+
+#[derive(Debug, Clone)]
+enum Pattern {
+    Anyone,
+    /// An account, an ARN, or the ARN of an account's root.
+    Aws(String),
+    Service(String),
+    /// A kind of principal that is never authenticated here.
+    Other,
+}
+
+#[derive(Debug, Clone)]
+struct Statement {
+    who: Who,
+    denies: bool,
+    has_conditions: bool,
+    engine: PolicyEvaluator,
+}
+
+/// A request in the engine's form.
+pub(crate) struct Prepared(Option<IAMRequest>);
+
+impl Prepared {
+    pub(crate) fn new(request: &Request) -> Self {
+        let mut context = Context::new();
+        for (key, value) in &request.context {
+            let value = match value {
+                Value::Text(text) => ContextValue::String(text.clone()),
+                Value::Bool(value) => ContextValue::Boolean(*value),
+            };
+            context.insert(key.to_ascii_lowercase(), value);
+        }
+        // Who asks was matched before; the engine wants somebody.
+        let somebody =
+            iam_rs::Principal::Service(PrincipalId::String("wambda.internal".to_owned()));
+        let request = Arn::parse(&request.resource).ok().map(|arn| {
+            IAMRequest::new_with_context(somebody, request.action.clone(), arn, context)
+        });
+        Self(request)
+    }
+}
+
+impl Policy {
+    /// Reads and checks a document.
+    ///
+    /// # Errors
+    /// [`MalformedPolicy`] that says what is wrong.
+    pub fn parse(text: &str) -> Result<Self, MalformedPolicy> {
+        let document: Json = serde_json::from_str(text)
+            .map_err(|error| MalformedPolicy(format!("the policy is not valid JSON: {error}")))?;
+        Self::from_json(document)
+    }
+
+    /// Checks a document.
+    ///
+    /// # Errors
+    /// [`MalformedPolicy`] that says what is wrong.
+    pub fn from_json(document: Json) -> Result<Self, MalformedPolicy> {
+        let bad = |what: &str| MalformedPolicy(what.to_owned());
+        let object = document.as_object().ok_or_else(|| bad("the policy must be an object"))?;
+        for key in object.keys() {
+            if !["Version", "Id", "Statement"].contains(&key.as_str()) {
+                return Err(MalformedPolicy(format!("unknown element {key:?} in the policy")));
+            }
+        }
+        let version = object.get("Version").map_or(Some("2008-10-17"), Json::as_str);
+        if !matches!(version, Some("2012-10-17" | "2008-10-17")) {
+            return Err(bad("the policy must have the Version 2012-10-17 or 2008-10-17"));
+        }
+        let statements: Vec<&Json> = match object.get("Statement") {
+            Some(Json::Array(all)) => all.iter().collect(),
+            Some(one @ Json::Object(_)) => vec![one],
+            _ => return Err(bad("the policy must have a Statement")),
+        };
+        if statements.len() > STATEMENTS_MAX {
+            let count = statements.len();
+            let what = format!("a policy may have {STATEMENTS_MAX} statements, got {count}");
+            return Err(MalformedPolicy(what));
+        }
+        let statements = statements.into_iter().map(Statement::read).collect::<Result<_, _>>()?;
+        Ok(Self { document, statements })
+    }
+
+    /// A policy of these statements; none is valid.
+    ///
+    /// # Errors
+    /// [`MalformedPolicy`] that says what is wrong.
+    pub fn of_statements(statements: &[Json]) -> Result<Self, MalformedPolicy> {
+        let version = "2012-10-17";
+        Self::from_json(serde_json::json!({"Version": version, "Statement": statements}))
+    }
+
+    /// The document as it was given.
+    #[must_use]
+    pub fn document(&self) -> &Json {
+        &self.document
+    }
+
+    /// Whether a decision by it depends on anything but principal, action and resource.
+    #[must_use]
+    pub fn has_conditions(&self) -> bool {
+        self.statements.iter().any(|statement| statement.has_conditions)
+    }
+
+    /// Whether some statement says whom it is about, as resource policies do.
+    #[must_use]
+    pub fn names_principals(&self) -> bool {
+        self.statements.iter().any(|statement| !matches!(statement.who, Who::Unsaid))
+    }
+
+    /// Whether every statement says whom it is about.
+    #[must_use]
+    pub fn names_all_principals(&self) -> bool {
+        self.statements.iter().all(|statement| !matches!(statement.who, Who::Unsaid))
+    }
+
+    /// What this policy alone says. `asking` is given for a resource policy, whose statements say
+    /// whom they are about.
+    pub(crate) fn judge(&self, request: &Prepared, asking: Option<&Principal>) -> Decision {
+        let mut allowed = false;
+        for statement in &self.statements {
+            if !statement.is_about(asking) {
+                continue;
+            }
+            match (statement.applies(request), statement.denies) {
+                // What cannot be judged denies, when it might.
+                (None | Some(true), true) => return Decision::ExplicitDeny,
+                (Some(true), false) => allowed = true,
+                _ => {}
+            }
+        }
+        if allowed { Decision::Allow } else { Decision::ImplicitDeny }
+    }
+}
+
+impl Statement {
+    fn read(statement: &Json) -> Result<Self, MalformedPolicy> {
+        let bad = |what: String| MalformedPolicy(what);
+        let given =
+            statement.as_object().ok_or_else(|| bad("a statement must be an object".to_owned()))?;
+        for key in given.keys() {
+            let known = [
+                "Sid",
+                "Effect",
+                "Principal",
+                "NotPrincipal",
+                "Action",
+                "NotAction",
+                "Resource",
+                "NotResource",
+                "Condition",
+            ];
+            if !known.contains(&key.as_str()) {
+                return Err(bad(format!("unknown element {key:?} in a statement")));
+            }
+        }
+        let who = match (given.get("Principal"), given.get("NotPrincipal")) {
+            (None, None) => Who::Unsaid,
+            (Some(these), None) => Who::These(patterns(these)?),
+            (None, Some(these)) => Who::NotThese(patterns(these)?),
+            _ => return Err(bad("Principal and NotPrincipal exclude each other".to_owned())),
+        };
+        let one_of = |a: &str, b: &str, required: bool| match (given.get(a), given.get(b)) {
+            (Some(_), Some(_)) => Err(bad(format!("{a} and {b} exclude each other"))),
+            (None, None) if required => Err(bad(format!("a statement must have {a} or {b}"))),
+            (Some(value), None) | (None, Some(value)) => texts(a, value).map(Some),
+            _ => Ok(None),
+        };
+        for action in one_of("Action", "NotAction", true)?.unwrap_or_default() {
+            let vendor =
+                action.split_once(':').is_some_and(|(v, a)| !v.is_empty() && !a.is_empty());
+            if action != "*" && !vendor {
+                return Err(bad(format!("action {action:?} must be \"*\" or vendor:name")));
+            }
+        }
+        // The trust policy of a role has no resource: it is the role's own.
+        let resources = one_of("Resource", "NotResource", matches!(who, Who::Unsaid))?;
+        let has_resource = resources.is_some();
+        for resource in resources.unwrap_or_default() {
+            if resource != "*" && Arn::parse(&resource).is_err() {
+                return Err(bad(format!("resource {resource:?} must be \"*\" or an ARN")));
+            }
+        }
+        let mut plain = given.clone();
+        plain.remove("Principal");
+        plain.remove("NotPrincipal");
+        plain.remove("Sid");
+        if let Some(conditions) = plain.get_mut("Condition") {
+            *conditions = normalized(conditions)?;
+        }
+        let mut shape = Map::new();
+        shape.insert("Version".to_owned(), "2012-10-17".into());
+        shape.insert("Statement".to_owned(), Json::Array(vec![Json::Object(plain)]));
+        let parsed: IAMPolicy = serde_json::from_value(Json::Object(shape))
+            .map_err(|error| bad(format!("a statement is not valid: {error}")))?;
+        let denies = parsed.statement.first().is_some_and(|s| s.effect == IAMEffect::Deny);
+        let options = EvaluationOptions {
+            ignore_resource_constraints: !has_resource,
+            ..EvaluationOptions::default()
+        };
+        let engine = PolicyEvaluator::with_policies(vec![parsed]).with_options(options);
+        let has_conditions =
+            given.contains_key("Condition") || statement.to_string().contains("${");
+        Ok(Self { who, denies, has_conditions, engine })
+    }
+
+    fn is_about(&self, asking: Option<&Principal>) -> bool {
+        match (&self.who, asking) {
+            (Who::Unsaid, None) => true,
+            // An identity's policy names nobody; a resource's policy names somebody.
+            (Who::Unsaid, Some(_)) | (Who::These(_) | Who::NotThese(_), None) => false,
+            (Who::These(all), Some(asking)) => all.iter().any(|pattern| pattern.fits(asking)),
+            (Who::NotThese(all), Some(asking)) => !all.iter().any(|pattern| pattern.fits(asking)),
+        }
+    }
+
+    /// Whether action, resource and conditions fit; none when that cannot be said.
+    fn applies(&self, request: &Prepared) -> Option<bool> {
+        let request = request.0.as_ref()?;
+        let result = self.engine.evaluate(request).ok()?;
+        Some(result.decision != iam_rs::Decision::NotApplicable)
+    }
+}
+
+impl Pattern {
+    fn fits(&self, asking: &Principal) -> bool {
+        match (self, asking) {
+            (Self::Anyone, _) => true,
+            (Self::Service(name), Principal::Service(asking)) => name == asking,
+            (Self::Aws(named), Principal::Root { account }) => {
+                named == account || is_root(named, account)
+            }
+            (Self::Aws(named), Principal::Identity { arn, role, account }) => {
+                named == arn
+                    || role.as_ref() == Some(named)
+                    || named == account
+                    || is_root(named, account)
+            }
+            _ => false,
+        }
+    }
+}
+
+fn is_root(named: &str, account: &str) -> bool {
+    let rest = named.strip_prefix("arn:").and_then(|rest| rest.split_once(":iam::"));
+    rest.and_then(|(_, rest)| rest.strip_suffix(":root")) == Some(account)
+}
+
+fn patterns(value: &Json) -> Result<Vec<Pattern>, MalformedPolicy> {
+    let bad = |what: String| MalformedPolicy(what);
+    let given = match value {
+        Json::String(text) if text == "*" => return Ok(vec![Pattern::Anyone]),
+        Json::Object(given) if !given.is_empty() => given,
+        _ => return Err(bad("a Principal must be \"*\" or an object".to_owned())),
+    };
+    let mut out = Vec::new();
+    for (kind, names) in given {
+        for name in texts("Principal", names)? {
+            out.push(match (kind.as_str(), name.as_str()) {
+                ("AWS", "*") => Pattern::Anyone,
+                ("AWS", _) => Pattern::Aws(name),
+                ("Service", _) => Pattern::Service(name),
+                ("Federated" | "CanonicalUser", _) => Pattern::Other,
+                (other, _) => return Err(bad(format!("unknown kind of principal {other:?}"))),
+            });
+        }
+    }
+    Ok(out)
+}
+
+fn texts(what: &str, value: &Json) -> Result<Vec<String>, MalformedPolicy> {
+    let all: Option<Vec<String>> = match value {
+        Json::String(text) => Some(vec![text.clone()]),
+        Json::Array(all) if !all.is_empty() => {
+            all.iter().map(|one| one.as_str().map(str::to_owned)).collect()
+        }
+        _ => None,
+    };
+    all.ok_or_else(|| MalformedPolicy(format!("{what} must be text or a list of texts")))
+}
+
+/// Keys of conditions are not case-sensitive, and the exact ARN operators match patterns (both: IAM
+/// User Guide, "Condition operators").
+fn normalized(conditions: &Json) -> Result<Json, MalformedPolicy> {
+    let bad = || MalformedPolicy("a Condition must be an object of objects".to_owned());
+    let mut out: Map<String, Json> = Map::new();
+    for (operator, keys) in conditions.as_object().ok_or_else(bad)? {
+        let operator =
+            operator.replace("ArnEquals", "ArnLike").replace("ArnNotEquals", "ArnNotLike");
+        let slot = out.entry(operator).or_insert_with(|| Json::Object(Map::new()));
+        let slot = slot.as_object_mut().ok_or_else(bad)?;
+        for (key, value) in keys.as_object().ok_or_else(bad)? {
+            if slot.insert(key.to_ascii_lowercase(), value.clone()).is_some() {
+                return Err(MalformedPolicy(format!("condition key {key:?} is there twice")));
+            }
+        }
+    }
+    Ok(Json::Object(out))
+}
+
+impl PartialEq for Policy {
+    fn eq(&self, other: &Self) -> bool {
+        self.document == other.document
+    }
+}
+
+impl Serialize for Policy {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.document.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Policy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::from_json(Json::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}

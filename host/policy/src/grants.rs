@@ -1,0 +1,51 @@
+//! What an instance may reach: its execution role's policies.
+
+use std::sync::Arc;
+
+use crate::{Decision, Policy, Principal, Request, decide};
+
+/// What the instances of a version may reach. Without a role, or with one that is not known: nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Grants {
+    /// The role's session, as policies see it.
+    principal: Option<Principal>,
+    policies: Vec<Arc<Policy>>,
+}
+
+/// The action that a role must be allowed for a function to open an outgoing connection; resources
+/// are [`host_arn`]s.
+pub const CONNECT: &str = "wambda:Connect";
+
+/// The ARN that stands for a host and port in policies.
+#[must_use]
+pub fn host_arn(host: &str, port: u16) -> String {
+    format!("arn:aws:wambda:::host/{}:{port}", host.to_ascii_lowercase())
+}
+
+impl Grants {
+    /// The grants of a role's session.
+    #[must_use]
+    pub fn new(principal: Principal, policies: Vec<Arc<Policy>>) -> Self {
+        Self { principal: Some(principal), policies }
+    }
+
+    /// Whether `action` on `resource`, an ARN, is allowed.
+    #[must_use]
+    pub fn allow(&self, action: &str, resource: &str) -> bool {
+        let Some(principal) = &self.principal else { return false };
+        let request = Request {
+            principal: principal.clone(),
+            action: action.to_owned(),
+            resource: resource.to_owned(),
+            context: Vec::new(),
+        };
+        let policies: Vec<&Policy> = self.policies.iter().map(|policy| &**policy).collect();
+        decide(&request, &policies, None) == Decision::Allow
+    }
+
+    /// Whether a connection to `host` and `port` is allowed.
+    #[must_use]
+    pub fn allow_host(&self, host: &str, port: u16) -> bool {
+        self.allow(CONNECT, &host_arn(host, port))
+    }
+}

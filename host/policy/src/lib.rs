@@ -1,0 +1,91 @@
+//! Policy documents and decisions, as AWS makes them: default deny, explicit deny wins, identity and
+//! resource policies together. Pure: documents and a request come in, a decision comes out.
+//!
+//! The engine for one statement is the crate `iam-rs`; what it does not do is here: principals,
+//! the combination of policies, and failing closed. Source: "Policy evaluation logic", IAM User Guide.
+//!
+//! Not here: users and roles (see `control`), and what a request is about (see `api`).
+
+pub mod document;
+pub mod grants;
+pub mod resource;
+
+pub use document::{MalformedPolicy, Policy};
+pub use grants::Grants;
+pub use resource::ResourcePolicy;
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Principal {
+    /// Somebody who did not say.
+    Anonymous,
+    /// The account itself, which may do everything that no resource denies.
+    Root {
+        /// Twelve digits.
+        account: String,
+    },
+    /// A user, or a session of a role.
+    Identity {
+        /// For example `arn:aws:iam::123456789012:user/ada`.
+        arn: String,
+        /// The role's own ARN, for a session of one.
+        role: Option<String>,
+        /// Twelve digits.
+        account: String,
+    },
+    /// A service, for example `events.amazonaws.com`.
+    Service(String),
+}
+
+/// A value of a request's context.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// Text; numbers and addresses as well.
+    Text(String),
+    /// True or false.
+    Bool(bool),
+}
+
+/// What somebody wants to do.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Who.
+    pub principal: Principal,
+    /// What, for example `lambda:InvokeFunction`.
+    pub action: String,
+    /// To what: an ARN.
+    pub resource: String,
+    /// Facts for conditions; keys are not case-sensitive.
+    pub context: Vec<(String, Value)>,
+}
+
+/// The answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Some statement allows it, and none denies it.
+    Allow,
+    /// A statement denies it.
+    ExplicitDeny,
+    /// No statement allows it.
+    ImplicitDeny,
+}
+
+/// Decides by the policies of who asks, and that of what is asked for.
+#[must_use]
+pub fn decide(request: &Request, identity: &[&Policy], resource: Option<&Policy>) -> Decision {
+    let prepared = document::Prepared::new(request);
+    let mut allowed = matches!(request.principal, Principal::Root { .. });
+    for policy in identity {
+        match policy.judge(&prepared, None) {
+            Decision::ExplicitDeny => return Decision::ExplicitDeny,
+            Decision::Allow => allowed = true,
+            Decision::ImplicitDeny => {}
+        }
+    }
+    match resource.map(|policy| policy.judge(&prepared, Some(&request.principal))) {
+        Some(Decision::ExplicitDeny) => Decision::ExplicitDeny,
+        Some(Decision::Allow) => Decision::Allow,
+        _ if allowed => Decision::Allow,
+        _ => Decision::ImplicitDeny,
+    }
+}
