@@ -15,6 +15,7 @@ const COLUMNS_MAX: usize = 160;
 
 /// The crates, from the bottom up. A crate may depend on those of lower layers only.
 const LAYERS: &[&[&str]] = &[
+    &["wambda-policy", "wambda-sigv4"],
     &["wambda-model"],
     &["wambda-store"],
     &["wambda-control"],

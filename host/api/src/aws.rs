@@ -18,7 +18,7 @@ pub mod xml;
 #[rustfmt::skip]
 pub mod generated {
     //! Made by `cargo xtask codegen`.
-    #![allow(clippy::all)]
+    #![allow(clippy::all, unused_imports)]
     pub mod cloudwatch;
     pub mod iam;
     pub mod lambda;

@@ -6,11 +6,14 @@ use std::time::Duration;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{HeaderName, StatusCode};
 use serde_json::json;
-use wambda_control::PublishError;
+use wambda_control::{Missing, PublishError};
 use wambda_model::config::InvalidConfig;
 use wambda_model::{BuildError, InvokeError, RequestId, ThrottleReason, body};
 use wambda_store::StoreError;
 
+use crate::aws::generated::lambda;
+use crate::aws::shape::{Protocol, Service};
+use crate::aws::{cbor, render, xml};
 use crate::{Response, Surface, reply};
 
 /// An error that is on its way to a caller.
@@ -37,6 +40,27 @@ impl ApiError {
     ) -> Self {
         let message = message.into();
         Self { status, code, aws, message, retry_after: None, reason: None, allow: None }
+    }
+
+    /// An error by AWS's code, with a status.
+    pub fn aws(status: u16, code: &'static str, message: impl Into<String>) -> Self {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+        Self::new(status, code, code, message)
+    }
+
+    /// An error of a service, with the status that the service's model says.
+    pub fn of(service: &Service, code: &'static str, message: impl Into<String>) -> Self {
+        Self::aws(service.status_of(code), code, message)
+    }
+
+    /// An error of Lambda.
+    pub fn lambda(code: &'static str, message: impl Into<String>) -> Self {
+        Self::of(&lambda::SERVICE, code, message)
+    }
+
+    /// Lambda's error for a bad value.
+    pub fn value(message: impl Into<String>) -> Self {
+        Self::invalid("InvalidParameterValueException", message)
     }
 
     /// A bad request of any sort.
@@ -115,31 +139,63 @@ impl ApiError {
         )
     }
 
+    /// AWS's code.
+    #[must_use]
+    pub fn aws_code(&self) -> &'static str {
+        self.aws
+    }
+
+    /// Under another code of AWS, as services name the same meaning differently.
+    #[must_use]
+    pub fn named(self, status: u16, aws: &'static str) -> Self {
+        let status = StatusCode::from_u16(status).unwrap_or(self.status);
+        Self { status, aws, code: aws, ..self }
+    }
+
+    fn rest_json(&self) -> String {
+        let who = if self.status.is_server_error() { "Service" } else { "User" };
+        let mut shape = json!({"Type": who, "Message": self.message, "message": self.message});
+        if let (Some(reason), Some(shape)) = (self.reason, shape.as_object_mut()) {
+            shape.insert("Reason".to_owned(), reason.into());
+        }
+        shape.to_string()
+    }
+
     /// In the shape of a surface.
     #[must_use]
     pub fn respond(self, surface: Surface) -> Response {
-        let text = match surface {
-            Surface::Native | Surface::System => {
-                json!({"error": {"code": self.code, "message": self.message}})
-            }
-            Surface::Lambda => {
-                let who = if self.status.is_server_error() { "Service" } else { "User" };
-                let mut shape =
-                    json!({"Type": who, "Message": self.message, "message": self.message});
-                if let (Some(reason), Some(shape)) = (self.reason, shape.as_object_mut()) {
-                    shape.insert("Reason".to_owned(), reason.into());
+        let id = RequestId::random();
+        let (content, kind): (bytes::Bytes, _) =
+            match surface.service().map(|service| (service, service.protocol)) {
+                Some((_, Protocol::RestJson)) => (self.rest_json().into(), reply::JSON),
+                Some((_, Protocol::Json)) => {
+                    let shape = json!({"__type": self.aws, "message": self.message});
+                    (shape.to_string().into(), render::JSON_1_1)
                 }
-                shape
-            }
-            Surface::Url => json!({"Message": self.message}),
-        };
-        let mut response = Response::new(body::full(text.to_string()));
+                Some((service, Protocol::Query)) => {
+                    let sender = self.status.is_client_error();
+                    let text = xml::error(service.namespace, sender, self.aws, &self.message, id);
+                    (text.into(), render::XML)
+                }
+                Some((_, Protocol::Cbor)) => (cbor::error(self.aws, &self.message), cbor::CBOR),
+                None if surface == Surface::Url => {
+                    (json!({"Message": self.message}).to_string().into(), reply::JSON)
+                }
+                None => {
+                    let shape = json!({"error": {"code": self.code, "message": self.message}});
+                    (shape.to_string().into(), reply::JSON)
+                }
+            };
+        let mut response = Response::new(body::full(content));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if surface == Surface::Lambda || surface == Surface::Url {
+        headers.insert(CONTENT_TYPE, kind);
+        if surface.is_aws() {
             headers.insert(ERROR_TYPE, HeaderValue::from_static(self.aws));
-            reply::put_id(headers, reply::AWS_REQUEST_ID, RequestId::random());
+            reply::put_id(headers, reply::AWS_REQUEST_ID, id);
+        }
+        if surface == Surface::CloudWatch {
+            headers.insert(cbor::SMITHY_PROTOCOL, cbor::RPC_V2);
         }
         if let Some(after) = self.retry_after {
             headers.insert(RETRY_AFTER, after.as_secs().max(1).into());
@@ -158,12 +214,13 @@ impl From<InvokeError> for ApiError {
     fn from(error: InvokeError) -> Self {
         let message = error.to_string();
         match error {
-            InvokeError::Throttled { reason, retry_after, .. } => {
+            InvokeError::Throttled { reason, reserved, retry_after, .. } => {
                 let (status, aws) = (StatusCode::TOO_MANY_REQUESTS, "TooManyRequestsException");
                 let reason = match reason {
                     ThrottleReason::Concurrency => {
                         "ReservedFunctionConcurrentInvocationLimitExceeded"
                     }
+                    _ if reserved => "ReservedFunctionConcurrentInvocationLimitExceeded",
                     _ => "ConcurrentInvocationLimitExceeded",
                 };
                 Self {
@@ -196,18 +253,53 @@ impl From<StoreError> for ApiError {
     }
 }
 
+impl From<Missing> for ApiError {
+    fn from(_: Missing) -> Self {
+        PublishError::Missing.into()
+    }
+}
+
+impl From<BuildError> for ApiError {
+    fn from(error: BuildError) -> Self {
+        match error {
+            BuildError::Invalid(why) => Self::invalid("InvalidUpload", why),
+            BuildError::TooLarge(why) => {
+                let status = StatusCode::PAYLOAD_TOO_LARGE;
+                Self::new(status, "UploadTooLarge", "RequestEntityTooLargeException", why)
+            }
+            BuildError::Busy(why) => Self::busy(why),
+            BuildError::Internal(why) => Self::internal(&why),
+        }
+    }
+}
+
 impl From<PublishError> for ApiError {
     fn from(error: PublishError) -> Self {
+        let message = error.to_string();
         match error {
             PublishError::Config(error) => error.into(),
             PublishError::Store(error) => error.into(),
-            PublishError::Build(BuildError::Invalid(why)) => Self::invalid("InvalidUpload", why),
-            PublishError::Build(BuildError::TooLarge(why)) => {
-                let status = StatusCode::PAYLOAD_TOO_LARGE;
-                Self::new(status, "UploadTooLarge", "RequestTooLargeException", why)
-            }
-            PublishError::Build(BuildError::Busy(why)) => Self::busy(why),
-            PublishError::Build(BuildError::Internal(why)) => Self::internal(&why),
+            PublishError::Build(error) => error.into(),
+            PublishError::Exists => Self::lambda("ResourceConflictException", message),
+            PublishError::Missing => Self::lambda("ResourceNotFoundException", message),
+            PublishError::InProgress => Self::lambda(
+                "ResourceConflictException",
+                "The operation cannot be performed at this time. An update is in progress.",
+            ),
+            PublishError::Stale => Self::stale(),
+            PublishError::Limit(_) => Self::lambda("CodeStorageExceededException", message),
         }
+    }
+}
+
+impl ApiError {
+    /// A revision that is not the latest.
+    #[must_use]
+    pub fn stale() -> Self {
+        Self::lambda(
+            "PreconditionFailedException",
+            "The Revision Id provided does not match the latest Revision Id. Call the \
+             GetFunction/GetAlias API to retrieve the latest Revision Id",
+        )
     }
 }

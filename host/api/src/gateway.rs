@@ -23,8 +23,10 @@ pub struct Origin<'a> {
     pub id: RequestId,
     /// The account.
     pub account: &'a str,
-    /// The function, which stands for the API.
+    /// What stands for the API: the function, or the id of its URL.
     pub function: &'a str,
+    /// Who has signed the request, as `requestContext.authorizer.iam` tells it.
+    pub signer: Option<Value>,
     /// The path within the function.
     pub path: &'a str,
     /// The caller's address.
@@ -95,6 +97,10 @@ pub fn event_from_request(
         Err(_) => (BASE64.encode(body), true),
     };
     if let Some(event) = event.as_object_mut() {
+        let context = event.get_mut("requestContext").and_then(Value::as_object_mut);
+        if let (Some(context), Some(signer)) = (context, &origin.signer) {
+            context.insert("authorizer".to_owned(), json!({"iam": signer}));
+        }
         if !cookies.is_empty() {
             event.insert("cookies".to_owned(), cookies.into());
         }
@@ -334,6 +340,7 @@ mod tests {
             id: RequestId::random(),
             account: "000000000000",
             function: "f",
+            signer: None,
             path: "/a/b",
             source_ip: "127.0.0.1".to_owned(),
             unix_ms: 1_700_000_000_000,

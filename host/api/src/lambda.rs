@@ -1,212 +1,290 @@
-//! AWS Lambda's `Invoke`: `POST /2015-03-31/functions/{name}/invocations`.
+//! AWS Lambda's API (2015-03-31 and the dated paths beside it): routes from the generated tables, one
+//! module a group of operations. Names, states and messages are AWS's.
 
-use std::sync::Arc;
+pub mod aliases;
+pub mod concurrency;
+pub mod functions;
+pub mod invoke;
+pub mod layers;
+pub mod mappings;
+pub mod permissions;
+pub mod settings;
+pub mod shape;
+pub mod stream;
+pub mod tags;
+pub mod update;
+pub mod urls;
+pub mod versions;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::Bytes;
-use http::StatusCode;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use serde::de::IgnoredAny;
-use wambda_model::invocation::Caller;
-use wambda_model::limits::{CLIENT_CONTEXT_BYTES_MAX, LOG_TAIL_BYTES};
-use wambda_model::{FunctionName, Invocation, Outcome, Payload, Reply, RequestId, Version};
+use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock};
 
-use crate::{Api, ApiError, Request, Response, body, native, reply};
+use http::request::Parts;
+use matchit::Router;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use wambda_control::Identity;
+use wambda_model::{Function, FunctionName};
 
-const FUNCTION_ERROR: HeaderName = HeaderName::from_static("x-amz-function-error");
-const LOG_RESULT: HeaderName = HeaderName::from_static("x-amz-log-result");
-const EXECUTED_VERSION: HeaderName = HeaderName::from_static("x-amz-executed-version");
+use crate::auth::{self, Who};
+use crate::aws::generated::lambda::{OPERATIONS, Op, SERVICE};
+use crate::aws::shape::Operation;
+use crate::aws::{bind, render};
+use crate::name::{self, Named};
+use crate::{Api, ApiError, Request, Response, Surface, body};
 
-/// What the invocation-type header asks for.
-#[derive(Debug, PartialEq, Eq)]
-enum InvocationType {
-    RequestResponse,
-    Event,
-    DryRun,
+/// Bytes of a request that carries code (recorded from AWS).
+const REQUEST_BYTES_MAX: u64 = 70_167_211;
+
+/// What every operation gets besides its input.
+pub(crate) struct Cx<'a> {
+    pub(crate) api: &'a Arc<Api>,
+    pub(crate) who: &'a Who,
+    /// `Host`, for URLs in answers.
+    pub(crate) host: &'a str,
 }
 
-pub(crate) async fn invoke(
-    api: &Api,
-    function: &str,
+impl Cx<'_> {
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.api.identity
+    }
+
+    /// Reads a function's name.
+    pub(crate) fn named(&self, text: &str, beside: Option<&str>) -> Result<Named, ApiError> {
+        name::read(self.identity(), text, beside)
+    }
+
+    /// The function of that name, or Lambda's 404 for what was asked for.
+    pub(crate) fn function(&self, named: &Named) -> Result<Arc<Function>, ApiError> {
+        let found = self.api.catalog.get(&named.name);
+        found.ok_or_else(|| ApiError::no_function(named.qualified_arn(self.identity())))
+    }
+
+    /// The function, whose qualifier means something.
+    pub(crate) fn qualified(&self, named: &Named) -> Result<Arc<Function>, ApiError> {
+        let function = self.function(named)?;
+        if function.resolve(named.or_latest(), || 1.0).is_none() {
+            return Err(ApiError::no_function(named.qualified_arn(self.identity())));
+        }
+        Ok(function)
+    }
+
+    pub(crate) fn arn(&self, name: &FunctionName) -> String {
+        name::function_arn(self.identity(), name)
+    }
+
+    pub(crate) fn authorize(&self, action: &str, resource: &str) -> Result<(), ApiError> {
+        auth::authorize(Surface::Lambda, self.who, action, resource, None)
+    }
+}
+
+type Operations = Vec<&'static Operation>;
+
+/// Operations by path; labels are named by their position, since one place has several names.
+static ROUTES: LazyLock<Router<Operations>> = LazyLock::new(|| {
+    let mut paths: Vec<(String, Operations)> = Vec::new();
+    for operation in OPERATIONS {
+        let path = operation.uri.split('?').next().unwrap_or_default().trim_end_matches('/');
+        let mut at = 0;
+        let segments = path.split('/').map(|segment| {
+            if !segment.starts_with('{') {
+                return segment.to_owned();
+            }
+            at += 1;
+            format!("{{p{at}}}")
+        });
+        let path = segments.collect::<Vec<_>>().join("/");
+        match paths.iter_mut().find(|(known, _)| *known == path) {
+            // Those with a query are told by it, and come first.
+            Some((_, all)) if operation.uri.contains('?') => all.insert(0, operation),
+            Some((_, all)) => all.push(operation),
+            None => paths.push((path, vec![operation])),
+        }
+    }
+    let mut router = Router::new();
+    for (path, operations) in paths {
+        if let Err(conflict) = router.insert(&path, operations) {
+            tracing::error!(path, %conflict, "route not taken");
+        }
+    }
+    router
+});
+
+/// Names of the members in an operation's path, in order.
+fn labels(operation: &Operation) -> impl Iterator<Item = &'static str> {
+    operation.uri.split(['{', '}']).skip(1).step_by(2)
+}
+
+/// Answers a request to a dated path.
+pub(crate) async fn serve(
+    api: &Arc<Api>,
     request: Request,
+    peer: SocketAddr,
 ) -> Result<Response, ApiError> {
-    let mut qualifier = None;
-    for (key, value) in form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes())
-    {
-        if key == "Qualifier" {
-            qualifier = Some(value.into_owned());
-        }
-    }
-    let version = resolve(api, function, qualifier.as_deref())?;
-    let (parts, incoming) = request.into_parts();
-    let (caller, wants_tail) = (caller(&parts.headers)?, wants_tail(&parts.headers)?);
-    let kind = invocation_type(&parts.headers)?;
-    if kind == InvocationType::Event {
-        let message =
-            "asynchronous invocation is not there yet: nothing was accepted, and nothing will run";
+    let path = request.uri().path().to_owned();
+    let plain = path.trim_end_matches('/');
+    let Ok(matched) = ROUTES.at(plain) else { return Err(ApiError::no_route(&path)) };
+    let query = request.uri().query().unwrap_or_default();
+    let operation = matched.value.iter().find(|operation| {
+        let wanted = operation.uri.split_once('?').map(|(_, query)| query);
+        operation.method == request.method().as_str()
+            && wanted.is_none_or(|wanted| query.split('&').any(|pair| pair == wanted))
+    });
+    let Some(operation) = operation.copied() else {
+        return Err(ApiError::no_method(request.method(), "the methods of Lambda's API"));
+    };
+    let values = matched.params.iter().map(|(_, value)| value);
+    let labels: Vec<(&str, &str)> = labels(operation).zip(values).collect();
+    let op = operation.op.and_then(|at| Op::ALL.get(at)).copied();
+    let Some(op) = op else {
+        let message = format!("Wambda does not have the operation {} (yet)", operation.name);
         return Err(ApiError::not_implemented(message));
-    }
-    let whole = body::read(&parts.headers, incoming, version.config.payload_bytes).await?;
-    let event = whole.bytes.clone();
-    let event = if event.is_empty() { Bytes::from_static(b"{}") } else { event };
-    check_json(&event)?;
-    if kind == InvocationType::DryRun {
-        let mut response = reply::bytes(StatusCode::NO_CONTENT, Bytes::new());
-        reply::put_id(response.headers_mut(), reply::AWS_REQUEST_ID, RequestId::random());
-        return Ok(response);
-    }
-    let mut invocation = Invocation::new(Payload::Event(event));
-    invocation.caller = caller.map(Box::new);
-    let id = invocation.id;
-    let outcome = native::run(api, &version, invocation).await?;
-    let tail = wants_tail.then(|| version.logs.tail(id, LOG_TAIL_BYTES));
-    answer(outcome, id, tail)
-}
-
-fn check_json(event: &[u8]) -> Result<(), ApiError> {
-    let wrong = |error: &dyn std::fmt::Display| {
-        ApiError::invalid_content(format!("Could not parse request body into json: {error}"))
     };
-    // Skipping over a value does not check its text.
-    let text = std::str::from_utf8(event).map_err(|e| wrong(&e))?;
-    serde_json::from_str::<IgnoredAny>(text).map(drop).map_err(|e| wrong(&e))
+    let first = labels.first().map(|(_, value)| *value).unwrap_or_default();
+    match op {
+        Op::Invoke => return invoke::invoke(api, first, request, peer).await,
+        Op::InvokeWithResponseStream => return stream::invoke(api, first, request, peer).await,
+        _ => {}
+    }
+    let (parts, incoming) = request.into_parts();
+    let whole = body::read(&parts.headers, incoming, REQUEST_BYTES_MAX).await;
+    let whole = whole.map_err(|error| match error.aws_code() {
+        "RequestTooLargeException" => {
+            let name = operation.name;
+            let message = format!(
+                "Request must be smaller than {REQUEST_BYTES_MAX} bytes for the {name} operation"
+            );
+            ApiError::aws(413, "RequestEntityTooLargeException", message)
+        }
+        _ => error,
+    })?;
+    let who = auth::authenticate(api, Surface::Lambda, &parts, &whole.bytes, peer)?;
+    let host = parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
+    let cx = Cx { api, who: &who, host: host.unwrap_or("localhost") };
+    authorize(&cx, operation, &labels, &parts)?;
+    let call = Call { operation, labels: &labels, parts: &parts, body: &whole.bytes };
+    dispatch(&cx, op, &call).await
 }
 
-fn answer(outcome: Outcome, id: RequestId, tail: Option<Vec<u8>>) -> Result<Response, ApiError> {
-    let Outcome { result, version, .. } = outcome;
-    let mut response = match result {
-        Ok(Reply::Event(bytes)) => {
-            let nothing = bytes.is_empty();
-            reply::bytes(StatusCode::OK, if nothing { Bytes::from_static(b"null") } else { bytes })
+/// Whether the caller may do this to what the path names. Creating a function names it in the body,
+/// and is looked at there.
+fn authorize(
+    cx: &Cx<'_>,
+    operation: &Operation,
+    labels: &[(&str, &str)],
+    parts: &Parts,
+) -> Result<(), ApiError> {
+    if cx.who.trusted || operation.name == "CreateFunction" {
+        return Ok(());
+    }
+    let decode =
+        |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let Identity { region, account } = cx.identity();
+    let resource = match labels.first() {
+        Some(("FunctionName", text)) => {
+            let pairs = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
+            let mut pairs = pairs.filter(|(key, _)| key == "Qualifier");
+            let qualifier = pairs.next().map(|(_, value)| value.into_owned());
+            cx.named(&decode(text), qualifier.as_deref())?.qualified_arn(cx.identity())
         }
-        Ok(Reply::Http(_)) => return Err(ApiError::internal("a streamed reply to an event")),
-        Err(error) => {
-            let mut response = reply::bytes(StatusCode::OK, reply::error_json(&error, id));
-            response.headers_mut().insert(FUNCTION_ERROR, HeaderValue::from_static("Unhandled"));
-            response
+        Some(("Resource", arn)) => decode(arn),
+        Some(("LayerName", layer)) => match decode(layer) {
+            arn if arn.starts_with("arn:") => arn,
+            layer => format!("arn:aws:lambda:{region}:{account}:layer:{layer}"),
+        },
+        Some(("UUID", id)) => {
+            format!("arn:aws:lambda:{region}:{account}:event-source-mapping:{}", decode(id))
         }
+        _ => format!("arn:aws:lambda:{region}:{account}:*"),
     };
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, reply::JSON);
-    reply::put_id(headers, reply::AWS_REQUEST_ID, id);
-    if let Ok(label) = HeaderValue::from_str(&version.label) {
-        headers.insert(EXECUTED_VERSION, label);
-    }
-    if let Some(Ok(tail)) = tail.map(|tail| HeaderValue::from_str(&BASE64.encode(tail))) {
-        headers.insert(LOG_RESULT, tail);
-    }
-    Ok(response)
+    cx.authorize(&format!("lambda:{}", operation.name), &resource)
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name).and_then(|value| value.to_str().ok())
+/// A request to an operation, as it came.
+struct Call<'a> {
+    operation: &'static Operation,
+    labels: &'a [(&'a str, &'a str)],
+    parts: &'a Parts,
+    body: &'a [u8],
 }
 
-fn invocation_type(headers: &HeaderMap) -> Result<InvocationType, ApiError> {
-    match text(headers, "x-amz-invocation-type") {
-        None | Some("" | "RequestResponse") => Ok(InvocationType::RequestResponse),
-        Some("Event") => Ok(InvocationType::Event),
-        Some("DryRun") => Ok(InvocationType::DryRun),
-        Some(other) => Err(ApiError::invalid(
-            "InvalidParameter",
-            format!(
-                "X-Amz-Invocation-Type must be RequestResponse, Event or DryRun, got {other:?}"
-            ),
-        )),
+impl Call<'_> {
+    fn input<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
+        bind::rest(&SERVICE, self.operation, self.labels, self.parts, self.body)
+    }
+
+    fn answer(&self, output: &impl Serialize) -> Result<Response, ApiError> {
+        render::respond(&SERVICE, self.operation, output)
     }
 }
 
-fn wants_tail(headers: &HeaderMap) -> Result<bool, ApiError> {
-    match text(headers, "x-amz-log-type") {
-        Some("Tail") => Ok(true),
-        None | Some("" | "None") => Ok(false),
-        Some(other) => {
-            let message = format!("X-Amz-Log-Type must be None or Tail, got {other:?}");
-            Err(ApiError::invalid("InvalidParameter", message))
+/// An answer without anything.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Nothing {}
+
+#[expect(clippy::too_many_lines, reason = "a table, one operation a row")]
+async fn dispatch(cx: &Cx<'_>, op: Op, call: &Call<'_>) -> Result<Response, ApiError> {
+    macro_rules! run {
+        ($operation:path) => {
+            call.answer(&$operation(cx, call.input()?).await?)
+        };
+    }
+    match op {
+        Op::AddLayerVersionPermission => run!(layers::add_permission),
+        Op::AddPermission => run!(permissions::add),
+        Op::CreateAlias => run!(aliases::create),
+        Op::CreateEventSourceMapping => run!(mappings::create),
+        Op::CreateFunction => run!(functions::create),
+        Op::CreateFunctionUrlConfig => run!(urls::create),
+        Op::DeleteAlias => run!(aliases::delete),
+        Op::DeleteEventSourceMapping => run!(mappings::delete),
+        Op::DeleteFunction => run!(functions::delete),
+        Op::DeleteFunctionConcurrency => run!(concurrency::delete),
+        Op::DeleteFunctionUrlConfig => run!(urls::delete),
+        Op::DeleteLayerVersion => run!(layers::delete),
+        Op::DeleteProvisionedConcurrencyConfig => run!(concurrency::delete_provisioned),
+        Op::GetAccountSettings => run!(settings::account),
+        Op::GetAlias => run!(aliases::get),
+        Op::GetEventSourceMapping => run!(mappings::get),
+        Op::GetFunction => run!(functions::get),
+        Op::GetFunctionCodeSigningConfig => run!(settings::code_signing),
+        Op::GetFunctionConcurrency => run!(concurrency::get),
+        Op::GetFunctionConfiguration => run!(functions::get_configuration),
+        Op::GetFunctionRecursionConfig => run!(settings::get_recursion),
+        Op::GetFunctionUrlConfig => run!(urls::get),
+        Op::GetLayerVersion => run!(layers::get),
+        Op::GetLayerVersionByArn => run!(layers::get_by_arn),
+        Op::GetLayerVersionPolicy => run!(layers::get_policy),
+        Op::GetPolicy => run!(permissions::get),
+        Op::GetProvisionedConcurrencyConfig => run!(concurrency::get_provisioned),
+        Op::GetRuntimeManagementConfig => run!(settings::get_runtime),
+        Op::ListAliases => run!(aliases::list),
+        Op::ListEventSourceMappings => run!(mappings::list),
+        Op::ListFunctionUrlConfigs => run!(urls::list),
+        Op::ListFunctions => run!(functions::list),
+        Op::ListLayerVersions => run!(layers::list_versions),
+        Op::ListLayers => run!(layers::list),
+        Op::ListProvisionedConcurrencyConfigs => run!(concurrency::list_provisioned),
+        Op::ListTags => run!(tags::list),
+        Op::ListVersionsByFunction => run!(versions::list),
+        Op::PublishLayerVersion => run!(layers::publish),
+        Op::PublishVersion => run!(versions::publish),
+        Op::PutFunctionConcurrency => run!(concurrency::put),
+        Op::PutFunctionRecursionConfig => run!(settings::put_recursion),
+        Op::PutProvisionedConcurrencyConfig => run!(concurrency::put_provisioned),
+        Op::PutRuntimeManagementConfig => run!(settings::put_runtime),
+        Op::RemoveLayerVersionPermission => run!(layers::remove_permission),
+        Op::RemovePermission => run!(permissions::remove),
+        Op::TagResource => run!(tags::tag),
+        Op::UntagResource => run!(tags::untag),
+        Op::UpdateAlias => run!(aliases::update),
+        Op::UpdateEventSourceMapping => run!(mappings::update),
+        Op::UpdateFunctionCode => run!(update::code),
+        Op::UpdateFunctionConfiguration => run!(update::configuration),
+        Op::UpdateFunctionUrlConfig => run!(urls::update),
+        Op::Invoke | Op::InvokeWithResponseStream => {
+            Err(ApiError::internal("invoked by another way"))
         }
-    }
-}
-
-/// What the caller passes along; none when it is nothing.
-fn caller(headers: &HeaderMap) -> Result<Option<Caller>, ApiError> {
-    let client_context = match text(headers, "x-amz-client-context") {
-        Some(encoded) => Some(client_context(encoded)?),
-        None => None,
-    };
-    let trace = text(headers, "x-amzn-trace-id").map(Arc::from);
-    if client_context.is_none() && trace.is_none() {
-        return Ok(None);
-    }
-    Ok(Some(Caller { identity: None, client_context, trace }))
-}
-
-fn client_context(encoded: &str) -> Result<Arc<str>, ApiError> {
-    let (limit, size) = (CLIENT_CONTEXT_BYTES_MAX, encoded.len());
-    if size > limit {
-        let message = format!("Client context must be at most {limit} bytes of base64, got {size}");
-        return Err(ApiError::invalid_content(message));
-    }
-    let decoded = BASE64.decode(encoded).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-    let json = decoded.filter(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
-    let message = "Client context must be a valid Base64-encoded JSON object.";
-    json.map(Arc::from).ok_or_else(|| ApiError::invalid_content(message))
-}
-
-/// Finds the version that a name, a partial ARN or a full ARN means, with a qualifier in it or
-/// beside it.
-fn resolve(api: &Api, function: &str, qualifier: Option<&str>) -> Result<Arc<Version>, ApiError> {
-    let invalid = |what: String| ApiError::invalid("InvalidName", what);
-    let (name, inline) =
-        split(function, &api.identity.region, &api.identity.account).map_err(|why| {
-            invalid(format!("{why}: {:?}", function.chars().take(170).collect::<String>()))
-        })?;
-    if let (Some(a), Some(b)) = (inline, qualifier)
-        && a != b
-    {
-        return Err(invalid("the qualifier in the name and the one beside it differ".to_owned()));
-    }
-    let name = FunctionName::new(name).map_err(|e| invalid(e.to_string()))?;
-    let qualifier = inline.or(qualifier).unwrap_or("$LATEST");
-    let wambda_control::Identity { region, account } = &api.identity;
-    let missing = || {
-        ApiError::no_function(format!(
-            "arn:aws:lambda:{region}:{account}:function:{name}:{qualifier}"
-        ))
-    };
-    if qualifier != "$LATEST" {
-        return Err(missing());
-    }
-    api.catalog.latest(&name).ok_or_else(missing)
-}
-
-/// Splits into name and qualifier.
-fn split<'a>(
-    text: &'a str,
-    region: &str,
-    account: &str,
-) -> Result<(&'a str, Option<&'a str>), &'static str> {
-    let parts: Vec<&str> = text.split(':').collect();
-    let rest = match parts.as_slice() {
-        ["arn", partition, "lambda", its_region, its_account, "function", rest @ ..] => {
-            if !partition.starts_with("aws") || *its_region != region || *its_account != account {
-                return Err("the ARN is of another partition, region or account");
-            }
-            rest
-        }
-        [its_account, "function", rest @ ..] if its_account.bytes().all(|b| b.is_ascii_digit()) => {
-            if *its_account != account {
-                return Err("the partial ARN is of another account");
-            }
-            rest
-        }
-        ["function", rest @ ..] => rest,
-        rest => rest,
-    };
-    match *rest {
-        [name] => Ok((name, None)),
-        [name, qualifier] => Ok((name, Some(qualifier))),
-        _ => Err("not a function name, partial ARN or ARN"),
     }
 }
 
@@ -215,22 +293,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_form_of_a_name() {
-        let split = |text| split(text, "eu-west-1", "123456789012");
-        assert_eq!(split("f"), Ok(("f", None)));
-        assert_eq!(split("f:$LATEST"), Ok(("f", Some("$LATEST"))));
-        assert_eq!(split("function:f"), Ok(("f", None)));
-        assert_eq!(split("123456789012:function:f:1"), Ok(("f", Some("1"))));
-        assert_eq!(split("arn:aws:lambda:eu-west-1:123456789012:function:f"), Ok(("f", None)));
-        assert_eq!(
-            split("arn:aws:lambda:eu-west-1:123456789012:function:f:p"),
-            Ok(("f", Some("p")))
-        );
-        for bad in
-            ["f:1:2", "arn:aws:lambda:us-east-1:123456789012:function:f", "1:function:f", "arn:x"]
-        {
-            let refused = split(bad).is_err() || bad == "arn:x";
-            assert!(refused, "{bad} was taken");
+    fn every_operation_has_its_route() {
+        assert_eq!(OPERATIONS.len(), 91);
+        for operation in OPERATIONS {
+            let path = operation.uri.split('?').next().unwrap().trim_end_matches('/');
+            let path = path.replace(['{', '}'], "");
+            let matched = ROUTES.at(&path).unwrap_or_else(|_| panic!("{path}"));
+            assert!(matched.value.iter().any(|found| found.name == operation.name), "{path}");
+            assert_eq!(labels(operation).count(), matched.params.len(), "{path}");
         }
     }
 }

@@ -1,21 +1,29 @@
 //! The only crate that knows HTTP statuses and wire shapes. One request in, one response out:
 //!
 //! - [`native`]: `/v1`, what curl users type; its configuration parameters are in [`query`].
-//! - [`lambda`]: AWS's own `Invoke` route and error shapes.
+//! - [`lambda`]: AWS Lambda's API; [`iam`]: IAM and STS; [`cloudwatch`]: logs and metrics. Their
+//!   protocols are in [`aws`].
 //! - [`url`]: functions as HTTP endpoints, with API Gateway's event shapes from [`gateway`].
-//! - [`system`]: metrics, health, version.
+//! - [`auth`]: who calls, and whether they may. [`system`]: metrics, health, version.
 //!
 //! Wire shapes stay here; what they mean is decided in `control` and behind
 //! [`Invoke`](wambda_model::Invoke).
 
+pub mod auth;
+pub mod aws;
 pub mod body;
+pub mod cloudwatch;
+pub mod downloads;
 pub mod error;
 pub mod gateway;
+pub mod iam;
 pub mod lambda;
 pub mod logs;
+pub mod name;
 pub mod native;
 pub mod query;
 pub mod reply;
+pub mod rollback;
 pub mod router;
 pub mod system;
 pub mod url;
@@ -25,10 +33,15 @@ use std::sync::Arc;
 
 use prometheus::IntCounter;
 use tokio::sync::watch;
-use wambda_control::{Functions, Identity};
+use wambda_control::{Functions, Groups, Identity, Layers, Mappings};
 use wambda_model::{Body, CatalogCell, Invoke, Metrics};
 
+pub use auth::Auth;
 pub use error::ApiError;
+
+use aws::generated;
+use aws::shape::Service;
+use downloads::Downloads;
 
 /// A request as it comes off the wire.
 pub type Request = http::Request<hyper::body::Incoming>;
@@ -39,20 +52,30 @@ pub type Response = http::Response<Body>;
 pub struct Api {
     /// Publishing.
     pub functions: Arc<Functions>,
+    /// File trees of functions.
+    pub layers: Arc<Layers>,
+    /// Event source mappings.
+    pub mappings: Arc<Mappings>,
+    /// Log groups.
+    pub groups: Arc<Groups>,
     /// Running.
     pub invoke: Arc<dyn Invoke>,
-    /// The catalog, for look-ups.
+    /// What there is to run.
     pub catalog: CatalogCell,
     /// Measurements.
     pub metrics: Arc<Metrics>,
-    /// Region and account, for ARNs.
+    /// Region and account.
     pub identity: Identity,
+    /// Who calls, and whether they may.
+    pub auth: Auth,
     /// What `/version` tells besides the version.
     pub about: serde_json::Value,
     /// Called before metrics are rendered.
     pub before_metrics: Box<dyn Fn() + Send + Sync>,
     /// False while starting and while draining; streams that follow something end then.
     pub ready: watch::Receiver<bool>,
+    /// Links to code and layers.
+    pub downloads: Downloads,
     /// The count of good answers, by surface: the others are looked up.
     good: [IntCounter; Surface::ALL.len()],
 }
@@ -70,14 +93,31 @@ pub enum Surface {
     Native,
     /// AWS Lambda.
     Lambda,
-    /// `/fn`.
+    /// IAM.
+    Iam,
+    /// STS.
+    Sts,
+    /// CloudWatch Logs.
+    Logs,
+    /// CloudWatch.
+    CloudWatch,
+    /// `/fn`, and function URLs.
     Url,
     /// Metrics, health, version.
     System,
 }
 
 impl Surface {
-    const ALL: [Self; 4] = [Self::Native, Self::Lambda, Self::Url, Self::System];
+    const ALL: [Self; 8] = [
+        Self::Native,
+        Self::Lambda,
+        Self::Iam,
+        Self::Sts,
+        Self::Logs,
+        Self::CloudWatch,
+        Self::Url,
+        Self::System,
+    ];
 
     /// The label.
     #[must_use]
@@ -85,9 +125,44 @@ impl Surface {
         match self {
             Self::Native => "native",
             Self::Lambda => "lambda",
+            Self::Iam => "iam",
+            Self::Sts => "sts",
+            Self::Logs => "logs",
+            Self::CloudWatch => "cloudwatch",
             Self::Url => "url",
             Self::System => "system",
         }
+    }
+
+    /// The service by which requests are signed.
+    #[must_use]
+    pub fn signing_name(self) -> &'static str {
+        match self {
+            Self::Iam => "iam",
+            Self::Sts => "sts",
+            Self::Logs => "logs",
+            Self::CloudWatch => "monitoring",
+            Self::Native | Self::Lambda | Self::Url | Self::System => "lambda",
+        }
+    }
+
+    /// The service whose protocol it speaks.
+    #[must_use]
+    pub fn service(self) -> Option<&'static Service> {
+        match self {
+            Self::Lambda => Some(&generated::lambda::SERVICE),
+            Self::Iam => Some(&generated::iam::SERVICE),
+            Self::Sts => Some(&generated::sts::SERVICE),
+            Self::Logs => Some(&generated::logs::SERVICE),
+            Self::CloudWatch => Some(&generated::cloudwatch::SERVICE),
+            Self::Native | Self::Url | Self::System => None,
+        }
+    }
+
+    /// Whether its clients are AWS's.
+    #[must_use]
+    pub fn is_aws(self) -> bool {
+        self == Self::Url || self.service().is_some()
     }
 }
 
@@ -95,12 +170,20 @@ impl Surface {
 pub struct Parts {
     /// Publishing.
     pub functions: Arc<Functions>,
+    /// File trees of functions.
+    pub layers: Arc<Layers>,
+    /// Event source mappings.
+    pub mappings: Arc<Mappings>,
+    /// Log groups.
+    pub groups: Arc<Groups>,
     /// Running.
     pub invoke: Arc<dyn Invoke>,
     /// Measurements.
     pub metrics: Arc<Metrics>,
     /// Region and account.
     pub identity: Identity,
+    /// Who calls, and whether they may.
+    pub auth: Auth,
     /// What `/version` tells besides the version.
     pub about: serde_json::Value,
     /// Called before metrics are rendered.
@@ -119,10 +202,26 @@ impl Api {
     /// The surfaces over these parts.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { functions, invoke, metrics, identity, about, before_metrics, ready } = parts;
+        let Parts { functions, layers, mappings, groups, invoke, metrics, identity, .. } = parts;
+        let Parts { auth, about, before_metrics, ready, .. } = parts;
         let good = Surface::ALL.map(|surface| metrics.http_requests(surface.as_str(), "200"));
         let catalog = functions.catalog().clone();
-        Self { functions, invoke, catalog, metrics, identity, about, before_metrics, ready, good }
+        Self {
+            functions,
+            layers,
+            mappings,
+            groups,
+            invoke,
+            catalog,
+            metrics,
+            identity,
+            auth,
+            about,
+            before_metrics,
+            ready,
+            downloads: Downloads::default(),
+            good,
+        }
     }
 
     /// Answers one request. Never fails: what goes wrong is an answer too.

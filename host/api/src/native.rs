@@ -1,33 +1,41 @@
 //! The native API, `/v1`: what curl users type. docs in `/openapi.json`.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde_json::{Value, json};
-use wambda_model::limits::{PAGE_DEFAULT, PAGE_MAX, UPLOAD_BYTES_MAX};
+use wambda_model::limits::{PAGE_DEFAULT, PAGE_MAX};
 use wambda_model::scaling::ScalingReport;
 use wambda_model::{FunctionName, Invocation, Outcome, Payload, Reply, Version};
 
-use crate::{Api, ApiError, Request, Response, body, gateway, logs, query, reply};
+use crate::body::Whole;
+use crate::name::Named;
+use crate::{
+    Api, ApiError, Request, Response, Surface, auth, body, gateway, lambda, logs, query, reply,
+};
 
 pub(crate) fn version_of(api: &Api, name: &FunctionName) -> Result<Arc<Version>, ApiError> {
     api.catalog.latest(name).ok_or_else(|| ApiError::no_function(name))
+}
+
+/// Whether a query sets what can be set.
+pub(crate) fn check_query(query: &str) -> Result<(), ApiError> {
+    Ok(query::apply(query, &mut wambda_model::Draft::default())?)
 }
 
 /// `PUT /v1/functions/{name}`
 pub(crate) async fn publish(
     api: &Api,
     name: &FunctionName,
-    request: Request,
+    query: &str,
+    upload: Whole,
 ) -> Result<Response, ApiError> {
-    let query = request.uri().query().unwrap_or_default().to_owned();
-    // The query is checked before the body is read, and the body before it is compiled.
-    query::apply(&query, &mut wambda_model::FunctionConfig::default())?;
-    let (parts, incoming) = request.into_parts();
-    let upload = body::read(&parts.headers, incoming, UPLOAD_BYTES_MAX as u64).await?;
-    let change = Arc::new(move |config: &mut _| query::apply(&query, config));
+    let query = query.to_owned();
+    let change = Arc::new(move |draft: &mut _| query::apply(&query, draft));
     let published = api.functions.publish(name, upload.bytes.clone(), change).await?;
     let status = if published.created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(reply::json(status, &description(&published.version)))
@@ -80,10 +88,11 @@ pub(crate) fn list(api: &Api, query: Option<&str>) -> Result<Response, ApiError>
 pub(crate) fn scaling(api: &Api, name: &FunctionName) -> Result<Response, ApiError> {
     let version = version_of(api, name)?;
     let report = api.invoke.scaling(&version);
-    Ok(reply::json(StatusCode::OK, &scaling_json(&version, &report)))
+    let shown = scaling_json(&version, &report, api.functions.concurrency().0);
+    Ok(reply::json(StatusCode::OK, &shown))
 }
 
-fn scaling_json(version: &Version, report: &ScalingReport) -> Value {
+fn scaling_json(version: &Version, report: &ScalingReport, account: u32) -> Value {
     let decisions: Vec<Value> = report
         .decisions
         .iter()
@@ -100,8 +109,8 @@ fn scaling_json(version: &Version, report: &ScalingReport) -> Value {
             "prewarmed": report.instances.prewarmed,
         },
         "desired": report.desired,
-        "min": version.config.provisioned,
-        "max": version.config.concurrency,
+        "min": version.provisioned.load(Relaxed),
+        "max": concurrency(version).unwrap_or(account),
         "running": report.running,
         "queue": {
             "depth": report.queued,
@@ -113,6 +122,13 @@ fn scaling_json(version: &Version, report: &ScalingReport) -> Value {
         "service_ms": report.service_ms,
         "decisions": decisions,
     })
+}
+
+/// Concurrency that is the function's alone, what is provisioned included.
+fn concurrency(version: &Version) -> Option<u32> {
+    let share = &version.share;
+    let kept = version.provisioned.load(Relaxed);
+    share.is_reserved().then(|| share.current().limit().saturating_add(kept))
 }
 
 /// A function, for people and scripts. Environment values are not shown, their names are.
@@ -135,8 +151,8 @@ fn description(version: &Version) -> Value {
             "cpu": ratio(config.cpu_ms.unwrap_or(config.timeout_ms), 1_000),
             "payload": config.payload_bytes,
             "logs": config.log_bytes,
-            "concurrency": config.concurrency,
-            "provisioned": config.provisioned,
+            "concurrency": concurrency(version),
+            "provisioned": version.provisioned.load(Relaxed),
             "queue": config.queue,
             "reuse": match version.reuse {
                 wambda_model::Reuse::Warm => "warm",
@@ -157,16 +173,29 @@ pub(crate) async fn invoke(
     api: &Api,
     name: &FunctionName,
     request: Request,
+    peer: SocketAddr,
 ) -> Result<Response, ApiError> {
-    let version = version_of(api, name)?;
+    let function = api.catalog.get(name);
+    if function.is_none() && !api.auth.required {
+        return Err(ApiError::no_function(name));
+    }
     if let Some(query) = request.uri().query() {
         check_mode(query)?;
     }
     let (parts, incoming) = request.into_parts();
-    let event = body::read(&parts.headers, incoming, version.config.payload_bytes).await?;
+    let limit = function.as_ref().map_or(1, |f| f.latest.config.payload_bytes);
+    let event = body::read(&parts.headers, incoming, limit).await?;
+    if api.auth.required {
+        let who = auth::authenticate(api, Surface::Native, &parts, &event.bytes, peer)?;
+        let named = Named { name: name.clone(), qualifier: None };
+        lambda::invoke::authorize(api, &who, &named, function.as_deref())?;
+    }
+    let function = function.ok_or_else(|| ApiError::no_function(name))?;
+    let version = &function.latest;
+    lambda::invoke::is_ready(&function, version)?;
     let invocation = Invocation::new(Payload::Event(event.bytes.clone()));
     let id = invocation.id;
-    let outcome = run(api, &version, invocation).await?;
+    let outcome = run(api, version, invocation).await?;
     let Outcome { result, report, .. } = outcome;
     let mut response = match result {
         Ok(Reply::Event(bytes)) => reply::bytes(StatusCode::OK, bytes),

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use wambda_model::config::InvalidConfig;
-use wambda_model::{FunctionConfig, Reuse};
+use wambda_model::{Draft, Reuse};
 
 const KNOWN: &str =
     "memory, timeout, cpu, payload, logs, concurrency, provisioned, queue, reuse, env and env.NAME";
@@ -13,25 +13,27 @@ const KNOWN: &str =
 /// - `memory`: MB, fractions allowed, or with a unit: `64KB`, `1.5GB`.
 /// - `timeout`, `cpu`: seconds, fractions allowed. `cpu=` goes back to "as much as the timeout".
 /// - `payload`, `logs`: bytes, or with a unit.
-/// - `concurrency`, `provisioned`, `queue`: whole numbers.
+/// - `concurrency`, `provisioned`, `queue`: whole numbers. `concurrency=` goes back to a share of the
+///   account's.
 /// - `reuse`: `warm`, `fresh`, or empty for the kind's default.
 /// - `env.NAME=value`: sets one variable. `env=` removes all of them first.
 ///
 /// # Errors
 /// [`InvalidConfig`] that names the parameter and what it takes.
-pub fn apply(query: &str, config: &mut FunctionConfig) -> Result<(), InvalidConfig> {
+pub fn apply(query: &str, draft: &mut Draft) -> Result<(), InvalidConfig> {
     let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> =
         form_urlencoded::parse(query.as_bytes()).collect();
     if pairs.iter().any(|(name, value)| name == "env" && value.is_empty()) {
-        config.env.clear();
+        draft.config.env.clear();
     }
     for (name, value) in &pairs {
-        one(name, value, config)?;
+        one(name, value, draft)?;
     }
     Ok(())
 }
 
-fn one(name: &str, value: &str, config: &mut FunctionConfig) -> Result<(), InvalidConfig> {
+fn one(name: &str, value: &str, draft: &mut Draft) -> Result<(), InvalidConfig> {
+    let config = &mut draft.config;
     match name {
         "memory" => config.memory_bytes = size(name, value, 1 << 20)?,
         "timeout" => config.timeout_ms = milliseconds(name, value)?,
@@ -39,8 +41,9 @@ fn one(name: &str, value: &str, config: &mut FunctionConfig) -> Result<(), Inval
         "cpu" => config.cpu_ms = Some(milliseconds(name, value)?),
         "payload" => config.payload_bytes = size(name, value, 1)?,
         "logs" => config.log_bytes = size(name, value, 1)?,
-        "concurrency" => config.concurrency = count(name, value)?,
-        "provisioned" => config.provisioned = count(name, value)?,
+        "concurrency" if value.is_empty() => draft.reserved = None,
+        "concurrency" => draft.reserved = Some(count(name, value)?),
+        "provisioned" => draft.provisioned = count(name, value)?,
         "queue" => config.queue = count(name, value)?,
         "reuse" => {
             config.reuse = match value {
@@ -104,16 +107,22 @@ fn size(name: &str, value: &str, unit: u64) -> Result<u64, InvalidConfig> {
 
 #[cfg(test)]
 mod tests {
+    use wambda_model::FunctionConfig;
+
     use super::*;
 
+    fn drafted(query: &str) -> Draft {
+        let mut draft = Draft::default();
+        apply(query, &mut draft).unwrap();
+        draft
+    }
+
     fn applied(query: &str) -> FunctionConfig {
-        let mut config = FunctionConfig::default();
-        apply(query, &mut config).unwrap();
-        config
+        drafted(query).config
     }
 
     fn refused(query: &str) -> String {
-        apply(query, &mut FunctionConfig::default()).unwrap_err().to_string()
+        apply(query, &mut Draft::default()).unwrap_err().to_string()
     }
 
     #[test]
@@ -132,12 +141,16 @@ mod tests {
 
     #[test]
     fn environment_is_set_and_cleared() {
-        let mut config = applied("env.A=1&env.B=a%20b%3D");
-        assert_eq!(config.env["B"], "a b=");
-        apply("env.A=2", &mut config).unwrap();
-        assert_eq!((config.env.len(), config.env["A"].as_str()), (2, "2"));
-        apply("env.C=3&env=", &mut config).unwrap();
-        assert_eq!(config.env.keys().collect::<Vec<_>>(), ["C"]);
+        let mut draft = drafted("env.A=1&env.B=a%20b%3D");
+        assert_eq!(draft.config.env["B"], "a b=");
+        apply("env.A=2", &mut draft).unwrap();
+        assert_eq!((draft.config.env.len(), draft.config.env["A"].as_str()), (2, "2"));
+        apply("env.C=3&env=", &mut draft).unwrap();
+        assert_eq!(draft.config.env.keys().collect::<Vec<_>>(), ["C"]);
+        apply("concurrency=7", &mut draft).unwrap();
+        assert_eq!(draft.reserved, Some(7));
+        apply("concurrency=", &mut draft).unwrap();
+        assert_eq!(draft.reserved, None);
     }
 
     #[test]

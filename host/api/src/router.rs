@@ -4,21 +4,29 @@ use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 
 use http::Method;
-use http::header::HOST;
+use http::header::{CONTENT_TYPE, HOST};
 use matchit::Router;
 use wambda_model::FunctionName;
 use wambda_model::limits::HEAD_BYTES_MAX;
 
-use crate::{Api, ApiError, Request, Response, Surface, lambda, logs, native, system, url};
+use crate::auth::{self, Who};
+use crate::{
+    Api, ApiError, Request, Response, Surface, body, cloudwatch, downloads, iam, lambda, logs,
+    native, rollback, system, url,
+};
 
-#[derive(Debug, Clone, Copy)]
+/// Bytes of a form or of a JSON or CBOR request to the smaller services.
+const SMALL_BYTES_MAX: u64 = 1 << 20;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Route {
     Functions,
     Function,
     Invoke,
     Logs,
     Scaling,
-    LambdaInvoke,
+    Rollback,
+    Download,
     Url,
     Metrics,
     Health,
@@ -37,7 +45,8 @@ static ROUTES: LazyLock<Router<Route>> = LazyLock::new(|| {
         ("/v1/functions/{name}/invoke", Route::Invoke),
         ("/v1/functions/{name}/logs", Route::Logs),
         ("/v1/functions/{name}/scaling", Route::Scaling),
-        ("/2015-03-31/functions/{name}/invocations", Route::LambdaInvoke),
+        ("/v1/functions/{name}/aliases/{alias}/rollback", Route::Rollback),
+        ("/v1/downloads/{*path}", Route::Download),
         ("/fn/{name}", Route::Url),
         ("/fn/{name}/{*path}", Route::Url),
         ("/metrics", Route::Metrics),
@@ -60,66 +69,215 @@ pub(crate) async fn route(
     request: Request,
     peer: SocketAddr,
 ) -> (Surface, Result<Response, ApiError>) {
-    let path = request.uri().path();
-    let surface = surface_of(path);
+    let surface = surface_of(request.uri().path());
     if let Err(error) = check_host(&request).and_then(|()| check_head(&request)) {
         return (surface, Err(error));
     }
-    let trailing = path.len() > 1 && path.ends_with('/') && surface != Surface::Url;
-    let plain = if trailing { path.trim_end_matches('/') } else { path };
-    // `/fn/NAME/` is the function's root and not a path of one empty part.
-    let plain = if surface == Surface::Url { plain.trim_end_matches('/') } else { plain };
-    let Ok(matched) = ROUTES.at(plain) else {
-        return (surface, Err(ApiError::no_route(path)));
-    };
-    let name = matched.params.get("name").map(decode).unwrap_or_default();
-    let answered = match *matched.value {
-        Route::Invoke => {
-            match only(&request, &Method::POST, "POST").and_then(|()| function_name(&name)) {
-                Ok(name) => native::invoke(api, &name, request).await,
-                Err(error) => Err(error),
-            }
-        }
-        Route::LambdaInvoke => match only(&request, &Method::POST, "POST") {
-            Ok(()) => lambda::invoke(api, &name, request).await,
-            Err(error) => Err(error),
-        },
-        Route::Url => url::serve(api, &name, request, peer).await,
-        route => control(api, route, &name, request).await,
-    };
-    (surface, answered)
+    if let Some(id) = url::url_id(&request) {
+        return (Surface::Url, url::serve_host(api, &id, request, peer).await);
+    }
+    match surface {
+        Surface::Lambda => (surface, lambda::serve(api, request, peer).await),
+        Surface::Native | Surface::Url => (surface, own(api, surface, request, peer).await),
+        _ => small(api, request, peer).await,
+    }
 }
 
-async fn control(
+/// What is told apart by a header, the body, or not at all.
+async fn small(
     api: &Arc<Api>,
-    route: Route,
-    name: &str,
     request: Request,
+    peer: SocketAddr,
+) -> (Surface, Result<Response, ApiError>) {
+    let headers = request.headers();
+    let target = headers.get("x-amz-target").and_then(|value| value.to_str().ok());
+    let target = target.map(str::to_owned);
+    let content = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let is_form = content.is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded"));
+    let is_post = request.method() == Method::POST;
+    let path = request.uri().path().to_owned();
+    let surface = if target.is_some() {
+        Surface::Logs
+    } else if cloudwatch::cbor_operation(&path).is_some() {
+        Surface::CloudWatch
+    } else if is_post && is_form && path == "/" {
+        Surface::Iam
+    } else {
+        return (Surface::System, own(api, Surface::System, request, peer).await);
+    };
+    let (parts, incoming) = request.into_parts();
+    let whole = match body::read(&parts.headers, incoming, SMALL_BYTES_MAX).await {
+        Ok(whole) => whole,
+        Err(error) => return (surface, Err(error)),
+    };
+    let sent = &whole.bytes;
+    match (surface, target) {
+        (Surface::Logs, Some(target)) => {
+            let Some(operation) = cloudwatch::logs_operation(&target) else {
+                let target: String = target.chars().take(200).collect();
+                let message = format!("the operation {target} is not there");
+                return (surface, Err(ApiError::aws(400, "UnknownOperationException", message)));
+            };
+            (surface, cloudwatch::serve_logs(api, operation, &parts, sent, peer).await)
+        }
+        (Surface::CloudWatch, _) => {
+            let operation = cloudwatch::cbor_operation(&path).unwrap_or_default();
+            (surface, cloudwatch::serve_metrics(api, operation, &parts, sent, peer).await)
+        }
+        _ => {
+            let form: Vec<(String, String)> = form_urlencoded::parse(sent).into_owned().collect();
+            match iam::surface_of(&form) {
+                Some(surface) => {
+                    (surface, iam::serve(api, surface, &form, (&parts, sent), peer).await)
+                }
+                None => {
+                    let message = "the form has no Action, or a Version that is not served here";
+                    (surface, Err(ApiError::aws(400, "InvalidAction", message)))
+                }
+            }
+        }
+    }
+}
+
+/// Wambda's own routes.
+async fn own(
+    api: &Arc<Api>,
+    surface: Surface,
+    request: Request,
+    peer: SocketAddr,
 ) -> Result<Response, ApiError> {
-    // HEAD is GET without the body, which hyper leaves out.
-    let method = match request.method() {
+    let path = request.uri().path().to_owned();
+    let trailing = path.len() > 1 && path.ends_with('/') && surface != Surface::Url;
+    let plain = if trailing { path.trim_end_matches('/') } else { &path };
+    // `/fn/NAME/` is the function's root and not a path of one empty part.
+    let plain = if surface == Surface::Url { plain.trim_end_matches('/') } else { plain };
+    let Ok(matched) = ROUTES.at(plain) else { return Err(ApiError::no_route(&path)) };
+    let name = matched.params.get("name").map(decode).unwrap_or_default();
+    match *matched.value {
+        Route::Invoke => {
+            only(&request, &Method::POST, "POST")?;
+            native::invoke(api, &function_name(&name)?, request, peer).await
+        }
+        Route::Url => url::serve(api, &name, request, peer).await,
+        Route::Functions | Route::Function | Route::Logs | Route::Scaling | Route::Rollback => {
+            let alias = matched.params.get("alias").map(decode).unwrap_or_default();
+            let place = Place { route: *matched.value, name: &name, alias: &alias };
+            functions(api, place, request, peer).await
+        }
+        Route::Download => {
+            only(&request, &Method::GET, "GET")?;
+            let path = matched.params.get("path").map(decode).unwrap_or_default();
+            downloads::serve(api, &path, request.uri().query().unwrap_or_default()).await
+        }
+        route => about(api, route, &request).await,
+    }
+}
+
+/// What a path names.
+struct Place<'a> {
+    route: Route,
+    name: &'a str,
+    alias: &'a str,
+}
+
+/// HEAD is GET without the body, which hyper leaves out.
+fn method_of(request: &Request) -> Method {
+    match request.method() {
         &Method::HEAD => Method::GET,
         other => other.clone(),
+    }
+}
+
+/// Functions, for whoever may.
+async fn functions(
+    api: &Arc<Api>,
+    place: Place<'_>,
+    request: Request,
+    peer: SocketAddr,
+) -> Result<Response, ApiError> {
+    let method = method_of(&request);
+    let name = match place.route {
+        Route::Functions => None,
+        _ => Some(function_name(place.name)?),
     };
-    match (route, &method) {
-        (Route::Functions, &Method::GET) => native::list(api, request.uri().query()),
-        (Route::Function, &Method::PUT) => {
-            native::publish(api, &function_name(name)?, request).await
+    let allowed = match place.route {
+        Route::Function => "PUT, GET, DELETE",
+        Route::Rollback => "PUT, GET, DELETE",
+        _ => "GET",
+    };
+    let action = match (place.route, &method) {
+        (Route::Functions, &Method::GET) => "lambda:ListFunctions",
+        (Route::Function, &Method::PUT) => "lambda:UpdateFunctionCode",
+        (Route::Function | Route::Scaling, &Method::GET) => "lambda:GetFunction",
+        (Route::Function, &Method::DELETE) => "lambda:DeleteFunction",
+        (Route::Logs, &Method::GET) => "logs:FilterLogEvents",
+        (Route::Rollback, &Method::GET) => "lambda:GetAlias",
+        (Route::Rollback, &Method::PUT | &Method::DELETE) => "lambda:UpdateAlias",
+        (_, method) => return Err(ApiError::no_method(method, allowed)),
+    };
+    let (parts, incoming) = request.into_parts();
+    // An upload is the only body, and signed like any other.
+    let upload = place.route == Route::Function && method == Method::PUT;
+    let limit = if upload { wambda_model::limits::UPLOAD_BYTES_MAX as u64 } else { 0 };
+    if upload {
+        // The query is checked before the body is read, and the body before it is compiled.
+        native::check_query(parts.uri.query().unwrap_or_default())?;
+    }
+    let whole = body::read(&parts.headers, incoming, limit.max(SMALL_BYTES_MAX)).await?;
+    let who = auth::authenticate(api, Surface::Native, &parts, &whole.bytes, peer)?;
+    authorize(api, &who, action, name.as_ref())?;
+    let query = parts.uri.query();
+    match (place.route, &method, &name) {
+        (Route::Functions, _, _) => native::list(api, query),
+        (Route::Function, &Method::PUT, Some(name)) => {
+            if api.catalog.get(name).is_none() {
+                authorize(api, &who, "lambda:CreateFunction", Some(name))?;
+            }
+            native::publish(api, name, query.unwrap_or_default(), whole).await
         }
-        (Route::Function, &Method::GET) => native::describe(api, &function_name(name)?),
-        (Route::Function, &Method::DELETE) => native::delete(api, &function_name(name)?).await,
-        (Route::Function, method) => Err(ApiError::no_method(method, "PUT, GET, DELETE")),
-        (Route::Logs, &Method::GET) => {
-            logs::read(api, &function_name(name)?, request.uri().query())
+        (Route::Function, &Method::GET, Some(name)) => native::describe(api, name),
+        (Route::Function, _, Some(name)) => native::delete(api, name).await,
+        (Route::Logs, _, Some(name)) => logs::read(api, name, query),
+        (Route::Scaling, _, Some(name)) => native::scaling(api, name),
+        (Route::Rollback, &Method::GET, Some(name)) => rollback::describe(api, name, place.alias),
+        (Route::Rollback, method, Some(name)) => {
+            let query = (*method == Method::PUT).then(|| query.unwrap_or_default());
+            rollback::change(api, name, place.alias, query).await
         }
-        (Route::Scaling, &Method::GET) => native::scaling(api, &function_name(name)?),
-        (Route::Metrics, &Method::GET) => system::metrics(api).await,
-        (Route::Health, &Method::GET) => Ok(system::health()),
-        (Route::Ready, &Method::GET) => Ok(system::ready(api)),
-        (Route::Version, &Method::GET) => Ok(system::version(api)),
-        (Route::OpenApi, &Method::GET) => Ok(system::openapi()),
-        (Route::Root, &Method::GET) => Ok(system::root()),
-        (_, method) => Err(ApiError::no_method(method, "GET")),
+        _ => Err(ApiError::internal("a route without a name")),
+    }
+}
+
+fn authorize(
+    api: &Api,
+    who: &Who,
+    action: &str,
+    name: Option<&FunctionName>,
+) -> Result<(), ApiError> {
+    let wambda_control::Identity { region, account } = &api.identity;
+    let resource = match name {
+        Some(name) if action.starts_with("logs:") => {
+            format!("arn:aws:logs:{region}:{account}:log-group:/aws/lambda/{name}:*")
+        }
+        Some(name) => crate::name::function_arn(&api.identity, name),
+        None => format!("arn:aws:lambda:{region}:{account}:*"),
+    };
+    auth::authorize(Surface::Native, who, action, &resource, None)
+}
+
+/// What everybody may know.
+async fn about(api: &Arc<Api>, route: Route, request: &Request) -> Result<Response, ApiError> {
+    let method = method_of(request);
+    if method != Method::GET {
+        return Err(ApiError::no_method(&method, "GET"));
+    }
+    match route {
+        Route::Metrics => system::metrics(api).await,
+        Route::Health => Ok(system::health()),
+        Route::Ready => Ok(system::ready(api)),
+        Route::Version => Ok(system::version(api)),
+        Route::OpenApi => Ok(system::openapi()),
+        _ => Ok(system::root()),
     }
 }
 

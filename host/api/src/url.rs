@@ -1,69 +1,299 @@
-//! Functions as HTTP endpoints: `/fn/{name}[:{qualifier}]/{path…}`. The http kinds get the request
-//! itself, streamed both ways; the others get it as an API Gateway event.
+//! Functions as HTTP endpoints: `/fn/{name}[:{qualifier}]/{path…}`, and `{url-id}.lambda-url.…` by
+//! `Host`. The http kinds get the request itself, streamed both ways; the others get it as an API
+//! Gateway event.
+//!
+//! By `Host`, a function has the URL configuration of Lambda's API: who may call, cross-origin
+//! answers, buffered or streamed. By path it is Wambda's own, for whoever may invoke.
+
+pub mod cors;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, TE,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use wambda_model::function::{UrlAuth, UrlConfig};
+use wambda_model::invocation::Caller;
 use wambda_model::limits::STREAM_BYTES_MAX;
 use wambda_model::{
-    BodyError, FunctionError, FunctionName, Invocation, KillReason, Outcome, Payload, Reply,
-    RequestId, clock,
+    BodyError, Function, FunctionError, FunctionName, Invocation, KillReason, LATEST, Outcome,
+    Payload, Reply, RequestId, Target, clock,
 };
+use wambda_policy::{Decision, Value as Fact};
 
+use crate::auth::{self, Who};
 use crate::gateway::{self, Origin};
-use crate::{Api, ApiError, Request, Response, body, native, reply};
+use crate::lambda::invoke;
+use crate::name::Named;
+use crate::{Api, ApiError, Request, Response, Surface, body, reply};
 
+/// How a function was reached.
+struct Door<'a> {
+    function: Arc<Function>,
+    target: Target,
+    named: Named,
+    /// The URL's configuration, when it was reached by one, or has one that counts.
+    config: Option<&'a UrlConfig>,
+    /// Whether answers are in the words of Lambda's URLs, or in Wambda's own.
+    by_host: bool,
+}
+
+/// The id of a function URL, when `Host` names one.
+pub(crate) fn url_id(request: &Request) -> Option<String> {
+    let host = request.headers().get(HOST)?.to_str().ok()?;
+    let (id, rest) = host.split_once('.')?;
+    (rest.starts_with("lambda-url.") && !id.is_empty()).then(|| id.to_ascii_lowercase())
+}
+
+/// Answers a request to `{url-id}.lambda-url.…`.
+pub(crate) async fn serve_host(
+    api: &Api,
+    id: &str,
+    request: Request,
+    peer: SocketAddr,
+) -> Result<Response, ApiError> {
+    let found = api.catalog.load().url(id).cloned();
+    let (name, qualifier) = found.ok_or_else(forbidden)?;
+    let function = api.catalog.get(&name).ok_or_else(forbidden)?;
+    let target = function.resolve(&qualifier, fastrand::f64).ok_or_else(forbidden)?;
+    let config = function.details.urls.get(&qualifier).cloned().ok_or_else(forbidden)?;
+    let path = request.uri().path_and_query().cloned();
+    let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let alias = (qualifier != LATEST).then_some(qualifier);
+    let named = Named { name, qualifier: alias };
+    let origin = request.headers().get("origin").cloned();
+    if let Some(cors) = &config.cors {
+        if let Some(answer) = cors::preflight(cors, &request) {
+            return Ok(answer);
+        }
+    }
+    let door = Door { function, target, named, config: Some(&config), by_host: true };
+    let mut response = pass(api, door, path, request, peer).await?;
+    if let Some(cors) = &config.cors {
+        cors::apply(cors, origin.as_ref(), response.headers_mut());
+    }
+    Ok(response)
+}
+
+/// Answers a request to `/fn/…`.
 pub(crate) async fn serve(
     api: &Api,
     name: &str,
     request: Request,
     peer: SocketAddr,
 ) -> Result<Response, ApiError> {
-    let (name, qualifier) = name.split_once(':').unwrap_or((name, "$LATEST"));
+    let (name, qualifier) = match name.split_once(':') {
+        Some((name, qualifier)) => (name, Some(qualifier)),
+        None => (name, None),
+    };
     let name =
         FunctionName::new(name).map_err(|e| ApiError::invalid("InvalidName", e.to_string()))?;
-    if qualifier != "$LATEST" {
-        return Err(ApiError::no_function(format!("{name}:{qualifier}")));
-    }
-    let version = native::version_of(api, &name)?;
-    let id = RequestId::random();
-    let (mut parts, incoming) = request.into_parts();
-    let path = inner_path(&parts.uri)?;
-    let payload = if version.kind.is_http() {
-        let incoming = body::Rest::new(&parts.headers, incoming);
-        forward(&mut parts, &path, peer)?;
-        let limited =
-            Limited::new(incoming, usize::try_from(STREAM_BYTES_MAX).unwrap_or(usize::MAX));
-        Payload::Http(http::Request::from_parts(
-            parts,
-            limited.map_err(BodyError::new).boxed_unsync(),
-        ))
+    let named = Named { name, qualifier: qualifier.map(str::to_owned) };
+    let function = api.catalog.get(&named.name);
+    let target = function.as_ref().and_then(|f| f.resolve(named.or_latest(), fastrand::f64));
+    let (Some(function), Some(target)) = (function, target) else {
+        if api.auth.required {
+            return Err(forbidden());
+        }
+        return Err(ApiError::no_function(match &named.qualifier {
+            Some(qualifier) => format!("{}:{qualifier}", named.name),
+            None => named.name.to_string(),
+        }));
+    };
+    let path = inner_path(request.uri())?;
+    let config = function.details.urls.get(named.or_latest()).cloned();
+    let config = config.as_ref().filter(|_| api.auth.required);
+    let door = Door { function, target, named, config, by_host: false };
+    pass(api, door, path, request, peer).await
+}
+
+fn forbidden() -> ApiError {
+    ApiError::aws(
+        403,
+        "AccessDeniedException",
+        "Forbidden. For troubleshooting Function URL authorization issues, see: https://docs.aws.amazon.com/lambda/latest/dg/urls-auth.html",
+    )
+}
+
+/// Who calls, when it has to be proved; and whether it may. A signed body has been read.
+async fn admit(
+    api: &Api,
+    door: &Door<'_>,
+    parts: &Parts,
+    incoming: Incoming,
+    peer: SocketAddr,
+) -> Result<(Option<Who>, Content), ApiError> {
+    let signs = match door.config.map(|config| config.auth) {
+        Some(UrlAuth::None) => false,
+        Some(UrlAuth::AwsIam) => true,
+        None => api.auth.required,
+    };
+    let (who, content) = if signs && api.auth.required {
+        let limit = door.target.version.config.payload_bytes;
+        let whole = body::read(&parts.headers, incoming, limit).await?;
+        let verified = auth::verify(api, Surface::Url, parts, &whole.bytes, peer);
+        let who = verified.map_err(|error| error.named(403, "AccessDeniedException"))?;
+        (Some(who), Content::Whole(whole))
     } else {
-        let content = body::read(&parts.headers, incoming, version.config.payload_bytes).await?;
+        let query = parts.uri.query().unwrap_or_default();
+        let signed =
+            parts.headers.contains_key(AUTHORIZATION) || query.contains("X-Amz-Signature=");
+        // Without keys nothing can be proved; that it was not even signed can be seen.
+        if signs && !signed {
+            return Err(forbidden());
+        }
+        (None, Content::Coming(incoming))
+    };
+    let Some(config) = door.config else {
+        if let Some(who) = &who {
+            allowed(api, door, who, "AWS_IAM")?;
+        }
+        return Ok((who, content));
+    };
+    match (config.auth, &who) {
+        (UrlAuth::None, _) => allowed(api, door, &Who::anonymous(peer), "NONE")?,
+        (UrlAuth::AwsIam, Some(who)) => allowed(api, door, who, "AWS_IAM")?,
+        (UrlAuth::AwsIam, None) => {}
+    }
+    Ok((who, content))
+}
+
+fn allowed(api: &Api, door: &Door<'_>, who: &Who, auth_type: &str) -> Result<(), ApiError> {
+    let policy = door.function.details.policies.get(door.named.or_latest());
+    let policy = policy.and_then(wambda_policy::ResourcePolicy::policy);
+    let resource = door.named.qualified_arn(&api.identity);
+    let facts = vec![
+        ("lambda:FunctionUrlAuthType".to_owned(), Fact::Text(auth_type.to_owned())),
+        ("lambda:InvokedViaFunctionUrl".to_owned(), Fact::Bool(true)),
+    ];
+    match auth::judge(who, "lambda:InvokeFunctionUrl", &resource, policy, facts) {
+        Decision::Allow => Ok(()),
+        _ => Err(forbidden()),
+    }
+}
+
+/// A body that has been read, or not.
+enum Content {
+    Whole(body::Whole),
+    Coming(Incoming),
+}
+
+async fn pass(
+    api: &Api,
+    door: Door<'_>,
+    path: PathAndQuery,
+    request: Request,
+    peer: SocketAddr,
+) -> Result<Response, ApiError> {
+    let (mut parts, incoming) = request.into_parts();
+    let (who, content) = admit(api, &door, &parts, incoming, peer).await?;
+    invoke::is_ready(&door.function, &door.target.version)?;
+    let version = &door.target.version;
+    let id = RequestId::random();
+    let (by_host, config) = (door.by_host, door.config);
+    // Of the memory for bodies; held as long as the event.
+    let mut share = None;
+    let payload = if version.kind.is_http() {
+        let given = match content {
+            Content::Coming(incoming) => {
+                let incoming = body::Rest::new(&parts.headers, incoming);
+                let limit = usize::try_from(STREAM_BYTES_MAX).unwrap_or(usize::MAX);
+                Limited::new(incoming, limit).map_err(BodyError::new).boxed_unsync()
+            }
+            Content::Whole(whole) => wambda_model::body::full(whole.bytes.clone()),
+        };
+        forward(&mut parts, &path, peer)?;
+        Payload::Http(http::Request::from_parts(parts, given))
+    } else {
+        let whole = match content {
+            Content::Whole(whole) => whole,
+            Content::Coming(incoming) => {
+                body::read(&parts.headers, incoming, version.config.payload_bytes).await?
+            }
+        };
+        if by_host {
+            tell_way(&mut parts, peer);
+        }
+        let account = &api.identity.account;
         let origin = Origin {
             id,
-            account: &api.identity.account,
-            function: name.as_str(),
+            account,
+            function: config.map_or(version.name.as_str(), |config| config.id.as_str()),
+            signer: who.as_ref().map(|who| signer(who, account)),
             path: path.path(),
             source_ip: peer.ip().to_string(),
             unix_ms: clock::unix_ms(),
         };
-        Payload::Event(gateway::event_from_request(&parts, &content.bytes, &origin))
+        let event = gateway::event_from_request(&parts, &whole.bytes, &origin);
+        share = Some(whole);
+        Payload::Event(event)
     };
-    let invocation = Invocation { id, payload, caller: None, attempt: 1 };
-    let Outcome { result, report, .. } = api.invoke.invoke(&version, invocation).await?;
-    let answered = result.and_then(|given| match given {
-        Reply::Http(response) => Ok(response),
-        Reply::Event(bytes) => gateway::response_from_result(&bytes)
+    let caller = caller(api, &door, who.as_ref()).map(Box::new);
+    let invocation = Invocation { id, payload, caller, attempt: 1 };
+    let outcome = api.invoke.invoke(version, invocation).await?;
+    drop(share);
+    invoke::watch(door.target.alias.as_deref(), &outcome);
+    let buffers = config.is_some_and(|config| by_host && !config.streams);
+    let limit = version.config.payload_bytes;
+    answer(outcome, id, by_host, buffers.then_some(limit)).await
+}
+
+fn caller(api: &Api, door: &Door<'_>, who: Option<&Who>) -> Option<Caller> {
+    let identity = who.map(|who| Arc::from(who.arn()));
+    let qualified = door.named.qualifier.is_some();
+    let invoked_arn = qualified.then(|| Arc::from(door.named.qualified_arn(&api.identity)));
+    let nothing = identity.is_none() && invoked_arn.is_none();
+    (!nothing).then(|| Caller { identity, invoked_arn, ..Caller::default() })
+}
+
+fn signer(who: &Who, account: &str) -> Value {
+    json!({"accountId": account, "callerId": who.id, "userId": who.id, "userArn": who.arn()})
+}
+
+/// The answer of a function; `limit` buffers it, and bounds it.
+async fn answer(
+    outcome: Outcome,
+    id: RequestId,
+    by_host: bool,
+    limit: Option<u64>,
+) -> Result<Response, ApiError> {
+    let Outcome { result, report, .. } = outcome;
+    let answered = match result {
+        Ok(Reply::Http(response)) => match limit {
+            Some(limit) => buffered(response, limit).await,
+            None => Ok(response),
+        },
+        Ok(Reply::Event(bytes)) => gateway::response_from_result(&bytes)
             .map_err(|why| FunctionError::returned("Runtime.InvalidResponse", why, Vec::new())),
-    });
-    let mut response = answered.unwrap_or_else(|error| failed(&error));
+        Err(error) => Err(error),
+    };
+    let mut response = answered.unwrap_or_else(|error| failed(&error, by_host));
     reply::report_headers(response.headers_mut(), id, &report);
+    if by_host {
+        reply::put_id(response.headers_mut(), reply::AWS_REQUEST_ID, id);
+    }
     Ok(response)
+}
+
+/// A whole answer, within the payload limit.
+async fn buffered(response: Response, limit: u64) -> Result<Response, FunctionError> {
+    let (mut parts, body) = response.into_parts();
+    let cap = usize::try_from(limit).unwrap_or(usize::MAX);
+    let collected = Limited::new(body, cap).collect().await.map_err(|error| {
+        let own = error.downcast_ref::<BodyError>().and_then(BodyError::function_error);
+        own.cloned().unwrap_or_else(|| FunctionError::response_too_large(limit))
+    })?;
+    parts.headers.remove(CONTENT_LENGTH);
+    Ok(http::Response::from_parts(parts, wambda_model::body::full(collected.to_bytes())))
 }
 
 /// What remains of `/fn/NAME/path?query`.
@@ -79,11 +309,7 @@ fn inner_path(uri: &Uri) -> Result<PathAndQuery, ApiError> {
 }
 
 /// Turns the request to the server into the request to the function.
-fn forward(
-    parts: &mut http::request::Parts,
-    path: &PathAndQuery,
-    peer: SocketAddr,
-) -> Result<(), ApiError> {
+fn forward(parts: &mut Parts, path: &PathAndQuery, peer: SocketAddr) -> Result<(), ApiError> {
     parts.uri = Uri::from(path.clone());
     for name in [CONNECTION, TE, TRANSFER_ENCODING, UPGRADE] {
         parts.headers.remove(name);
@@ -99,16 +325,34 @@ fn forward(
     Ok(())
 }
 
+/// The headers by which Lambda's URLs tell where a request came from.
+fn tell_way(parts: &mut Parts, peer: SocketAddr) {
+    let port = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+    let port = port.and_then(|host| host.rsplit_once(':')).map_or("80", |(_, port)| port);
+    let port = HeaderValue::from_str(port).unwrap_or_else(|_| HeaderValue::from_static("80"));
+    parts.headers.insert("x-forwarded-port", port);
+    parts.headers.insert("x-forwarded-proto", HeaderValue::from_static("http"));
+    if let Ok(address) = HeaderValue::from_str(&peer.ip().to_string()) {
+        parts.headers.insert("x-forwarded-for", address);
+    }
+}
+
 /// A failed function, as strangers see it: that it failed, not how. The type is in a header.
-fn failed(error: &FunctionError) -> Response {
-    let (status, text) = match error.kill {
-        Some(KillReason::Timeout) => {
-            (StatusCode::GATEWAY_TIMEOUT, r#"{"message":"Endpoint request timed out"}"#)
+fn failed(error: &FunctionError, by_host: bool) -> Response {
+    let mut response = match (error.kill, by_host) {
+        (_, true) => {
+            reply::bytes(StatusCode::BAD_GATEWAY, Bytes::from_static(b"Internal Server Error"))
         }
-        _ => (StatusCode::BAD_GATEWAY, r#"{"message":"Internal Server Error"}"#),
+        (Some(KillReason::Timeout), false) => reply::bytes(
+            StatusCode::GATEWAY_TIMEOUT,
+            Bytes::from_static(br#"{"message":"Endpoint request timed out"}"#),
+        ),
+        (_, false) => reply::bytes(
+            StatusCode::BAD_GATEWAY,
+            Bytes::from_static(br#"{"message":"Internal Server Error"}"#),
+        ),
     };
-    let mut response = reply::bytes(status, Bytes::from_static(text.as_bytes()));
-    response.headers_mut().insert(http::header::CONTENT_TYPE, reply::JSON);
+    response.headers_mut().insert(CONTENT_TYPE, reply::JSON);
     reply::error_header(response.headers_mut(), error);
     response
 }

@@ -128,7 +128,7 @@ impl Drop for Server {
 pub(crate) fn run(args: &DemoArgs) -> Result<()> {
     let server = Server::start()?;
     say(&format!("the server listens on {}\n", server.url))?;
-    let client = Client::new(&server.url);
+    let client = Client::new(&server.url, None);
     let mut failed = Vec::new();
     for stop in &STOPS {
         if let Err(error) = visit(stop, &client, &args.examples) {

@@ -1,6 +1,6 @@
 //! `wambda deploy`: uploads a function, with progress.
 
-use std::fs::File;
+use std::io::Cursor;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
 use crate::client::{self, Client, escape};
+use crate::credentials;
 use crate::show;
 
 #[derive(Debug, Args)]
@@ -102,8 +103,8 @@ pub(crate) fn run(client: &Client, args: &DeployArgs, json: bool) -> Result<()> 
 
 /// Uploads `file` with a progress bar. Returns the function's description.
 pub(crate) fn upload(client: &Client, name: &str, file: &PathBuf, query: &str) -> Result<Value> {
-    let open = File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
-    let length = open.metadata()?.len();
+    let content = std::fs::read(file).with_context(|| format!("cannot open {}", file.display()))?;
+    let (length, digest) = (content.len() as u64, credentials::digest(&content));
     let bar = ProgressBar::new(length);
     bar.set_style(
         ProgressStyle::with_template("{msg:10} [{bar:30}] {bytes}/{total_bytes}")?
@@ -111,16 +112,16 @@ pub(crate) fn upload(client: &Client, name: &str, file: &PathBuf, query: &str) -
     );
     bar.set_message("uploading");
     let after = bar.clone();
-    let mut reader = Watched { inner: open, bar: bar.clone(), left: length };
+    let mut reader = Watched { inner: Cursor::new(content), bar: bar.clone(), left: length };
     let path = format!("/v1/functions/{}?{query}", escape(name));
-    let sent = client.put(&path, length, &mut reader);
+    let sent = client.put(&path, length, &digest, &mut reader);
     after.finish_and_clear();
     client::json(sent?)
 }
 
-/// A file that shows how far it has been read; at its end, that the server compiles.
+/// An upload that shows how far it has been read; at its end, that the server compiles.
 struct Watched {
-    inner: File,
+    inner: Cursor<Vec<u8>>,
     bar: ProgressBar,
     left: u64,
 }

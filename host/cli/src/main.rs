@@ -2,9 +2,11 @@
 //! a server over HTTP, like any client.
 
 mod client;
+mod credentials;
 mod demo;
 mod deploy;
 mod invoke;
+mod keys;
 mod show;
 
 use std::path::PathBuf;
@@ -18,6 +20,7 @@ use wambda_runtime::{EngineKind, child};
 use wambda_server::ServeArgs;
 
 use client::Client;
+use credentials::Signer;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -29,6 +32,10 @@ struct Cli {
     /// The server to talk to
     #[arg(long, global = true, env = "WAMBDA_SERVER", default_value = "http://127.0.0.1:5262")]
     server: String,
+    /// Sign with the account's own key: DATA-DIR/root-key.json of a server with --auth keys.
+    /// Without it, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY sign, if they are set
+    #[arg(long, global = true, env = "WAMBDA_ROOT_KEY")]
+    root_key: Option<PathBuf>,
     /// Print JSON instead of text for people
     #[arg(long, global = true)]
     json: bool,
@@ -53,6 +60,11 @@ enum Command {
         /// Names
         #[arg(required = true)]
         names: Vec<String>,
+    },
+    /// Manage users' access keys, for a server with --auth keys
+    Keys {
+        #[command(subcommand)]
+        command: keys::KeysCommand,
     },
     /// Start a server and show the examples on it
     Demo(demo::DemoArgs),
@@ -91,14 +103,18 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {
-    let client = || Client::new(&cli.server);
+    let client = || {
+        let signer = Signer::find(cli.root_key.as_deref())?;
+        Ok::<_, anyhow::Error>(Client::new(&cli.server, signer))
+    };
     match cli.command {
         Command::Serve(args) => wambda_server::serve(&args.settle()?)?,
-        Command::Deploy(args) => deploy::run(&client(), &args, cli.json)?,
-        Command::Invoke(args) => return invoke::run(&client(), args, cli.json),
-        Command::List => show::list(&client(), cli.json)?,
-        Command::Logs(args) => show::logs(&client(), &args, cli.json)?,
-        Command::Delete { names } => show::delete(&client(), &names, cli.json)?,
+        Command::Deploy(args) => deploy::run(&client()?, &args, cli.json)?,
+        Command::Invoke(args) => return invoke::run(&client()?, args, cli.json),
+        Command::List => show::list(&client()?, cli.json)?,
+        Command::Logs(args) => show::logs(&client()?, &args, cli.json)?,
+        Command::Delete { names } => show::delete(&client()?, &names, cli.json)?,
+        Command::Keys { command } => keys::run(&client()?, command, cli.json)?,
         Command::Demo(args) => demo::run(&args)?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "wambda", &mut std::io::stdout());

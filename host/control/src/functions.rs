@@ -1,21 +1,29 @@
-//! Publishing and deleting functions. A publish is code first, record last: whatever is killed
+//! The functions of this server: load, commit, and the cleaning of what no function has any more.
+//! Every change is one commit: blobs first, then the record, then the catalog. Whatever is killed
 //! when, a function is absent or complete.
+//!
+//! What changes are there is in [`crate::publish`] (code and versions) and, through
+//! [`Functions::edit`], in whoever calls it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, MutexGuard, Notify};
 use wambda_model::catalog::Catalog;
 use wambda_model::config::InvalidConfig;
+use wambda_model::gate::unreserved;
 use wambda_model::limits::TIMEOUT_MS_MAX;
 use wambda_model::{
-    Build, BuildError, CatalogCell, Clock, Digest, Function, FunctionConfig, FunctionName,
-    Inspection, Metrics, Version,
+    Build, BuildError, CatalogCell, Clock, Details, Digest, Function, FunctionName, Gate, LATEST,
+    Metrics, Share, Version,
 };
+use wambda_policy::Grants;
 use wambda_store::{Blobs, Expect, Records, StoreError};
 
-use crate::record::{self, FunctionRecord, SCHEMA};
+use crate::record::{self, FunctionRecord, SCHEMA, Staged, VersionRecord};
 
 /// Period of looking whether a replaced version is still held.
 const SWEEP_POLL: std::time::Duration = std::time::Duration::from_millis(250);
@@ -34,7 +42,7 @@ pub struct Identity {
     pub account: Arc<str>,
 }
 
-/// Why a publish failed. Nothing was changed.
+/// Why a change failed. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     /// A configuration value is out of its range.
@@ -46,28 +54,57 @@ pub enum PublishError {
     /// Storage failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// There is such a function already.
+    #[error("there is a function of that name already")]
+    Exists,
+    /// There is no such function.
+    #[error("there is no function of that name")]
+    Missing,
+    /// Its code is being compiled.
+    #[error("an update of the function is in progress")]
+    InProgress,
+    /// It is in another state than the caller thought.
+    #[error("the function has changed meanwhile")]
+    Stale,
+    /// Too many of something.
+    #[error("{0}")]
+    Limit(String),
 }
 
-/// A successful publish.
+/// There is no such function.
 #[derive(Debug)]
-pub struct Published {
-    /// The version that runs from now on.
-    pub version: Arc<Version>,
-    /// Whether the function is new.
-    pub created: bool,
+pub struct Missing;
+
+impl From<Missing> for PublishError {
+    fn from(_: Missing) -> Self {
+        Self::Missing
+    }
+}
+
+/// What an execution role may reach.
+pub type Roles = Arc<dyn Fn(&str) -> Grants + Send + Sync>;
+
+/// What only a commit may touch.
+#[derive(Debug, Default)]
+pub(crate) struct Committed {
+    /// Code that is being compiled, by function.
+    pub(crate) staged: HashMap<FunctionName, Staged>,
 }
 
 /// The functions of this server.
 pub struct Functions {
-    records: Arc<dyn Records>,
-    blobs: Arc<dyn Blobs>,
-    build: Arc<dyn Build>,
+    pub(crate) records: Arc<dyn Records>,
+    pub(crate) blobs: Arc<dyn Blobs>,
+    pub(crate) build: Arc<dyn Build>,
     catalog: CatalogCell,
     metrics: Arc<Metrics>,
-    clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
     identity: Identity,
+    account: Arc<Gate>,
+    concurrency: u32,
+    roles: std::sync::RwLock<Roles>,
     /// One commit at a time: record, catalog and cleaning agree.
-    commit: Mutex<()>,
+    commit: Mutex<Committed>,
     /// Code that is being published, and how often: nobody may remove it.
     in_flight: std::sync::Mutex<HashMap<Digest, u32>>,
     changed: Arc<Notify>,
@@ -95,6 +132,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Whose functions these are.
     pub identity: Identity,
+    /// Invocations at once, of all functions together.
+    pub concurrency: u32,
 }
 
 impl std::fmt::Debug for Parts {
@@ -107,9 +146,7 @@ impl Functions {
     /// No functions yet: call [`Self::load`].
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { records, blobs, build, catalog, metrics, clock, identity } = parts;
-        let (commit, changed) = (Mutex::new(()), Arc::new(Notify::new()));
-        let in_flight = std::sync::Mutex::default();
+        let Parts { records, blobs, build, catalog, metrics, clock, identity, concurrency } = parts;
         Self {
             records,
             blobs,
@@ -118,9 +155,12 @@ impl Functions {
             metrics,
             clock,
             identity,
-            commit,
-            in_flight,
-            changed,
+            account: Arc::new(Gate::new(concurrency)),
+            concurrency,
+            roles: std::sync::RwLock::new(Arc::new(|_| Grants::default())),
+            commit: Mutex::default(),
+            in_flight: std::sync::Mutex::default(),
+            changed: Arc::new(Notify::new()),
         }
     }
 
@@ -130,20 +170,58 @@ impl Functions {
         &self.catalog
     }
 
+    /// Whose functions these are.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Where their code and what clients uploaded is kept.
+    #[must_use]
+    pub fn blobs(&self) -> &Arc<dyn Blobs> {
+        &self.blobs
+    }
+
+    /// Invocations at once, of all functions together; and what is left to those without a
+    /// reservation.
+    #[must_use]
+    pub fn concurrency(&self) -> (u32, u32) {
+        (self.concurrency, self.account.limit())
+    }
+
     /// Notified after every change of the catalog.
     #[must_use]
     pub fn changed(&self) -> Arc<Notify> {
         Arc::clone(&self.changed)
     }
 
+    /// Says what execution roles may reach, from now on.
+    pub fn set_roles(&self, roles: Roles) {
+        *self.roles.write().unwrap_or_else(std::sync::PoisonError::into_inner) = roles;
+        self.regrant();
+    }
+
+    /// Works out anew what every version may reach: roles have changed.
+    pub fn regrant(&self) {
+        let catalog = self.catalog.load();
+        for version in catalog.iter().flat_map(|function| function.all_versions()) {
+            self.grant(version);
+        }
+    }
+
+    fn grant(&self, version: &Version) {
+        let roles = self.roles.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        version.grants.store(Arc::new(roles(&version.attributes.role)));
+    }
+
     /// Reads every function from the records, and removes code that none of them has: what a
     /// publish left behind when it was killed. A record that cannot be read is reported and left
-    /// alone.
+    /// alone. What was being compiled is compiled.
     ///
     /// # Errors
     /// When storage fails.
-    pub async fn load(&self) -> Result<usize, StoreError> {
-        let _commit = self.commit.lock().await;
+    pub async fn load(self: &Arc<Self>) -> Result<usize, StoreError> {
+        let mut commit = self.commit.lock().await;
         let mut functions = Vec::new();
         let mut unreadable = false;
         let mut after: Option<String> = None;
@@ -152,135 +230,224 @@ impl Functions {
             let Some((last, _)) = page.last() else { break };
             after = Some(last.clone());
             for (key, stored) in page {
-                match serde_json::from_slice::<FunctionRecord>(&stored.value) {
-                    Ok(found) if found.schema <= SCHEMA => functions.push(self.function(found)),
+                match record::read(&stored.value) {
                     Ok(found) => {
-                        unreadable = true;
-                        tracing::error!(key, schema = found.schema, "made by a newer Wambda");
+                        let versions = self.load_versions(&found, &mut unreadable).await?;
+                        let FunctionRecord { name, latest, staged, details, .. } = found;
+                        functions.push(self.assemble(&name, latest, versions, details));
+                        commit.staged.extend(staged.map(|staged| (name, staged)));
                     }
                     Err(error) => {
                         unreadable = true;
-                        tracing::error!(key, %error, "damaged record");
+                        tracing::error!(key, error, "a record that cannot be read");
                     }
                 }
             }
         }
         let count = functions.len();
         self.catalog.store(functions.into_iter().collect());
+        self.share_out();
         self.changed.notify_one();
+        for name in commit.staged.keys() {
+            drop(self.finish(name, &commit));
+        }
         if !unreadable {
             self.sweep().await?;
         }
         Ok(count)
     }
 
-    fn function(&self, found: FunctionRecord) -> Function {
-        let name = found.name.clone();
-        let known = self.catalog.latest(&name);
+    /// The published versions of a function. Of one that its record does not know of yet, the
+    /// publish was killed: it was never acknowledged.
+    async fn load_versions(
+        &self,
+        found: &FunctionRecord,
+        unreadable: &mut bool,
+    ) -> Result<BTreeMap<u64, VersionRecord>, StoreError> {
+        let mut versions = BTreeMap::new();
+        if found.details.last_number == 0 {
+            return Ok(versions);
+        }
+        let prefix = record::version_prefix(&found.name);
+        let mut after: Option<String> = None;
+        loop {
+            let page = self.records.list(&prefix, after.as_deref(), LOAD_PAGE).await?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            for (key, stored) in page {
+                match serde_json::from_slice::<VersionRecord>(&stored.value) {
+                    Ok(version) => {
+                        let number = version.number.unwrap_or_default();
+                        if (1..=found.details.last_number).contains(&number) {
+                            versions.insert(number, version);
+                        }
+                    }
+                    Err(error) => {
+                        *unreadable = true;
+                        tracing::error!(key, %error, "a record that cannot be read");
+                    }
+                }
+            }
+        }
+        Ok(versions)
+    }
+
+    /// A function of these parts. Versions that are there already are taken as they are.
+    fn assemble(
+        &self,
+        name: &FunctionName,
+        latest: VersionRecord,
+        versions: BTreeMap<u64, VersionRecord>,
+        details: Details,
+    ) -> Function {
+        let known = self.catalog.get(name);
+        let known = known.as_deref();
+        let latest = self.version(name, latest, known);
+        let version =
+            |(number, record)| (number, self.version(name, record, Some(&alone(&latest, known))));
+        let versions = versions.into_iter().map(version).collect();
+        Function { latest, versions, details }
+    }
+
+    /// The version of a record; the one that is there when it is the same.
+    fn version(
+        &self,
+        name: &FunctionName,
+        found: VersionRecord,
+        known: Option<&Function>,
+    ) -> Arc<Version> {
+        let label = found.number.map_or_else(|| LATEST.to_owned(), |number| number.to_string());
+        let same = known.and_then(|function| function.version(&label));
+        if let Some(same) = same.filter(|version| version.revision == found.revision) {
+            return Arc::clone(same);
+        }
         let Identity { region, account } = &self.identity;
+        let arn = format!("arn:aws:lambda:{region}:{account}:function:{name}");
+        let group = match found.attributes.log_group.as_str() {
+            "" => format!("/aws/lambda/{name}"),
+            group => group.to_owned(),
+        };
+        let kin = known.map(|function| &function.latest);
         let version = Version {
             uid: Version::next_uid(),
-            label: "$LATEST".into(),
+            arn: if found.number.is_some() { format!("{arn}:{label}") } else { arn }.into(),
+            label: label.as_str().into(),
+            number: found.number,
             revision: found.revision,
+            revision_id: found.revision_id,
             kind: found.kind,
             component: found.component,
             wasi03: found.wasi03,
             digest: found.digest,
             code_bytes: found.code_bytes,
+            upload: found.upload,
+            upload_bytes: found.upload_bytes,
             imports: found.imports,
             published_ms: found.published_ms,
             compile_ms: found.compile_ms,
             reuse: found.config.reuse_for(found.kind),
             config: found.config,
-            arn: format!("arn:aws:lambda:{region}:{account}:function:{name}").into(),
-            log_group: format!("/aws/lambda/{name}").into(),
-            logs: known.as_ref().map_or_else(Arc::default, |v| Arc::clone(&v.logs)),
-            metrics: known
-                .as_ref()
-                .map_or_else(|| self.metrics.function(&name), |v| Arc::clone(&v.metrics)),
-            name,
-        };
-        Function { latest: Arc::new(version) }
-    }
-
-    /// Creates or replaces a function's code. `change` is applied to its configuration: the present
-    /// one, or the default for a new function. What has been inspected is compiled and committed
-    /// even when the caller goes away.
-    ///
-    /// # Errors
-    /// [`PublishError`]; nothing was changed then.
-    pub async fn publish(
-        self: &Arc<Self>,
-        name: &FunctionName,
-        upload: Bytes,
-        change: Change,
-    ) -> Result<Published, PublishError> {
-        // Before the work, so that a bad value costs nothing; again under the lock, where the
-        // present configuration stands still.
-        self.configured(name, &change)?;
-        let inspection = self.build.inspect(upload).await?;
-        check_memory(&inspection, &self.configured(name, &change)?)?;
-        let pinned = Pinned::new(self, inspection.digest);
-        let (this, name) = (Arc::clone(self), name.clone());
-        let commit = async move {
-            let took = this.build.build(&inspection).await?;
-            let done = this.commit_publish(&name, inspection, took, &change).await;
-            drop(pinned);
-            done
-        };
-        let done = tokio::spawn(commit).await;
-        done.map_err(|lost| StoreError::Failed(lost.to_string()))?
-    }
-
-    async fn commit_publish(
-        self: &Arc<Self>,
-        name: &FunctionName,
-        inspection: Inspection,
-        took: std::time::Duration,
-        change: &Change,
-    ) -> Result<Published, PublishError> {
-        let _commit = self.commit.lock().await;
-        let config = self.configured(name, change)?;
-        check_memory(&inspection, &config)?;
-        let Inspection { wasm, digest, kind, component, wasi03, imports, .. } = inspection;
-        let known = self.catalog.latest(name);
-        let record = FunctionRecord {
-            schema: SCHEMA,
+            attributes: found.attributes,
+            log_group: group.into(),
+            log_stream: self.log_stream(&label).into(),
+            logs: kin.map_or_else(Arc::default, |v| Arc::clone(&v.logs)),
+            metrics: kin.map_or_else(|| self.metrics.function(name), |v| Arc::clone(&v.metrics)),
+            share: kin.map_or_else(|| Arc::new(Share::of(&self.account)), |v| Arc::clone(&v.share)),
+            provisioned: AtomicU32::new(0),
+            grants: ArcSwap::default(),
             name: name.clone(),
-            revision: known.as_ref().map_or(1, |v| v.revision + 1),
-            kind,
-            component,
-            wasi03,
-            digest,
-            code_bytes: wasm.len() as u64,
-            imports,
-            published_ms: self.clock.unix_ms(),
-            compile_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            config,
         };
-        self.blobs.put(&record::code_key(&digest), wasm).await?;
-        let value = serde_json::to_vec(&record).map_err(|e| StoreError::Failed(e.to_string()))?;
-        self.records.put(&record::key(name), value.into(), Expect::Any).await?;
-        let function = self.function(record);
-        let version = Arc::clone(&function.latest);
-        self.swap(|catalog| catalog.with(function));
-        let created = known.is_none();
-        if let Some(before) = known {
-            self.sweep_later(before);
-        }
-        Ok(Published { version, created })
+        self.grant(&version);
+        Arc::new(version)
     }
 
-    fn configured(
+    /// A new log stream, as Lambda names them.
+    fn log_stream(&self, label: &str) -> String {
+        let at = i64::try_from(self.clock.unix_ms()).ok();
+        let at = at.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()).unwrap_or_default();
+        format!("{}/[{label}]{}", at.strftime("%Y/%m/%d"), uuid::Uuid::new_v4().simple())
+    }
+
+    /// Brings concurrency in line with what functions have reserved and provisioned.
+    fn share_out(&self) {
+        let catalog = self.catalog.load();
+        let mut taken = 0u64;
+        for function in catalog.iter() {
+            let mut kept: HashMap<u64, u32> = HashMap::new();
+            for (qualifier, provisioned) in &function.details.provisioned {
+                let target = function.resolve(qualifier, || 1.0);
+                if let Some(target) = target {
+                    *kept.entry(target.version.uid).or_default() += provisioned.count;
+                }
+            }
+            for version in function.all_versions() {
+                let count = kept.get(&version.uid).copied().unwrap_or_default();
+                version.provisioned.store(count, Relaxed);
+            }
+            let all_kept: u32 = kept.values().sum();
+            let reserved = function.details.reserved;
+            function.latest.share.reserve(reserved.map(|own| own.saturating_sub(all_kept)));
+            taken += u64::from(reserved.unwrap_or(all_kept));
+        }
+        self.account.set_limit(unreserved(self.concurrency, taken));
+    }
+
+    pub(crate) async fn lock(&self) -> MutexGuard<'_, Committed> {
+        self.commit.lock().await
+    }
+
+    /// Writes a function's record and shows it to readers. The caller has written its blobs and
+    /// versions, and holds the lock.
+    pub(crate) async fn write(
         &self,
         name: &FunctionName,
-        change: &Change,
-    ) -> Result<FunctionConfig, InvalidConfig> {
-        let known = self.catalog.latest(name);
-        let mut config = known.map(|v| v.config.clone()).unwrap_or_default();
-        change(&mut config)?;
-        config.check()?;
-        Ok(config)
+        latest: VersionRecord,
+        versions: BTreeMap<u64, VersionRecord>,
+        details: Details,
+        commit: &Committed,
+    ) -> Result<Arc<Function>, StoreError> {
+        let staged = commit.staged.get(name).cloned();
+        let record = FunctionRecord { schema: SCHEMA, name: name.clone(), latest, staged, details };
+        self.put(&record::key(name), &record).await?;
+        let function = self.assemble(name, record.latest, versions, record.details);
+        self.swap(|catalog| catalog.with(function));
+        self.catalog.get(name).ok_or_else(|| StoreError::Failed("lost".to_owned()))
+    }
+
+    pub(crate) async fn put(
+        &self,
+        key: &str,
+        record: &(impl serde::Serialize + Sync),
+    ) -> Result<(), StoreError> {
+        let value = serde_json::to_vec(record).map_err(|e| StoreError::Failed(e.to_string()))?;
+        self.records.put(key, value.into(), Expect::Any).await.map(drop)
+    }
+
+    /// Changes what stands around a function's versions: `change` gets the function as it is and the
+    /// details to change. Goes on when the caller goes away.
+    ///
+    /// # Errors
+    /// What `change` says, [`Missing`], or that storage failed; nothing was changed then.
+    pub async fn edit<T, E>(
+        self: &Arc<Self>,
+        name: &FunctionName,
+        change: impl FnOnce(&Function, &mut Details) -> Result<T, E> + Send + 'static,
+    ) -> Result<(T, Arc<Function>), E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + From<Missing> + Send + 'static,
+    {
+        let (this, name) = (Arc::clone(self), name.clone());
+        let done = tokio::spawn(async move {
+            let commit = this.lock().await;
+            let function = this.catalog.get(&name).ok_or(Missing)?;
+            let mut details = function.details.clone();
+            let value = change(&function, &mut details)?;
+            let (latest, versions) = records_of(&function);
+            let function = this.write(&name, latest, versions, details, &commit).await?;
+            Ok((value, function))
+        });
+        done.await.map_err(|lost| StoreError::Failed(lost.to_string()))?
     }
 
     /// Removes a function. Returns whether there was one. Goes on when the caller goes away.
@@ -294,14 +461,21 @@ impl Functions {
     }
 
     async fn commit_delete(self: &Arc<Self>, name: &FunctionName) -> Result<bool, StoreError> {
-        let _commit = self.commit.lock().await;
-        let Some(version) = self.catalog.latest(name) else {
+        let mut commit = self.lock().await;
+        let Some(function) = self.catalog.get(name) else {
             return Ok(false);
         };
         self.records.delete(&record::key(name), Expect::Any).await?;
+        commit.staged.remove(name);
         self.swap(|catalog| catalog.without(name));
-        self.metrics.forget(name, &version.metrics);
-        self.sweep_later(version);
+        self.metrics.forget(name, &function.latest.metrics);
+        // Without the function's record nobody looks at these; what remains is written over.
+        for number in function.versions.keys() {
+            self.records.delete(&record::version_key(name, *number), Expect::Any).await?;
+        }
+        for version in function.all_versions() {
+            self.sweep_later(Arc::clone(version));
+        }
         Ok(true)
     }
 
@@ -310,25 +484,33 @@ impl Functions {
     /// # Errors
     /// A text for the log, when it is not there, damaged, or cannot be read.
     pub async fn code(blobs: &dyn Blobs, digest: Digest) -> Result<Bytes, String> {
-        let found = blobs.get(&record::code_key(&digest)).await.map_err(|e| e.to_string())?;
-        let code = found.ok_or_else(|| format!("the code {digest} is not there"))?;
-        // A large one takes a while to hash.
-        let check =
-            tokio::task::spawn_blocking(move || (Digest::of(&code) == digest).then_some(code));
-        let checked = check.await.map_err(|e| e.to_string())?;
-        checked.ok_or_else(|| format!("the code {digest} is damaged"))
+        checked(blobs, &record::code_key(&digest), digest).await
     }
 
-    fn swap(&self, change: impl FnOnce(&Catalog) -> Catalog) {
+    /// What was uploaded for a version: its code, or a zip around it.
+    ///
+    /// # Errors
+    /// As [`Self::code`].
+    pub async fn upload(&self, version: &Version) -> Result<Bytes, String> {
+        let key = match version.upload == version.digest {
+            true => record::code_key(&version.digest),
+            false => record::upload_key(&version.upload),
+        };
+        checked(&*self.blobs, &key, version.upload).await
+    }
+
+    pub(crate) fn swap(&self, change: impl FnOnce(&Catalog) -> Catalog) {
         let next = change(&self.catalog.load());
         self.catalog.store(next);
+        self.share_out();
         self.changed.notify_one();
     }
 
     fn used(&self) -> HashSet<Digest> {
         let in_flight = self.pins();
         let published = self.catalog.load();
-        let published = published.iter().map(|f| f.latest.digest);
+        let published = published.iter().flat_map(|function| function.all_versions());
+        let published = published.flat_map(|version| [version.digest, version.upload]);
         published.chain(in_flight.keys().copied()).collect()
     }
 
@@ -338,7 +520,7 @@ impl Functions {
 
     /// Removes a version's code once nobody holds the version: an invocation that was admitted
     /// before the publish still needs it.
-    fn sweep_later(self: &Arc<Self>, version: Arc<Version>) {
+    pub(crate) fn sweep_later(self: &Arc<Self>, version: Arc<Version>) {
         let this = Arc::clone(self);
         drop(tokio::spawn(async move {
             let held = async {
@@ -349,30 +531,38 @@ impl Functions {
             // No invocation is that old.
             let _ = tokio::time::timeout(SWEEP_PATIENCE, held).await;
             let _commit = this.commit.lock().await;
-            this.sweep_one(version.digest).await;
+            this.sweep_one(version.digest, version.upload).await;
         }));
     }
 
     /// Removes code that no function has any more. Failing to only costs space until the next start.
-    async fn sweep_one(&self, digest: Digest) {
+    async fn sweep_one(&self, digest: Digest, upload: Digest) {
         let used = self.used();
-        if used.contains(&digest) {
-            return;
+        let mut keys = Vec::new();
+        if !used.contains(&digest) {
+            keys.push(record::code_key(&digest));
+            self.build.forget(&digest);
         }
-        if let Err(error) = self.blobs.delete(&record::code_key(&digest)).await {
-            tracing::warn!(%digest, %error, "cannot remove code that is not used any more");
+        if upload != digest && !used.contains(&upload) {
+            keys.push(record::upload_key(&upload));
         }
-        self.build.forget(&digest);
+        for key in keys {
+            if let Err(error) = self.blobs.delete(&key).await {
+                tracing::warn!(key, %error, "cannot remove code that is not used any more");
+            }
+        }
     }
 
     async fn sweep(&self) -> Result<(), StoreError> {
         let used = self.used();
-        for key in self.blobs.list("code").await? {
-            let digest = key.strip_prefix("code/").map(Digest::parse);
-            if let Some(Ok(digest)) = digest
-                && !used.contains(&digest)
-            {
-                self.blobs.delete(&key).await?;
+        for (prefix, place) in [("code", "code/"), ("upload", "upload/")] {
+            for key in self.blobs.list(prefix).await? {
+                let digest = key.strip_prefix(place).map(Digest::parse);
+                if let Some(Ok(digest)) = digest
+                    && !used.contains(&digest)
+                {
+                    self.blobs.delete(&key).await?;
+                }
             }
         }
         self.build.sweep(&|digest| used.contains(digest));
@@ -380,40 +570,59 @@ impl Functions {
     }
 }
 
-/// What a publish does to a function's configuration.
-pub type Change = Arc<dyn Fn(&mut FunctionConfig) -> Result<(), InvalidConfig> + Send + Sync>;
+/// The function as far as a new version of it needs it: its kin, and itself.
+fn alone(latest: &Arc<Version>, known: Option<&Function>) -> Function {
+    Function {
+        latest: Arc::clone(latest),
+        versions: known.map(|function| function.versions.clone()).unwrap_or_default(),
+        details: Details::default(),
+    }
+}
+
+/// The stored form of a function's versions.
+pub(crate) fn records_of(function: &Function) -> (VersionRecord, BTreeMap<u64, VersionRecord>) {
+    let versions = function.versions.iter();
+    let versions = versions.map(|(number, version)| (*number, VersionRecord::of(version)));
+    (VersionRecord::of(&function.latest), versions.collect())
+}
+
+async fn checked(blobs: &dyn Blobs, key: &str, digest: Digest) -> Result<Bytes, String> {
+    let found = blobs.get(key).await.map_err(|e| e.to_string())?;
+    let code = found.ok_or_else(|| format!("{key} is not there"))?;
+    // A large one takes a while to hash.
+    let check = tokio::task::spawn_blocking(move || (Digest::of(&code) == digest).then_some(code));
+    let checked = check.await.map_err(|e| e.to_string())?;
+    checked.ok_or_else(|| format!("{key} is damaged"))
+}
 
 /// Keeps code from being removed while it is being published.
-struct Pinned {
+pub(crate) struct Pinned {
     functions: Arc<Functions>,
-    digest: Digest,
+    digests: [Digest; 2],
 }
 
 impl Pinned {
-    fn new(functions: &Arc<Functions>, digest: Digest) -> Self {
-        *functions.pins().entry(digest).or_default() += 1;
-        Self { functions: Arc::clone(functions), digest }
+    pub(crate) fn new(functions: &Arc<Functions>, digest: Digest, upload: Digest) -> Self {
+        let digests = [digest, upload];
+        let mut pins = functions.pins();
+        for digest in digests {
+            *pins.entry(digest).or_default() += 1;
+        }
+        drop(pins);
+        Self { functions: Arc::clone(functions), digests }
     }
 }
 
 impl Drop for Pinned {
     fn drop(&mut self) {
         let mut pins = self.functions.pins();
-        if let Some(count) = pins.get_mut(&self.digest) {
-            *count -= 1;
-            if *count == 0 {
-                pins.remove(&self.digest);
+        for digest in self.digests {
+            if let Some(count) = pins.get_mut(&digest) {
+                *count -= 1;
+                if *count == 0 {
+                    pins.remove(&digest);
+                }
             }
         }
     }
-}
-
-fn check_memory(inspection: &Inspection, config: &FunctionConfig) -> Result<(), BuildError> {
-    let (starts, limit) = (inspection.memory_min_bytes, config.memory_bytes);
-    if starts <= limit {
-        return Ok(());
-    }
-    Err(BuildError::Invalid(format!(
-        "its memories start with {starts} bytes, which is more than its memory limit of {limit} bytes"
-    )))
 }

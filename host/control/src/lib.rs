@@ -1,8 +1,19 @@
-//! Functions, their configuration and code: publish, delete, load at start. Knows no HTTP and no
-//! wasm: uploads go through [`Build`](wambda_model::Build), storage through the traits of
-//! `wambda-store`, and readers see the result as the catalog.
+//! Functions, their versions and code, aliases, layers, users and roles: everything that a commit
+//! changes. Knows no HTTP and no wasm.
 
+pub mod directory;
 pub mod functions;
+pub mod groups;
+pub mod layers;
+pub mod managed;
+pub mod mappings;
+pub mod publish;
 pub mod record;
+pub mod session;
 
-pub use functions::{Functions, Identity, PublishError, Published};
+pub use directory::{Directories, Directory};
+pub use functions::{Functions, Identity, Missing, PublishError};
+pub use groups::Groups;
+pub use layers::Layers;
+pub use mappings::Mappings;
+pub use publish::{Change, Published, Upload};

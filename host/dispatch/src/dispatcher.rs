@@ -1,13 +1,16 @@
 //! The one door into functions, and the tick that keeps their instances.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use papaya::HashMap;
+use wambda_model::invocation::InstanceCounts;
 use wambda_model::scaling::ScalingReport;
 use wambda_model::{
-    BoxFuture, Budget, CatalogCell, Clock, Execute, FunctionName, Invocation, Invoke, InvokeError,
-    Outcome, Payload, Version,
+    BoxFuture, Budget, CatalogCell, Clock, Execute, FunctionMetrics, FunctionName, Invocation,
+    Invoke, InvokeError, Outcome, Payload, Version,
 };
 
 use crate::lane::{Admission, Lane};
@@ -21,7 +24,12 @@ const INSTANCE_BYTES_GUESS: u64 = 2 << 20;
 /// Admits invocations and scales functions.
 pub struct Dispatcher {
     execute: Arc<dyn Execute>,
-    lanes: HashMap<FunctionName, Arc<Lane>>,
+    /// By the number of their version.
+    lanes: HashMap<u64, Arc<Lane>>,
+    /// Functions whose gauges were shown in the last round.
+    shown: Mutex<BTreeMap<FunctionName, Shown>>,
+    /// Second of the last sample.
+    sampled: AtomicU64,
     catalog: CatalogCell,
     budget: Arc<Budget>,
     clock: Arc<dyn Clock>,
@@ -44,43 +52,60 @@ impl Dispatcher {
         clock: Arc<dyn Clock>,
         cores: u32,
     ) -> Self {
-        Self { execute, lanes: HashMap::new(), catalog, budget, clock, cores }
+        Self {
+            execute,
+            lanes: HashMap::new(),
+            shown: Mutex::default(),
+            sampled: AtomicU64::new(0),
+            catalog,
+            budget,
+            clock,
+            cores,
+        }
     }
 
     fn lane(&self, version: &Arc<Version>) -> Arc<Lane> {
         let lanes = self.lanes.pin();
-        if let Some(lane) = lanes.get(&version.name) {
+        if let Some(lane) = lanes.get(&version.uid) {
             return Arc::clone(lane);
         }
         let make = || {
             let clock = Arc::clone(&self.clock);
             Lane::new(Arc::clone(version), clock, self.cores, Arc::clone(&self.budget))
         };
-        Arc::clone(lanes.get_or_insert_with(version.name.clone(), make))
+        Arc::clone(lanes.get_or_insert_with(version.uid, make))
     }
 
-    /// Brings the lanes in line with the catalog: new versions, and functions that are gone.
+    /// Brings the lanes in line with the catalog: new versions, and versions that are gone.
     /// Idempotent; run after a publish and on a period.
     pub fn reconcile(&self) {
         let catalog = self.catalog.load();
-        for function in catalog.iter() {
-            let (known, latest) =
-                (self.lanes.pin().get(&function.latest.name).cloned(), &function.latest);
-            match known {
-                Some(lane) if lane.version().uid != latest.uid => lane.set_version(latest),
-                None if latest.config.provisioned > 0 => drop(self.lane(latest)),
-                _ => {}
-            }
-        }
+        let mut live = HashSet::new();
         let lanes = self.lanes.pin();
-        for (name, lane) in &lanes {
-            if catalog.get(name).is_none() && lane.is_quiet() {
-                lanes.remove(name);
+        for function in catalog.iter() {
+            for version in function.all_versions() {
+                live.insert(version.uid);
+                if version.provisioned.load(Relaxed) > 0 {
+                    self.lane(version).wake();
+                }
             }
         }
-        self.execute.retain(&|version| {
-            catalog.get(&version.name).is_some_and(|function| function.latest.uid == version.uid)
-        });
+        for (uid, lane) in &lanes {
+            if live.contains(uid) {
+                continue;
+            }
+            let version = lane.version();
+            let successor = catalog.get(&version.name).filter(|_| version.number.is_none());
+            if let Some(function) = successor
+                && lane.is_active()
+            {
+                self.lane(&function.latest).succeed(lane);
+            }
+            if lane.is_quiet() {
+                lanes.remove(uid);
+            }
+        }
+        self.execute.retain(&|version| live.contains(&version.uid));
     }
 
     /// One round of the plan.
@@ -89,12 +114,20 @@ impl Dispatcher {
         self.budget.relieve();
         let mut lanes: Vec<Arc<Lane>> = Vec::new();
         let catalog = self.catalog.load();
-        for (name, lane) in &self.lanes.pin() {
-            if lane.is_active() && catalog.get(name).is_some() {
+        let is_live = |version: &Version| {
+            let function = catalog.get(&version.name);
+            function.and_then(|f| f.version(&version.label)).is_some_and(|v| v.uid == version.uid)
+        };
+        for lane in self.lanes.pin().values() {
+            if lane.is_active() && is_live(lane.version()) {
                 lanes.push(Arc::clone(lane));
+            } else if !lane.is_quiet() {
+                // Of a version that is gone: those who wait are still served.
+                lane.nudge();
+                let _ = lane.tick(0);
             }
         }
-        let live: u32 = lanes.iter().map(|l| self.execute.counts(&l.version()).total()).sum();
+        let live: u32 = lanes.iter().map(|l| self.execute.counts(l.version()).total()).sum();
         let mean = self.budget.used().checked_div(u64::from(live)).unwrap_or(INSTANCE_BYTES_GUESS);
         let mut stats = Vec::with_capacity(lanes.len());
         lanes.retain(|lane| {
@@ -105,11 +138,59 @@ impl Dispatcher {
         });
         let limits = ScaleLimits { memory_bytes: self.budget.limit() };
         for (lane, target) in lanes.iter().zip(plan(&stats, &limits)) {
-            let version = lane.decide(target);
-            self.execute.keep_warm(&version, target.desired);
-            version.metrics.show_instances(self.execute.counts(&version));
+            lane.decide(target);
+            self.execute.keep_warm(lane.version(), target.desired);
         }
+        self.show();
     }
+
+    /// Shows each function's lanes in its gauges, and samples its counters once a second.
+    fn show(&self) {
+        let mut all: BTreeMap<FunctionName, Shown> = BTreeMap::new();
+        for lane in self.lanes.pin().values().filter(|lane| lane.is_active()) {
+            let version = lane.version();
+            let (depth, oldest) = lane.queue();
+            let counts = self.execute.counts(version);
+            let shown = all.entry(version.name.clone()).or_insert_with(|| Shown {
+                metrics: Arc::clone(&version.metrics),
+                instances: InstanceCounts::default(),
+                depth: 0,
+                oldest: Duration::ZERO,
+                running: 0,
+            });
+            shown.instances.busy += counts.busy;
+            shown.instances.warm += counts.warm;
+            shown.instances.prewarmed += counts.prewarmed;
+            shown.depth += depth;
+            shown.oldest = shown.oldest.max(oldest);
+            shown.running += lane.running();
+        }
+        let unix_ms = self.clock.unix_ms();
+        let samples = self.sampled.swap(unix_ms / 1_000, Relaxed) != unix_ms / 1_000;
+        let mut before = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, gone) in before.iter().filter(|(name, _)| !all.contains_key(*name)) {
+            gone.metrics.show_instances(InstanceCounts::default());
+            gone.metrics.show_queue(0, Duration::ZERO);
+            gone.metrics.sample(unix_ms, 0);
+        }
+        for shown in all.values() {
+            shown.metrics.show_instances(shown.instances);
+            shown.metrics.show_queue(shown.depth, shown.oldest);
+            if samples {
+                shown.metrics.sample(unix_ms, shown.running);
+            }
+        }
+        *before = all;
+    }
+}
+
+/// What the gauges of a function show: the sum over its versions.
+struct Shown {
+    metrics: Arc<FunctionMetrics>,
+    instances: InstanceCounts,
+    depth: usize,
+    oldest: Duration,
+    running: u32,
 }
 
 impl Invoke for Dispatcher {
@@ -125,12 +206,12 @@ impl Invoke for Dispatcher {
             let size = event.len() as u64;
             return Box::pin(async move { Err(InvokeError::PayloadTooLarge { limit, size }) });
         }
-        match self.lane(version).admit(version, invocation.payload.waiting_bytes()) {
+        match self.lane(version).admit(invocation.payload.waiting_bytes()) {
             Ok(Admission::Granted(permit)) => self.execute.execute(version, invocation, permit),
             Ok(Admission::Waiting(waiting)) => {
                 let version = Arc::clone(version);
                 Box::pin(async move {
-                    let permit = waiting.permit(&version).await?;
+                    let permit = waiting.permit().await?;
                     self.execute.execute(&version, invocation, permit).await
                 })
             }
@@ -143,7 +224,7 @@ impl Invoke for Dispatcher {
     }
 
     fn scaling(&self, version: &Arc<Version>) -> ScalingReport {
-        let lane = self.lanes.pin().get(&version.name).cloned();
+        let lane = self.lanes.pin().get(&version.uid).cloned();
         let mut report = lane.map(|lane| lane.report()).unwrap_or_default();
         report.instances = self.execute.counts(version);
         report

@@ -1,4 +1,7 @@
-//! One function's permits, and the bounded queue of those who wait for one.
+//! One version's permits, and the bounded queue of those who wait for one.
+//!
+//! Beyond what is provisioned for the version, a permit takes a place in the function's reserved
+//! concurrency, or else in the account's pool.
 //!
 //! A permit is granted at once while fewer run than there are cores or than the plan's formula asks
 //! for; otherwise the invocation waits. One that has waited for the target wait is granted what the
@@ -21,8 +24,9 @@ const DECISIONS_KEPT: usize = 32;
 /// Weight of the newest service time in the mean.
 const SERVICE_WEIGHT: f64 = 0.1;
 
-/// One function's permits and queue.
+/// One version's permits and queue.
 pub struct Lane {
+    version: Arc<Version>,
     /// Whether the tick has anything to do here. Written under the lock.
     active: AtomicBool,
     state: Mutex<State>,
@@ -33,8 +37,10 @@ pub struct Lane {
 }
 
 struct State {
-    version: Arc<Version>,
     running: u32,
+    /// Places taken in a gate of the share: of the function's own, or of the account's.
+    pooled: u32,
+    own: bool,
     waiters: VecDeque<Waiter>,
     waiting_bytes: u64,
     next_waiter: u64,
@@ -90,7 +96,7 @@ impl std::fmt::Debug for Waiting {
 }
 
 impl Lane {
-    /// A lane for the function of `version`.
+    /// A lane for `version`.
     #[must_use]
     pub fn new(
         version: Arc<Version>,
@@ -99,8 +105,9 @@ impl Lane {
         budget: Arc<Budget>,
     ) -> Arc<Self> {
         let state = State {
-            version,
             running: 0,
+            pooled: 0,
+            own: version.share.is_reserved(),
             waiters: VecDeque::new(),
             waiting_bytes: 0,
             next_waiter: 0,
@@ -113,7 +120,7 @@ impl Lane {
             decisions: VecDeque::new(),
         };
         let active = AtomicBool::new(true);
-        Arc::new(Self { active, state: Mutex::new(state), clock, cores, budget })
+        Arc::new(Self { version, active, state: Mutex::new(state), clock, cores, budget })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -122,8 +129,8 @@ impl Lane {
 
     /// The version that instances are kept for.
     #[must_use]
-    pub fn version(&self) -> Arc<Version> {
-        Arc::clone(&self.lock().version)
+    pub fn version(&self) -> &Arc<Version> {
+        &self.version
     }
 
     /// Whether the tick has anything to do here.
@@ -145,11 +152,15 @@ impl Lane {
         state.running == 0 && state.waiters.is_empty()
     }
 
-    /// The function has a new version.
-    pub fn set_version(&self, version: &Arc<Version>) {
+    /// Takes over what a replaced version's lane has learned: the new one is wanted as much.
+    pub fn succeed(&self, before: &Self) {
+        let (rate, window, desired) = {
+            let mut before = before.lock();
+            let desired = std::mem::take(&mut before.desired);
+            (std::mem::take(&mut before.rate), std::mem::take(&mut before.window), desired)
+        };
         let mut state = self.lock();
-        state.version = Arc::clone(version);
-        state.service_s = None;
+        (state.rate, state.window, state.desired) = (rate, window, desired);
         self.active.store(true, Relaxed);
     }
 
@@ -157,11 +168,8 @@ impl Lane {
     ///
     /// # Errors
     /// [`InvokeError::Throttled`] when there is neither a permit nor a place in the queue.
-    pub fn admit(
-        self: &Arc<Self>,
-        version: &Version,
-        bytes: u64,
-    ) -> Result<Admission, InvokeError> {
+    pub fn admit(self: &Arc<Self>, bytes: u64) -> Result<Admission, InvokeError> {
+        let version = &self.version;
         let now = self.clock.now();
         let mut state = self.lock();
         state.arrivals += 1;
@@ -173,14 +181,13 @@ impl Lane {
         let config = &version.config;
         let throttled = |reason, limit, value| {
             version.metrics.throttled(reason);
-            let retry_after = Duration::from_secs(1);
-            Err(InvokeError::Throttled { reason, limit, value, retry_after })
+            let (retry_after, reserved) = (Duration::from_secs(1), version.share.is_reserved());
+            Err(InvokeError::Throttled { reason, limit, value, reserved, retry_after })
         };
-        if config.concurrency == 0 {
+        if self.most() == 0 {
             return throttled(ThrottleReason::Concurrency, 0, 0);
         }
-        if state.waiters.is_empty() && self.may_run(&state, config.concurrency, 1) {
-            state.running += 1;
+        if state.waiters.is_empty() && self.is_worth_it(&state, 1) && self.enter(&mut state) {
             drop(state);
             return Ok(Admission::Granted(Permit::new(Arc::clone(self) as Arc<dyn Release>, now)));
         }
@@ -196,23 +203,60 @@ impl Lane {
         state.next_waiter += 1;
         state.waiting_bytes += bytes;
         state.waiters.push_back(Waiter { id, grant, bytes, since: now });
-        self.show_queue(&state, now);
         drop(state);
         Ok(Admission::Waiting(Waiting { lane: Arc::clone(self), id, granted, since: now }))
     }
 
-    /// Whether one more may run now, with `extra` more waiting than the queue shows.
-    fn may_run(&self, state: &State, max: u32, extra: u32) -> bool {
-        if state.running >= max {
-            return false;
-        }
+    /// Instances that the version may have in all.
+    fn most(&self) -> u32 {
+        let kept = self.version.provisioned.load(Relaxed);
+        self.version.share.current().limit().saturating_add(kept)
+    }
+
+    /// Whether one more should run now, with `extra` more waiting than the queue shows.
+    fn is_worth_it(&self, state: &State, extra: u32) -> bool {
         let wanted = || {
-            let mut stats = state.stats(0, 0);
+            let mut stats = self.stats(state, 0, 0);
             stats.queued = stats.queued.saturating_add(extra);
             need(&stats)
         };
         let worth_it = state.running < self.cores || state.running < wanted();
         worth_it && self.has_room(state)
+    }
+
+    /// Begins to run, when there is a place: one that is provisioned, or one of the share.
+    fn enter(&self, state: &mut State) -> bool {
+        let free = self.version.provisioned.load(Relaxed).saturating_add(state.pooled);
+        if state.running >= free {
+            if !self.version.share.gate(state.own).try_enter() {
+                return false;
+            }
+            state.pooled += 1;
+        }
+        state.running += 1;
+        true
+    }
+
+    /// Gives places back that nobody runs on any more.
+    fn give_back(&self, state: &mut State) {
+        let kept = self.version.provisioned.load(Relaxed);
+        let needed = state.running.saturating_sub(kept);
+        let surplus = state.pooled.saturating_sub(needed);
+        if surplus > 0 {
+            state.pooled -= surplus;
+            self.version.share.gate(state.own).leave(surplus);
+        }
+    }
+
+    /// Moves to the gate that counts now.
+    fn move_gate(&self, state: &mut State) {
+        let own = self.version.share.is_reserved();
+        if own != state.own {
+            self.version.share.gate(state.own).leave(state.pooled);
+            self.version.share.gate(own).force(state.pooled);
+            state.own = own;
+        }
+        self.give_back(state);
     }
 
     /// One runs in any case; more while the memory budget is not tight.
@@ -226,35 +270,30 @@ impl Lane {
         state: &mut State,
         now: Instant,
     ) -> Vec<(oneshot::Sender<Permit>, Permit)> {
-        let max = state.version.config.concurrency;
         let mut grants = Vec::new();
         while let Some(head) = state.waiters.front() {
             let overdue = now.saturating_duration_since(head.since) >= TARGET_WAIT;
-            let may = if overdue {
-                state.running < max && self.has_room(state)
-            } else {
-                self.may_run(state, max, 0)
-            };
-            if !may {
+            let should = if overdue { self.has_room(state) } else { self.is_worth_it(state, 0) };
+            if !should || !self.enter(state) {
                 break;
             }
             let Some(head) = state.waiters.pop_front() else {
                 break;
             };
             state.waiting_bytes -= head.bytes;
-            state.running += 1;
             let permit = Permit::new(Arc::clone(self) as Arc<dyn Release>, now);
             grants.push((head.grant, permit));
-        }
-        if !grants.is_empty() {
-            self.show_queue(state, now);
         }
         grants
     }
 
-    fn show_queue(&self, state: &State, now: Instant) {
+    /// Invocations waiting, and the age of the oldest.
+    #[must_use]
+    pub fn queue(&self) -> (usize, Duration) {
+        let now = self.clock.now();
+        let state = self.lock();
         let oldest = state.waiters.front().map(|w| now.saturating_duration_since(w.since));
-        state.version.metrics.show_queue(state.waiters.len(), oldest.unwrap_or_default());
+        (state.waiters.len(), oldest.unwrap_or_default())
     }
 
     /// Serves whom it can. Permits are handed over outside the lock: one that is not taken any more
@@ -282,21 +321,27 @@ impl Lane {
         state.ticked = now;
         let arrivals = std::mem::take(&mut state.arrivals);
         state.rate.tick(arrivals, passed);
-        let now_needed = need(&state.stats(0, instance_bytes));
+        self.move_gate(&mut state);
+        let now_needed = need(&self.stats(&state, 0, instance_bytes));
         state.window.push(now, now_needed);
         let window_max = state.window.max(now, DOWN_WINDOW);
-        self.show_queue(&state, now);
-        let quiet = window_max == 0 && state.desired == 0 && state.version.config.provisioned == 0;
+        let kept = self.version.provisioned.load(Relaxed);
+        let quiet = window_max == 0 && state.desired == 0 && kept == 0;
         self.active.store(!quiet, Relaxed);
-        (!quiet).then(|| state.stats(window_max, instance_bytes))
+        (!quiet).then(|| self.stats(&state, window_max, instance_bytes))
     }
 
-    /// Takes the plan's word. Returns the version to keep instances for.
-    pub fn decide(&self, target: WarmTarget) -> Arc<Version> {
+    /// The tick has something to do here again.
+    pub fn wake(&self) {
+        self.active.store(true, Relaxed);
+    }
+
+    /// Takes the plan's word.
+    pub fn decide(&self, target: WarmTarget) {
         let mut state = self.lock();
         if target.desired != state.desired {
             let (from, to, reason) = (state.desired, target.desired, target.reason);
-            state.version.metrics.scaled(from, to, reason);
+            self.version.metrics.scaled(from, to, reason);
             if state.decisions.len() >= DECISIONS_KEPT {
                 state.decisions.pop_front();
             }
@@ -304,7 +349,6 @@ impl Lane {
             state.decisions.push_back(Decision { unix_ms, from, to, reason });
             state.desired = to;
         }
-        Arc::clone(&state.version)
     }
 
     /// The lane's state, for people; instances are filled in by the caller.
@@ -327,19 +371,18 @@ impl Lane {
     }
 }
 
-impl State {
-    fn stats(&self, window_max: u32, instance_bytes: u64) -> LaneStats {
-        let config = &self.version.config;
+impl Lane {
+    fn stats(&self, state: &State, window_max: u32, instance_bytes: u64) -> LaneStats {
         LaneStats {
-            arrival_rate: self.rate.per_second(),
-            service_s: self.service_s,
-            queued: u32::try_from(self.waiters.len()).unwrap_or(u32::MAX),
-            running: self.running,
-            min: config.provisioned,
-            max: config.concurrency,
+            arrival_rate: state.rate.per_second(),
+            service_s: state.service_s,
+            queued: u32::try_from(state.waiters.len()).unwrap_or(u32::MAX),
+            running: state.running,
+            min: self.version.provisioned.load(Relaxed),
+            max: self.most(),
             window_max,
             instance_bytes,
-            desired: self.desired,
+            desired: state.desired,
         }
     }
 }
@@ -350,6 +393,7 @@ impl Release for Lane {
         let now = self.clock.now();
         let mut state = self.lock();
         state.running = state.running.saturating_sub(1);
+        self.give_back(&mut state);
         let took = now.saturating_duration_since(taken).as_secs_f64();
         let mean = state.service_s.map_or(took, |mean| mean + SERVICE_WEIGHT * (took - mean));
         state.service_s = Some(mean);
@@ -366,7 +410,8 @@ impl Waiting {
     ///
     /// # Errors
     /// [`InvokeError::Throttled`] after [`QUEUE_AGE_MAX`].
-    pub async fn permit(mut self, version: &Version) -> Result<Permit, InvokeError> {
+    pub async fn permit(mut self) -> Result<Permit, InvokeError> {
+        let version = Arc::clone(&self.lane.version);
         let give_up = self.since + QUEUE_AGE_MAX;
         let mut wake = self.since + TARGET_WAIT;
         loop {
@@ -395,6 +440,7 @@ impl Waiting {
             reason: ThrottleReason::QueueAge,
             limit: ms(QUEUE_AGE_MAX),
             value: ms(self.lane.clock.now().saturating_duration_since(self.since)),
+            reserved: version.share.is_reserved(),
             retry_after: Duration::from_secs(1),
         })
     }
@@ -408,16 +454,18 @@ impl Drop for Waiting {
             && let Some(left) = state.waiters.remove(at)
         {
             state.waiting_bytes -= left.bytes;
-            self.lane.show_queue(&state, self.lane.clock.now());
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::sync::atomic::AtomicU32;
 
-    use wambda_model::{Digest, FunctionConfig, FunctionName, Kind, Metrics, Reuse};
+    use arc_swap::ArcSwap;
+    use wambda_model::{
+        Attributes, Digest, FunctionConfig, FunctionName, Gate, Kind, Metrics, Reuse, Share,
+    };
 
     use super::*;
     use crate::dispatcher::TICK;
@@ -442,40 +490,91 @@ mod tests {
         }
     }
 
-    fn version() -> Arc<Version> {
+    fn version(share: Share) -> Arc<Version> {
         let name = FunctionName::new("f").unwrap();
-        let config = FunctionConfig { env: BTreeMap::new(), ..FunctionConfig::default() };
         Arc::new(Version {
             uid: Version::next_uid(),
             label: "$LATEST".into(),
+            number: None,
             revision: 1,
+            revision_id: String::new(),
             kind: Kind::Core,
             component: false,
             wasi03: false,
             digest: Digest::of(b""),
             code_bytes: 0,
+            upload: Digest::of(b""),
+            upload_bytes: 0,
             imports: Vec::new(),
             published_ms: 0,
             compile_ms: 0,
-            config,
+            config: FunctionConfig::default(),
+            attributes: Attributes::default(),
             reuse: Reuse::Warm,
             arn: "arn".into(),
             log_group: "group".into(),
+            log_stream: "stream".into(),
             logs: Arc::default(),
             metrics: Metrics::new("test").unwrap().function(&name),
+            share: Arc::new(share),
+            provisioned: AtomicU32::new(0),
+            grants: ArcSwap::default(),
             name,
         })
     }
 
+    fn lane(version: Arc<Version>) -> (Arc<Lane>, Arc<ManualClock>) {
+        let clock = Arc::new(ManualClock(Mutex::new(wambda_model::clock::now())));
+        let dynamic = Arc::clone(&clock) as Arc<dyn Clock>;
+        (Lane::new(version, dynamic, 100, Budget::new(1 << 30)), clock)
+    }
+
+    fn granted(lane: &Arc<Lane>) -> Option<Permit> {
+        match lane.admit(0).unwrap() {
+            Admission::Granted(permit) => Some(permit),
+            Admission::Waiting(_) => None,
+        }
+    }
+
+    #[test]
+    fn provisioned_places_come_first_and_the_rest_from_the_share() {
+        let account = Arc::new(Gate::new(2));
+        let version = version(Share::of(&account));
+        let (lane, _) = lane(Arc::clone(&version));
+        version.provisioned.store(1, Relaxed);
+        let mut permits: Vec<_> = (0..3).map(|_| granted(&lane).unwrap()).collect();
+        assert_eq!(account.running(), 2);
+        assert!(granted(&lane).is_none(), "neither provisioned nor in the pool");
+        // One place moves to the function itself, and the pool is free again.
+        version.share.reserve(Some(1));
+        let _ = lane.tick(1);
+        assert_eq!((account.running(), version.share.current().running()), (0, 2));
+        permits.pop();
+        permits.pop();
+        assert_eq!(
+            version.share.current().running(),
+            0,
+            "the last one runs on the provisioned place"
+        );
+        permits.clear();
+        assert_eq!((lane.running(), version.share.current().running()), (0, 0));
+        // Nothing reserved and nothing provisioned is nothing at all.
+        version.share.reserve(Some(0));
+        assert!(granted(&lane).is_some());
+        version.provisioned.store(0, Relaxed);
+        let refused = lane.admit(0).unwrap_err();
+        assert!(matches!(
+            refused,
+            InvokeError::Throttled { reason: ThrottleReason::Concurrency, reserved: true, .. }
+        ));
+    }
+
     #[test]
     fn one_call_now_and_then_keeps_an_instance_for_a_window_and_no_longer() {
-        let clock = Arc::new(ManualClock(Mutex::new(wambda_model::clock::now())));
-        let lane =
-            Lane::new(version(), Arc::clone(&clock) as Arc<dyn Clock>, 2, Budget::new(1 << 30));
+        let (lane, clock) = lane(version(Share::of(&Arc::new(Gate::new(1_000)))));
         let limits = ScaleLimits { memory_bytes: 1 << 30 };
         for round in 0..3 {
-            let permit = lane.admit(&lane.version(), 0).unwrap();
-            assert!(matches!(permit, Admission::Granted(_)), "{permit:?}");
+            let permit = granted(&lane).unwrap();
             clock.pass(Duration::from_millis(1));
             drop(permit);
             let mut wanted = Vec::new();

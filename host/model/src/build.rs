@@ -50,6 +50,9 @@ pub trait Build: Send + Sync {
     /// Unpacks an upload and says what it is. Nothing is compiled.
     fn inspect(&self, upload: Bytes) -> BoxFuture<'_, Result<Inspection, BuildError>>;
 
+    /// Checks that a layer can be unpacked: a zip of plain files within its limits.
+    fn check_layer(&self, zip: Bytes) -> BoxFuture<'_, Result<(), BuildError>>;
+
     /// Compiles within hard limits, unless that was done before, and checks that the result links.
     /// Returns how long compiling took.
     fn build<'a>(

@@ -162,9 +162,9 @@ impl Watch {
                 "p99 {p99_ms:.2} ms of {count} invocations, limit {factor} times {old_p99:.2} ms of version {old}"
             ));
         }
-        rule.p99_ms.filter(|limit| p99_ms > *limit).map(|limit| {
-            format!("p99 {p99_ms:.2} ms of {count} invocations, limit {limit} ms")
-        })
+        rule.p99_ms
+            .filter(|limit| p99_ms > *limit)
+            .map(|limit| format!("p99 {p99_ms:.2} ms of {count} invocations, limit {limit} ms"))
     }
 }
 

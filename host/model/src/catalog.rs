@@ -1,12 +1,15 @@
 //! The catalog: an immutable snapshot of every function, swapped whole behind one atomic load.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use wambda_policy::Grants;
 
-use crate::config::{FunctionConfig, Kind, Reuse};
+use crate::config::{Attributes, FunctionConfig, Kind, Reuse};
+use crate::function::{Alias, Details, LATEST};
+use crate::gate::Share;
 use crate::ids::{Digest, FunctionName};
 use crate::logs::LogRing;
 use crate::metrics::FunctionMetrics;
@@ -18,10 +21,14 @@ pub struct Version {
     pub uid: u64,
     /// The function.
     pub name: FunctionName,
-    /// What users call it: `$LATEST`.
+    /// What users call it: `$LATEST`, or a number.
     pub label: Arc<str>,
-    /// Counts publishes of this function, from 1.
+    /// Its number; none for `$LATEST`.
+    pub number: Option<u64>,
+    /// Counts the changes of `$LATEST`, from 1; a published version has that of its making.
     pub revision: u64,
+    /// Names this version's state; of `$LATEST`, see [`Details::revision_id`].
+    pub revision_id: String,
     /// What the upload turned out to be.
     pub kind: Kind,
     /// Whether it is a component (or else a core module).
@@ -32,6 +39,10 @@ pub struct Version {
     pub digest: Digest,
     /// Bytes of the wasm binary.
     pub code_bytes: u64,
+    /// SHA-256 of what was uploaded: the binary, or a zip around it.
+    pub upload: Digest,
+    /// Bytes of what was uploaded.
+    pub upload_bytes: u64,
     /// Imports, for people.
     pub imports: Vec<String>,
     /// Milliseconds since the Unix epoch.
@@ -40,16 +51,26 @@ pub struct Version {
     pub compile_ms: u64,
     /// Configuration.
     pub config: FunctionConfig,
+    /// What AWS's clients know besides.
+    pub attributes: Attributes,
     /// Reuse in force.
     pub reuse: Reuse,
-    /// The function's ARN.
+    /// What it calls itself: the function's ARN, qualified when it is a published version.
     pub arn: Arc<str>,
-    /// Today's log stream is this prefix's; the log group is `/aws/lambda/NAME`.
+    /// `/aws/lambda/NAME`, unless the function has another one.
     pub log_group: Arc<str>,
+    /// Where its instances log: `YYYY/MM/DD/[LABEL]` and 32 hex digits. One a version and process.
+    pub log_stream: Arc<str>,
     /// The function's log, shared by its versions.
     pub logs: Arc<LogRing>,
     /// The function's metrics, shared by its versions.
     pub metrics: Arc<FunctionMetrics>,
+    /// The function's concurrency, shared by its versions.
+    pub share: Arc<Share>,
+    /// Instances that are kept for it. Changes while it lives.
+    pub provisioned: AtomicU32,
+    /// What its instances may reach. Changes with its execution role's policies.
+    pub grants: ArcSwap<Grants>,
 }
 
 impl Version {
@@ -61,28 +82,77 @@ impl Version {
     }
 }
 
-/// A function: today one version, `$LATEST`.
+/// A function: its versions, and what stands around them.
 #[derive(Debug, Clone)]
 pub struct Function {
     /// What an unqualified invocation runs.
     pub latest: Arc<Version>,
+    /// Published versions, by number.
+    pub versions: BTreeMap<u64, Arc<Version>>,
+    /// Aliases, permissions, URLs and the like.
+    pub details: Details,
+}
+
+impl Function {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &FunctionName {
+        &self.latest.name
+    }
+
+    /// Every version, `$LATEST` first, then by number.
+    pub fn all_versions(&self) -> impl Iterator<Item = &Arc<Version>> {
+        std::iter::once(&self.latest).chain(self.versions.values())
+    }
+
+    /// The version of that label.
+    #[must_use]
+    pub fn version(&self, label: &str) -> Option<&Arc<Version>> {
+        if label == LATEST {
+            return Some(&self.latest);
+        }
+        label.parse().ok().and_then(|number: u64| self.versions.get(&number))
+    }
+
+    /// What a qualifier means: a version, or an alias and the version that it chooses. `draw` is
+    /// uniform in `[0, 1)`.
+    #[must_use]
+    pub fn resolve(&self, qualifier: &str, draw: impl FnOnce() -> f64) -> Option<Target> {
+        if let Some(alias) = self.details.aliases.get(qualifier) {
+            let version = Arc::clone(self.version(alias.choose(draw))?);
+            return Some(Target { version, alias: Some(Arc::clone(alias)) });
+        }
+        let version = Arc::clone(self.version(qualifier)?);
+        Some(Target { version, alias: None })
+    }
+}
+
+/// What an invocation runs.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The version.
+    pub version: Arc<Version>,
+    /// The alias by which it was called.
+    pub alias: Option<Arc<Alias>>,
 }
 
 /// Every function, by name.
 #[derive(Debug, Default, Clone)]
 pub struct Catalog {
-    functions: BTreeMap<FunctionName, Function>,
+    functions: BTreeMap<FunctionName, Arc<Function>>,
+    /// Functions and qualifiers by the id of their URL.
+    urls: HashMap<String, (FunctionName, String)>,
 }
 
 impl Catalog {
     /// The function of that name.
     #[must_use]
-    pub fn get(&self, name: &FunctionName) -> Option<&Function> {
+    pub fn get(&self, name: &FunctionName) -> Option<&Arc<Function>> {
         self.functions.get(name)
     }
 
     /// All functions, by name.
-    pub fn iter(&self) -> impl Iterator<Item = &Function> {
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Function>> {
         self.functions.values()
     }
 
@@ -91,7 +161,7 @@ impl Catalog {
         &'a self,
         after: Option<&'a FunctionName>,
         limit: usize,
-    ) -> impl Iterator<Item = &'a Function> {
+    ) -> impl Iterator<Item = &'a Arc<Function>> {
         use std::ops::Bound::{Excluded, Unbounded};
         let from = after.map_or(Unbounded, Excluded);
         self.functions.range::<FunctionName, _>((from, Unbounded)).map(|(_, f)| f).take(limit)
@@ -112,8 +182,8 @@ impl Catalog {
     /// This catalog with `function` in place of any of its name.
     #[must_use]
     pub fn with(&self, function: Function) -> Self {
-        let mut next = self.clone();
-        next.functions.insert(function.latest.name.clone(), function);
+        let mut next = self.without(function.name());
+        next.add(function);
         next
     }
 
@@ -121,15 +191,34 @@ impl Catalog {
     #[must_use]
     pub fn without(&self, name: &FunctionName) -> Self {
         let mut next = self.clone();
-        next.functions.remove(name);
+        if let Some(gone) = next.functions.remove(name) {
+            for config in gone.details.urls.values() {
+                next.urls.remove(&config.id);
+            }
+        }
         next
+    }
+
+    fn add(&mut self, function: Function) {
+        let name = function.name().clone();
+        for (qualifier, config) in &function.details.urls {
+            self.urls.insert(config.id.clone(), (name.clone(), qualifier.clone()));
+        }
+        self.functions.insert(name, Arc::new(function));
+    }
+
+    /// The function and qualifier that a URL's id stands for.
+    #[must_use]
+    pub fn url(&self, id: &str) -> Option<&(FunctionName, String)> {
+        self.urls.get(id)
     }
 }
 
 impl FromIterator<Function> for Catalog {
     fn from_iter<I: IntoIterator<Item = Function>>(functions: I) -> Self {
-        let by_name = |f: Function| (f.latest.name.clone(), f);
-        Self { functions: functions.into_iter().map(by_name).collect() }
+        let mut all = Self::default();
+        functions.into_iter().for_each(|function| all.add(function));
+        all
     }
 }
 
@@ -142,6 +231,12 @@ impl CatalogCell {
     #[must_use]
     pub fn load(&self) -> arc_swap::Guard<Arc<Catalog>> {
         self.0.load()
+    }
+
+    /// The function of that name.
+    #[must_use]
+    pub fn get(&self, name: &FunctionName) -> Option<Arc<Function>> {
+        self.0.load().get(name).map(Arc::clone)
     }
 
     /// The version that an unqualified invocation of `name` runs.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ids::Digest;
 use crate::limits;
 
 /// What an upload turned out to be. See docs/SPECIFICATION.md, "kinds".
@@ -68,10 +69,6 @@ pub struct FunctionConfig {
     pub payload_bytes: u64,
     /// Bytes of log output of one invocation.
     pub log_bytes: u64,
-    /// Most instances at once.
-    pub concurrency: u32,
-    /// Instances kept ready.
-    pub provisioned: u32,
     /// Most invocations waiting for an instance.
     pub queue: u32,
     /// Reuse asked for; none means the kind's default.
@@ -89,8 +86,6 @@ impl Default for FunctionConfig {
             cpu_ms: None,
             payload_bytes: limits::PAYLOAD_BYTES_DEFAULT,
             log_bytes: limits::LOG_BYTES_DEFAULT,
-            concurrency: limits::CONCURRENCY_DEFAULT,
-            provisioned: 0,
             queue: limits::QUEUE_COUNT_DEFAULT,
             reuse: None,
             env: BTreeMap::new(),
@@ -149,10 +144,6 @@ impl FunctionConfig {
         let (min, max) = (limits::PAYLOAD_BYTES_MIN, limits::PAYLOAD_BYTES_MAX);
         within("payload", "bytes", self.payload_bytes, min, max)?;
         within("logs", "bytes", self.log_bytes, 0, limits::LOG_BYTES_MAX)?;
-        let max = u64::from(limits::CONCURRENCY_MAX);
-        within("concurrency", "instances", u64::from(self.concurrency), 0, max)?;
-        let max = u64::from(self.concurrency);
-        within("provisioned", "instances (concurrency)", u64::from(self.provisioned), 0, max)?;
         let max = u64::from(limits::QUEUE_COUNT_MAX);
         within("queue", "invocations", u64::from(self.queue), 0, max)?;
         self.check_env()
@@ -175,13 +166,102 @@ impl FunctionConfig {
                     "environment variable {key:?} is not valid: a letter, then letters, digits and '_'; no NUL in its value"
                 )));
             }
-            if key.starts_with("AWS_LAMBDA_") || RESERVED_ENV.contains(&key.as_str()) {
+            if is_reserved(key) {
                 let message = format!("environment variable {key:?} is reserved by the platform");
                 return Err(InvalidConfig(message));
             }
         }
         Ok(())
     }
+}
+
+/// What a function is to AWS's clients beyond what runs: told back as it was given.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Attributes {
+    /// For people.
+    pub description: String,
+    /// What clients call the runtime, for example `provided.al2023`; empty when nobody said.
+    pub runtime: String,
+    /// What clients call the handler.
+    pub handler: String,
+    /// ARN of the execution role; empty for none, which may reach nothing.
+    pub role: String,
+    /// `x86_64` or `arm64`; wasm does not mind. Empty for the first.
+    pub architecture: String,
+    /// Megabytes of `/tmp` that were asked for; 0 for the default.
+    pub ephemeral_mb: u32,
+    /// Where events go that cannot be handled; empty for nowhere.
+    pub dead_letter_arn: String,
+    /// Whether traces are asked for.
+    pub traces: bool,
+    /// `JSON`, or text when empty.
+    pub log_format: String,
+    /// Least level of the function's own lines, in the JSON format.
+    pub log_level: String,
+    /// Least level of the platform's lines, in the JSON format.
+    pub system_log_level: String,
+    /// Another log group than `/aws/lambda/NAME`; empty for that.
+    pub log_group: String,
+    /// Layers, lowest first.
+    pub layers: Vec<LayerUse>,
+    /// Subnets and security groups, which mean nothing here.
+    pub vpc: Option<(Vec<String>, Vec<String>)>,
+    /// Whether published versions are asked to start from a snapshot, which means nothing here.
+    pub snap_start: bool,
+}
+
+/// A layer that a function uses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerUse {
+    /// ARN of the layer's version.
+    pub arn: String,
+    /// What is in it.
+    pub digest: Digest,
+    /// Bytes of its zip.
+    pub bytes: u64,
+}
+
+/// Everything that a change of a function may touch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Draft {
+    /// What runs, and how.
+    pub config: FunctionConfig,
+    /// What AWS's clients know besides.
+    pub attributes: Attributes,
+    /// Concurrency that is the function's alone; none is a share of the account's.
+    pub reserved: Option<u32>,
+    /// Instances kept for `$LATEST`.
+    pub provisioned: u32,
+}
+
+impl Draft {
+    /// Checks every value against its range.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`] that names the first value that is out of its range, and the range.
+    pub fn check(&self) -> Result<(), InvalidConfig> {
+        self.config.check()?;
+        let max = self.reserved.unwrap_or(limits::CONCURRENCY_MAX);
+        if max > limits::CONCURRENCY_MAX {
+            let most = limits::CONCURRENCY_MAX;
+            let message = format!("concurrency must be 0 to {most} instances, got {max}");
+            return Err(InvalidConfig(message));
+        }
+        if self.provisioned > max {
+            let count = self.provisioned;
+            let message =
+                format!("provisioned must be 0 to {max} instances (concurrency), got {count}");
+            return Err(InvalidConfig(message));
+        }
+        Ok(())
+    }
+}
+
+/// Whether the platform sets this variable itself.
+#[must_use]
+pub fn is_reserved(variable: &str) -> bool {
+    variable.starts_with("AWS_LAMBDA_") || RESERVED_ENV.contains(&variable)
 }
 
 /// Names that Lambda reserves besides `AWS_LAMBDA_*`.
@@ -200,9 +280,9 @@ mod tests {
     use super::*;
 
     fn refused(change: impl FnOnce(&mut FunctionConfig)) -> String {
-        let mut config = FunctionConfig::default();
-        change(&mut config);
-        config.check().unwrap_err().to_string()
+        let mut draft = Draft::default();
+        change(&mut draft.config);
+        draft.check().unwrap_err().to_string()
     }
 
     #[test]
@@ -214,8 +294,10 @@ mod tests {
         assert!(refused(|c| c.timeout_ms = 900_001).contains("900000"));
         assert!(refused(|c| c.cpu_ms = Some(0)).contains("cpu"));
         assert!(refused(|c| c.payload_bytes = 6 * limits::MIB + 1).contains("payload"));
-        assert!(refused(|c| c.provisioned = 1_001).contains("provisioned"));
-        assert!(refused(|c| c.concurrency = 4_001).contains("4000"));
+        let said = |draft: Draft| draft.check().unwrap_err().to_string();
+        let draft = Draft { reserved: Some(5), provisioned: 6, ..Draft::default() };
+        assert!(said(draft).contains("provisioned"));
+        assert!(said(Draft { reserved: Some(4_001), ..Draft::default() }).contains("4000"));
     }
 
     #[test]

@@ -159,6 +159,8 @@ pub enum InvokeError {
         limit: u64,
         /// What was there.
         value: u64,
+        /// Whether the function has concurrency of its own, which was used up.
+        reserved: bool,
         /// When trying again makes sense.
         retry_after: Duration,
     },

@@ -48,6 +48,8 @@ pub struct Caller {
     pub client_context: Option<Arc<str>>,
     /// The `X-Amzn-Trace-Id` header.
     pub trace: Option<Arc<str>>,
+    /// The ARN that was called, when it is not the version's own.
+    pub invoked_arn: Option<Arc<str>>,
 }
 
 /// One event on its way to one function.
@@ -189,6 +191,8 @@ pub struct InstanceCounts {
     pub warm: u32,
     /// Idle, never used.
     pub prewarmed: u32,
+    /// Whether the last instance that was made ahead of time failed by its own code.
+    pub stillborn: bool,
 }
 
 impl InstanceCounts {

@@ -7,24 +7,30 @@
 pub mod body;
 pub mod budget;
 pub mod build;
+pub mod canary;
 pub mod catalog;
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod function;
+pub mod gate;
 pub mod ids;
 pub mod invocation;
 pub mod limits;
 pub mod logs;
 pub mod metrics;
 pub mod scaling;
+pub mod series;
 
 pub use body::{Body, BodyError};
 pub use budget::{Budget, Charge};
 pub use build::{Build, BuildError, Inspection};
-pub use catalog::{Catalog, CatalogCell, Function, Version};
+pub use catalog::{Catalog, CatalogCell, Function, Target, Version};
 pub use clock::{Clock, SystemClock};
-pub use config::{FunctionConfig, Kind, Reuse};
+pub use config::{Attributes, Draft, FunctionConfig, Kind, LayerUse, Reuse};
 pub use error::{FunctionError, InvokeError, KillReason, ThrottleReason};
+pub use function::{Alias, Details, LATEST};
+pub use gate::{Gate, Share};
 pub use ids::{Digest, FunctionName, RequestId};
 pub use invocation::{
     BoxFuture, Caller, Execute, Invocation, Invoke, Outcome, Payload, Permit, Release, Reply,

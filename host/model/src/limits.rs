@@ -68,10 +68,12 @@ pub const RESPONSE_BYTES_EXTRA: u64 = 100;
 pub const LOG_BYTES_DEFAULT: u64 = 256 << 10;
 /// Largest log output of one invocation.
 pub const LOG_BYTES_MAX: u64 = 6 * MIB;
-/// Concurrent instances of one function (Lambda's unreserved account limit).
+/// Concurrent instances of all functions together (Lambda: 1,000).
 pub const CONCURRENCY_DEFAULT: u32 = 1_000;
-/// Most concurrent instances of one function.
+/// Most concurrent instances of one function, and of all of them.
 pub const CONCURRENCY_MAX: u32 = 4_000;
+/// Concurrency that reservations leave to the other functions (Lambda: 100).
+pub const UNRESERVED_MIN: u32 = 100;
 /// Invocations waiting for an instance.
 pub const QUEUE_COUNT_DEFAULT: u32 = 1_000;
 /// Most invocations waiting for an instance.
@@ -80,6 +82,43 @@ pub const QUEUE_COUNT_MAX: u32 = 100_000;
 pub const QUEUE_BYTES_MAX: u64 = 64 * MIB;
 /// Longest wait for an instance.
 pub const QUEUE_AGE_MAX: Duration = Duration::from_secs(10);
+
+// ---- what stands around a function ------------------------------------------------------------
+
+/// Aliases of one function.
+pub const ALIASES_MAX: usize = 500;
+/// Published versions of one function that are kept at once.
+pub const VERSIONS_MAX: usize = 1_000;
+/// Tags of one function (Lambda: 50).
+pub const TAGS_MAX: usize = 50;
+/// Bytes of a function's policy (Lambda: 20 KB).
+pub const POLICY_BYTES_MAX: usize = 20_480;
+/// Bytes of an IAM policy or trust policy (IAM: 6,144 and 2,048 to 8,192, white space not counted).
+pub const IAM_POLICY_BYTES_MAX: usize = 10_240;
+/// Layers of one function (Lambda: 5).
+pub const LAYERS_MAX: usize = 5;
+/// Inflated bytes of a function's layers together (Lambda: 250 MB with the code).
+pub const LAYERS_BYTES_MAX: u64 = 262_144_000;
+/// Files of one layer.
+pub const LAYER_FILES_MAX: usize = 10_000;
+/// Longest an upload is waited for, before its function is said to be pending.
+pub const PENDING_PATIENCE: Duration = Duration::from_secs(5);
+/// Invocations in a row of one function by way of another one (Lambda: 16).
+pub const RECURSION_MAX: u32 = 16;
+/// Samples that a rollback rule looks at, for each version.
+pub const ROLLBACK_SAMPLES_MAX: usize = 10_000;
+/// Shortest window of a rollback rule.
+pub const ROLLBACK_WINDOW_MS_MIN: u64 = 1_000;
+/// Longest window of a rollback rule.
+pub const ROLLBACK_WINDOW_MS_MAX: u64 = 3_600_000;
+/// Minutes of measurements that are kept of a function: a day.
+pub const SERIES_MINUTES_MAX: usize = 1_440;
+/// Users, and roles, and policies.
+pub const IDENTITIES_MAX: usize = 5_000;
+/// Access keys of one user (IAM: 2).
+pub const ACCESS_KEYS_MAX: usize = 2;
+/// Policies attached to one user or role, and written into it, each (IAM: 10 attached).
+pub const POLICIES_MAX: usize = 20;
 
 // ---- instances --------------------------------------------------------------------------------
 

@@ -71,6 +71,8 @@ pub struct LogEntry {
     pub unix_ms: u64,
     /// The invocation.
     pub id: RequestId,
+    /// The log stream: that of the version that ran.
+    pub log_stream: Arc<str>,
     /// What was logged.
     pub line: LogLine,
 }
@@ -146,13 +148,20 @@ impl LogRing {
     }
 
     /// Appends lines of one invocation, dropping the oldest ones that no longer fit.
-    pub fn push(&self, id: RequestId, unix_ms: u64, lines: impl IntoIterator<Item = LogLine>) {
+    pub fn push(
+        &self,
+        id: RequestId,
+        unix_ms: u64,
+        log_stream: &Arc<str>,
+        lines: impl IntoIterator<Item = LogLine>,
+    ) {
         let mut ring = self.lock();
         for line in lines {
             ring.last_seq += 1;
             ring.bytes += line.bytes();
             let seq = ring.last_seq;
-            ring.entries.push_back(LogEntry { seq, unix_ms, id, line });
+            let log_stream = Arc::clone(log_stream);
+            ring.entries.push_back(LogEntry { seq, unix_ms, id, log_stream, line });
         }
         while ring.entries.len() > LOG_RING_LINES || ring.bytes > LOG_RING_BYTES {
             let Some(oldest) = ring.entries.pop_front() else {
@@ -195,6 +204,19 @@ impl LogRing {
         }
         tail.drain(..tail.len().saturating_sub(bytes));
         tail
+    }
+
+    /// Forgets every entry.
+    pub fn clear(&self) {
+        let mut ring = self.lock();
+        ring.entries.clear();
+        ring.bytes = 0;
+    }
+
+    /// Whether there is no entry.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lock().entries.is_empty()
     }
 
     /// Waits until there is an entry after `seq`.
@@ -245,11 +267,11 @@ mod tests {
         let ring = LogRing::default();
         let id = RequestId::random();
         for n in 0..LOG_RING_LINES + 10 {
-            ring.push(id, 0, [line(&n.to_string())]);
+            ring.push(id, 0, &"1".into(), [line(&n.to_string())]);
         }
         let kept = ring.read(0, 0, usize::MAX);
         assert_eq!((kept.len(), kept[0].text().as_str()), (LOG_RING_LINES, "10"));
-        ring.push(id, 0, [line(&"x".repeat(LOG_RING_BYTES)), line("last")]);
+        ring.push(id, 0, &"1".into(), [line(&"x".repeat(LOG_RING_BYTES)), line("last")]);
         assert_eq!(ring.read(0, 0, usize::MAX).len(), 1);
     }
 
@@ -257,9 +279,9 @@ mod tests {
     fn a_tail_is_of_one_invocation_and_bounded() {
         let ring = LogRing::default();
         let (one, other) = (RequestId::random(), RequestId::random());
-        ring.push(one, 0, [LogLine::Start { version: "$LATEST".into() }, line("a")]);
-        ring.push(other, 0, [line("b")]);
-        ring.push(one, 0, [line("c")]);
+        ring.push(one, 0, &"1".into(), [LogLine::Start { version: "$LATEST".into() }, line("a")]);
+        ring.push(other, 0, &"1".into(), [line("b")]);
+        ring.push(one, 0, &"1".into(), [line("c")]);
         let whole = String::from_utf8(ring.tail(one, 1_000)).unwrap();
         assert!(whole.starts_with("START") && whole.ends_with("\na\nc\n"), "{whole}");
         assert_eq!(ring.tail(one, 3), b"\nc\n");
@@ -286,8 +308,8 @@ mod tests {
     fn reading_starts_after_a_sequence_number_and_a_time() {
         let ring = LogRing::default();
         let id = RequestId::random();
-        ring.push(id, 10, [line("a")]);
-        ring.push(id, 20, [line("b"), line("c")]);
+        ring.push(id, 10, &"1".into(), [line("a")]);
+        ring.push(id, 20, &"1".into(), [line("b"), line("c")]);
         let texts = |v: Vec<LogEntry>| v.iter().map(LogEntry::text).collect::<Vec<_>>();
         assert_eq!(texts(ring.read(2, 0, 9)), ["c"]);
         assert_eq!(texts(ring.read(0, 20, 9)), ["b", "c"]);

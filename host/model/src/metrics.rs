@@ -2,7 +2,7 @@
 //! adds to atomics. Names are final: people build dashboards on them.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use crate::ids::FunctionName;
 use crate::invocation::{InstanceCounts, StartKind};
 use crate::limits::METRIC_FUNCTIONS_MAX;
 use crate::scaling::ScaleReason;
+use crate::series::{Durations, Series, Totals};
 
 /// The label of functions past the cardinality bound.
 pub const OTHER: &str = "_other";
@@ -42,6 +43,7 @@ pub struct Metrics {
     throttles: IntCounterVec,
     kills: IntCounterVec,
     reuse_switched: IntCounterVec,
+    rollbacks: IntCounterVec,
     cpu: CounterVec,
     memory_peak: IntGaugeVec,
     /// Seconds of one compilation.
@@ -155,6 +157,11 @@ impl Metrics {
                 "Versions whose reuse was switched off because reused instances trapped.",
                 &by_function,
             )?,
+            rollbacks: make.counters(
+                "wambda_alias_rollbacks_total",
+                "Versions that an alias's rollback rule took out of service.",
+                &by_function,
+            )?,
             cpu: make.add(CounterVec::new(
                 Opts::new("wambda_cpu_seconds_total", "CPU time of guests."),
                 &by_function,
@@ -218,6 +225,7 @@ impl Metrics {
         let _ = self.queue_oldest.remove_label_values(&[label]);
         let _ = self.cpu.remove_label_values(&[label]);
         let _ = self.reuse_switched.remove_label_values(&[label]);
+        let _ = self.rollbacks.remove_label_values(&[label]);
         let _ = self.memory_peak.remove_label_values(&[label]);
         for outcome in OUTCOMES {
             let _ = self.invocations.remove_label_values(&[label, outcome]);
@@ -300,7 +308,13 @@ pub struct FunctionMetrics {
     throttles: IntCounterVec,
     kills: IntCounterVec,
     reuse_switched: IntCounterVec,
+    rollbacks: IntCounterVec,
     cpu: Counter,
+    /// The last day, minute by minute.
+    pub series: Series,
+    durations: Durations,
+    /// Invocations that ran, that failed, and that were refused.
+    totals: [AtomicU64; 3],
     memory_peak: IntGauge,
 }
 
@@ -324,6 +338,10 @@ impl FunctionMetrics {
             throttles: all.throttles.clone(),
             kills: all.kills.clone(),
             reuse_switched: all.reuse_switched.clone(),
+            rollbacks: all.rollbacks.clone(),
+            series: Series::default(),
+            durations: Durations::default(),
+            totals: Default::default(),
             cpu: all.cpu.with_label_values(&[label]),
             memory_peak: all.memory_peak.with_label_values(&[label]),
         }
@@ -343,6 +361,12 @@ impl FunctionMetrics {
             StartKind::Warm => warm.inc(),
         }
         self.duration.observe(report.duration.as_secs_f64());
+        self.durations.note(report.duration);
+        let [ran, failed, _] = &self.totals;
+        ran.fetch_add(1, Relaxed);
+        if outcome != "success" {
+            failed.fetch_add(1, Relaxed);
+        }
         if let Some(init) = report.init {
             self.init.observe(init.as_secs_f64());
         }
@@ -372,8 +396,26 @@ impl FunctionMetrics {
         self.count(&self.reuse_switched, &[]);
     }
 
+    /// Counts one version that an alias took out of service.
+    pub fn rolled_back(&self) {
+        self.count(&self.rollbacks, &[]);
+    }
+
+    /// Adds what happened since the last time to the present minute of the series.
+    pub fn sample(&self, unix_ms: u64, running: u32) {
+        let [ran, failed, refused] = &self.totals;
+        let totals = Totals {
+            invocations: ran.load(Relaxed),
+            errors: failed.load(Relaxed),
+            throttles: refused.load(Relaxed),
+        };
+        self.series.sample(unix_ms / 1_000, totals, running, &self.durations);
+    }
+
     /// Counts one invocation that was refused.
     pub fn throttled(&self, reason: ThrottleReason) {
+        let [_, _, refused] = &self.totals;
+        refused.fetch_add(1, Relaxed);
         self.count(&self.throttles, &[reason.as_str()]);
     }
 

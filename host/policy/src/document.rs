@@ -151,9 +151,19 @@ impl Policy {
     /// What this policy alone says. `asking` is given for a resource policy, whose statements say
     /// whom they are about.
     pub(crate) fn judge(&self, request: &Prepared, asking: Option<&Principal>) -> Decision {
+        self.judge_for(request, asking, false)
+    }
+
+    /// As [`Self::judge`]; with `by_account`, naming an account stands for its users.
+    pub(crate) fn judge_for(
+        &self,
+        request: &Prepared,
+        asking: Option<&Principal>,
+        by_account: bool,
+    ) -> Decision {
         let mut allowed = false;
         for statement in &self.statements {
-            if !statement.is_about(asking) {
+            if !statement.is_about(asking, by_account) {
                 continue;
             }
             match (statement.applies(request), statement.denies) {
@@ -238,13 +248,17 @@ impl Statement {
         Ok(Self { who, denies, has_conditions, engine })
     }
 
-    fn is_about(&self, asking: Option<&Principal>) -> bool {
+    /// Naming an account denies all of its users, but allows only the account itself: it hands the
+    /// decision on to the account, whose own policies make it ("AWS account principals", IAM User
+    /// Guide).
+    fn is_about(&self, asking: Option<&Principal>, by_account: bool) -> bool {
+        let by_account = by_account || self.denies;
         match (&self.who, asking) {
             (Who::Unsaid, None) => true,
             // An identity's policy names nobody; a resource's policy names somebody.
             (Who::Unsaid, Some(_)) | (Who::These(_) | Who::NotThese(_), None) => false,
-            (Who::These(all), Some(asking)) => all.iter().any(|pattern| pattern.fits(asking)),
-            (Who::NotThese(all), Some(asking)) => !all.iter().any(|pattern| pattern.fits(asking)),
+            (Who::These(all), Some(asking)) => all.iter().any(|one| one.fits(asking, by_account)),
+            (Who::NotThese(all), Some(asking)) => !all.iter().any(|one| one.fits(asking, true)),
         }
     }
 
@@ -257,7 +271,7 @@ impl Statement {
 }
 
 impl Pattern {
-    fn fits(&self, asking: &Principal) -> bool {
+    fn fits(&self, asking: &Principal, by_account: bool) -> bool {
         match (self, asking) {
             (Self::Anyone, _) => true,
             (Self::Service(name), Principal::Service(asking)) => name == asking,
@@ -267,8 +281,7 @@ impl Pattern {
             (Self::Aws(named), Principal::Identity { arn, role, account }) => {
                 named == arn
                     || role.as_ref() == Some(named)
-                    || named == account
-                    || is_root(named, account)
+                    || (by_account && (named == account || is_root(named, account)))
             }
             _ => false,
         }

@@ -89,3 +89,19 @@ pub fn decide(request: &Request, identity: &[&Policy], resource: Option<&Policy>
         _ => Decision::ImplicitDeny,
     }
 }
+
+/// Whether somebody may assume a role: its trust policy names them; or it names their account, and
+/// their own policies allow it.
+#[must_use]
+pub fn may_assume(request: &Request, identity: &[&Policy], trust: &Policy) -> bool {
+    let prepared = document::Prepared::new(request);
+    let asking = Some(&request.principal);
+    let own: Vec<Decision> = identity.iter().map(|policy| policy.judge(&prepared, None)).collect();
+    if own.contains(&Decision::ExplicitDeny) {
+        return false;
+    }
+    let is_root = matches!(request.principal, Principal::Root { .. });
+    let handed_on = is_root || own.contains(&Decision::Allow);
+    trust.judge(&prepared, asking) == Decision::Allow
+        || (handed_on && trust.judge_for(&prepared, asking, true) == Decision::Allow)
+}

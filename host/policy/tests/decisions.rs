@@ -2,7 +2,9 @@
 
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
-use wambda_policy::{Decision, Grants, Policy, Principal, Request, ResourcePolicy, Value, decide};
+use wambda_policy::{
+    Decision, Grants, Policy, Principal, Request, ResourcePolicy, Value, decide, may_assume,
+};
 
 const FUNCTION: &str = "arn:aws:lambda:us-east-1:123456789012:function:f";
 
@@ -119,6 +121,39 @@ fn grants_are_what_the_role_allows() {
     assert!(!grants.allow_host("secret.example.com", 443));
     assert!(!grants.allow_host("example.com.evil.org", 443));
     assert!(!Grants::default().allow_host("api.example.com", 443));
+}
+
+#[test]
+fn roles_are_assumed_by_those_whom_they_trust() {
+    let role = "arn:aws:iam::123456789012:role/r";
+    let may = |principal: Principal, identity: &str, trusted: &str| {
+        let request = Request {
+            principal,
+            action: "sts:AssumeRole".to_owned(),
+            resource: role.to_owned(),
+            context: Vec::new(),
+        };
+        let trust = format!(
+            r#"{{"Statement": {{"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {trusted}}}}}"#
+        );
+        let identity = Policy::parse(identity).unwrap();
+        may_assume(&request, &[&identity], &Policy::parse(&trust).unwrap())
+    };
+    let nothing = r#"{"Statement": []}"#;
+    let allow =
+        r#"{"Statement": {"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": "*"}}"#;
+    let deny = r#"{"Statement": {"Effect": "Deny", "Action": "sts:*", "Resource": "*"}}"#;
+    let by_name = r#"{"AWS": "arn:aws:iam::123456789012:user/ada"}"#;
+    let by_account = r#"{"AWS": "arn:aws:iam::123456789012:root"}"#;
+    let root = || Principal::Root { account: "123456789012".to_owned() };
+    assert!(may(ada(), nothing, by_name));
+    assert!(!may(ada(), deny, by_name));
+    assert!(!may(ada(), nothing, by_account));
+    assert!(may(ada(), allow, by_account));
+    assert!(!may(ada(), allow, r#"{"Service": "lambda.amazonaws.com"}"#));
+    assert!(may(root(), nothing, by_account));
+    assert!(!may(root(), nothing, by_name));
+    assert!(!may(Principal::Anonymous, nothing, by_account));
 }
 
 fn statement() -> impl Strategy<Value = Json> {

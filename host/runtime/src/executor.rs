@@ -21,6 +21,7 @@ use crate::detect::inspect;
 use crate::drive::{Drive, Guarded, Panicked};
 use crate::engine::{EngineKind, Engines, Ticker};
 use crate::instance::{Instance, Mold};
+use crate::layer::{self, LayerDirs};
 use crate::limiter::Denied;
 use crate::link::Linkers;
 use crate::meter::Meter;
@@ -49,6 +50,8 @@ pub struct RuntimeConfig {
     pub long_run: Handle,
     /// Where code comes from when an artifact has to be made again.
     pub code: CodeSource,
+    /// File trees of functions.
+    pub layers: LayerDirs,
     /// Where measurements go.
     pub metrics: Arc<Metrics>,
 }
@@ -73,6 +76,7 @@ pub(crate) struct Inner {
     budget: Arc<Budget>,
     long_run: Handle,
     code: CodeSource,
+    layers: LayerDirs,
     metrics: Arc<Metrics>,
 }
 
@@ -106,6 +110,7 @@ impl Executor {
             budget: config.budget,
             long_run: config.long_run,
             code: config.code,
+            layers: config.layers,
             metrics: config.metrics,
         }));
         let weak = Arc::downgrade(&this.0);
@@ -158,7 +163,7 @@ impl Inner {
             return Ok(None);
         };
         let prepared = self.linkers.prepare(kind, engine_kind, &loaded)?;
-        Ok(Some(Ready { prepared, engine: engine_kind }))
+        Ok(Some(Ready { prepared, engine: engine_kind, opt: None }))
     }
 
     /// The version's code, loaded at its first use.
@@ -180,7 +185,8 @@ impl Inner {
             let loaded =
                 tokio::task::spawn_blocking(load).await.map_err(|e| internal(e.to_string()))?;
             if let Some(ready) = loaded.map_err(|e| internal(format!("{e:#}")))? {
-                return Ok(ready);
+                let opt = self.layers.get(&version.attributes.layers).await.map_err(internal)?;
+                return Ok(Ready { opt, ..ready });
             }
             if attempt == 0 {
                 tracing::warn!(function = %version.name, "artifact missing or damaged: compiling again");
@@ -208,6 +214,7 @@ impl Inner {
         let mold = Mold {
             engine: engine.ok_or_else(|| InvokeError::Internal("engine is off".to_owned()))?,
             prepared: &ready.prepared,
+            opt: ready.opt.as_deref(),
             version,
             region: &self.region,
             budget: &self.budget,
@@ -319,6 +326,13 @@ impl Build for Executor {
         Box::pin(async {
             let inspected = tokio::task::spawn_blocking(work).await;
             inspected.map_err(|lost| BuildError::Internal(lost.to_string()))?
+        })
+    }
+
+    fn check_layer(&self, zip: Bytes) -> BoxFuture<'_, Result<(), BuildError>> {
+        Box::pin(async {
+            let checked = tokio::task::spawn_blocking(move || layer::check(&zip)).await;
+            checked.map_err(|lost| BuildError::Internal(lost.to_string()))?
         })
     }
 

@@ -1,5 +1,6 @@
 //! One live instance of one version, of whichever kind.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -41,6 +42,8 @@ pub(crate) struct Instance {
 pub(crate) struct Mold<'a> {
     pub(crate) engine: &'a Engine,
     pub(crate) prepared: &'a Prepared,
+    /// What it finds at `/opt`.
+    pub(crate) opt: Option<&'a Path>,
     pub(crate) version: &'a Arc<Version>,
     pub(crate) region: &'a Arc<str>,
     pub(crate) budget: &'a Arc<Budget>,
@@ -61,6 +64,7 @@ impl Mold<'_> {
     pub(crate) async fn cast(&self, meter: Arc<Meter>) -> Result<Instance, Stillborn> {
         let state = State::new(
             self.version,
+            self.opt,
             self.region,
             self.budget,
             Arc::clone(&meter),

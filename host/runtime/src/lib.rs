@@ -7,6 +7,8 @@
 //! 3. [`link`] resolves it once per version; [`pool`] builds instances; [`executor`] runs one
 //!    invocation on one of them, with the limits of [`limiter`] and [`meter`].
 //!
+//!    What is in layers is unpacked by [`layer`].
+//!
 //! Knows no HTTP status and no scheduling policy: those are `api` and `dispatch`.
 
 pub mod artifact;
@@ -20,6 +22,7 @@ pub mod engine;
 pub mod executor;
 mod http;
 mod instance;
+pub mod layer;
 mod limiter;
 mod link;
 mod meter;

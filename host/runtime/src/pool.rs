@@ -1,5 +1,6 @@
 //! The instances of one version: idle ones, used or virgin, and how many there are.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -22,6 +23,8 @@ const REUSE_TRAPS_OFTEN: u32 = 4;
 pub(crate) struct Ready {
     pub(crate) prepared: Prepared,
     pub(crate) engine: EngineKind,
+    /// What its instances find at `/opt`.
+    pub(crate) opt: Option<PathBuf>,
 }
 
 /// One version and its instances.
@@ -193,6 +196,7 @@ impl Unit {
             busy: self.busy.load(Relaxed),
             warm: count(warm),
             prewarmed: count(prewarmed),
+            stillborn: self.stillborn.load(Relaxed) > 0,
         }
     }
 

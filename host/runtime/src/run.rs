@@ -38,6 +38,14 @@ pub(crate) struct Ticket {
     pub(crate) attempt: u32,
 }
 
+impl Ticket {
+    /// The ARN that was called.
+    pub(crate) fn invoked_arn<'a>(&'a self, version: &'a Version) -> &'a str {
+        let caller = self.caller.as_deref();
+        caller.and_then(|caller| caller.invoked_arn.as_deref()).unwrap_or(&version.arn)
+    }
+}
+
 /// An invocation that has been admitted, with the instance that waits for it, if one does.
 pub(crate) struct Run {
     inner: Arc<Inner>,
@@ -372,7 +380,7 @@ fn command_env(version: &Version, ticket: &Ticket) -> Vec<(&'static str, String)
     let deadline = clock::unix_ms().saturating_add(version.config.timeout_ms);
     let mut env = vec![
         ("WAMBDA_REQUEST_ID", ticket.id.to_string()),
-        ("WAMBDA_INVOKED_ARN", version.arn.to_string()),
+        ("WAMBDA_INVOKED_ARN", ticket.invoked_arn(version).to_owned()),
         ("WAMBDA_DEADLINE_UNIX_MS", deadline.to_string()),
         ("WAMBDA_ATTEMPT", ticket.attempt.to_string()),
     ];

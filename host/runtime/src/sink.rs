@@ -138,7 +138,7 @@ impl Current {
             (!self.started).then(|| LogLine::Start { version: Arc::clone(&self.version.label) });
         self.started = true;
         let lines = start.into_iter().chain(lines);
-        self.version.logs.push(self.id, clock::unix_ms(), lines);
+        self.version.logs.push(self.id, clock::unix_ms(), &self.version.log_stream, lines);
     }
 }
 

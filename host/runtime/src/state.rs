@@ -1,6 +1,7 @@
 //! What a store holds besides the guest: limits, clocks, output, and WASI, which is built when the
 //! guest first asks for it, because most event handlers never do.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use wambda_model::{Budget, Stream, Version};
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
-use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{
     Error as HttpError, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks,
     WasiHttpView,
@@ -27,6 +28,8 @@ pub(crate) struct State {
     pub(crate) meter: Arc<Meter>,
     pub(crate) sink: Arc<Sink>,
     version: Arc<Version>,
+    /// What the guest finds at `/opt`, read-only.
+    opt: Option<PathBuf>,
     region: Arc<str>,
     /// What a command finds on its standard input.
     stdin: Bytes,
@@ -42,6 +45,7 @@ pub(crate) struct State {
 impl State {
     pub(crate) fn new(
         version: &Arc<Version>,
+        opt: Option<&Path>,
         region: &Arc<str>,
         budget: &Arc<Budget>,
         meter: Arc<Meter>,
@@ -57,6 +61,7 @@ impl State {
             meter,
             sink,
             version: Arc::clone(version),
+            opt: opt.map(Path::to_owned),
             region: Arc::clone(region),
             stdin: Bytes::new(),
             extra_env: Vec::new(),
@@ -87,12 +92,18 @@ impl State {
             .allow_udp(false)
             .allow_ip_name_lookup(false)
             .arg(version.name.as_str());
+        if let Some(opt) = &self.opt
+            && let Err(error) = builder.preopened_dir(opt, "/opt", FsPerms::ReadOnly)
+        {
+            tracing::error!(function = %version.name, %error, "cannot open its layers");
+        }
         let memory = (version.config.memory_bytes >> 20).to_string();
         for (key, value) in [
             ("AWS_LAMBDA_FUNCTION_NAME", version.name.as_str()),
             ("AWS_LAMBDA_FUNCTION_VERSION", &version.label),
             ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", &memory),
             ("AWS_LAMBDA_LOG_GROUP_NAME", &version.log_group),
+            ("AWS_LAMBDA_LOG_STREAM_NAME", &version.log_stream),
             ("AWS_REGION", &self.region),
             ("AWS_DEFAULT_REGION", &self.region),
         ] {

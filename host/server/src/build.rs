@@ -1,20 +1,25 @@
 //! Builds the parts, in the order of their need, and runs them until the end.
 
-use std::fs::DirBuilder;
+use std::collections::BTreeSet;
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use futures_util::FutureExt;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
-use wambda_api::{Api, Parts};
-use wambda_control::Functions;
+use wambda_api::{Api, Auth, Parts};
 use wambda_control::functions::Parts as ControlParts;
+use wambda_control::{Directories, Functions, Groups, Layers, Mappings};
 use wambda_dispatch::{Dispatcher, dispatcher::TICK};
-use wambda_model::{Budget, CatalogCell, Clock, Execute, Metrics, SystemClock};
+use wambda_model::{Budget, CatalogCell, Clock, Digest, Execute, Metrics, SystemClock};
 use wambda_runtime::executor::CodeSource;
+use wambda_runtime::layer::{LayerDirs, LayerSource};
 use wambda_runtime::{Executor, RuntimeConfig, artifact::Artifacts};
 use wambda_store::{Blobs, EmbeddedRecords, ObjectBlobs, Records};
 
@@ -26,6 +31,10 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 const RECONCILE_TICKS: u32 = 10;
 /// Niceness of the threads for long calls: short ones go first.
 const LONG_RUN_NICE: i32 = 10;
+/// Period of judging rollback rules.
+const JUDGE: Duration = Duration::from_millis(500);
+/// File with the account's own credentials, in the data directory.
+pub const ROOT_KEY: &str = "root-key.json";
 
 /// Runs a server until it is told to stop.
 ///
@@ -82,18 +91,30 @@ async fn run(settings: &Settings, long_run: Handle, cores: usize) -> Result<()> 
     let catalog = CatalogCell::default();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let functions = Arc::new(Functions::new(ControlParts {
-        records,
-        blobs,
+        records: Arc::clone(&records),
+        blobs: Arc::clone(&blobs),
         build: Arc::new(executor.clone()),
         catalog: catalog.clone(),
         metrics: Arc::clone(&metrics),
         clock: Arc::clone(&clock),
         identity: settings.identity.clone(),
+        concurrency: settings.concurrency,
     }));
+    let directories =
+        Directories::load(Arc::clone(&records), Arc::clone(&clock), settings.identity.clone());
+    let directories = directories.await.context("cannot load users and roles")?;
+    let roles = Arc::clone(&directories);
+    functions.set_roles(Arc::new(move |role| roles.grants(role)));
     let cores = u32::try_from(cores).unwrap_or(1);
     let execute: Arc<dyn Execute> = Arc::new(executor.clone());
     let dispatcher = Arc::new(Dispatcher::new(execute, catalog, Arc::clone(&budget), clock, cores));
     let count = functions.load().await.context("cannot load the functions")?;
+    let used = layers_in_use(functions.catalog());
+    let layers = Layers::load(Arc::clone(&records), Arc::clone(&blobs), &used).await;
+    let layers = layers.context("cannot load the layers")?;
+    let mappings =
+        Mappings::load(Arc::clone(&records)).await.context("cannot load the mappings")?;
+    let groups = Groups::load(records).await.context("cannot load the log groups")?;
     tracing::info!(functions = count, data_dir = %data_dir.display(), "loaded");
     warn_about_the_machine();
 
@@ -111,6 +132,10 @@ async fn run(settings: &Settings, long_run: Handle, cores: usize) -> Result<()> 
     };
     let api = Arc::new(Api::new(Parts {
         functions: Arc::clone(&functions),
+        layers,
+        mappings,
+        groups,
+        auth: Auth::new(Arc::clone(&directories), settings.keys),
         invoke: Arc::clone(&dispatcher) as Arc<dyn wambda_model::Invoke>,
         metrics: Arc::clone(&metrics),
         identity: settings.identity.clone(),
@@ -119,14 +144,57 @@ async fn run(settings: &Settings, long_run: Handle, cores: usize) -> Result<()> 
         ready,
     }));
     let upkeep = tokio::spawn(upkeep(dispatcher, functions));
+    let judge = tokio::spawn(judge(Arc::clone(&api)));
+    if settings.keys {
+        write_root_key(data_dir, &directories).context("cannot write the root key")?;
+    }
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "wambda listening on http://{address}")?;
     stdout.flush()?;
     drop(stdout);
-    tracing::info!(%address, "no authentication (--auth off): whoever reaches this address can run code on it");
+    if settings.keys {
+        tracing::info!(%address, "requests must be signed (--auth keys)");
+    } else {
+        tracing::info!(%address, "no authentication (--auth off): whoever reaches this address can run code on it");
+    }
     listen::accept(listener, api, set_ready, settings.drain).await?;
     upkeep.abort();
+    judge.abort();
     Ok(())
+}
+
+/// Layers that versions use, whether or not they are still listed.
+fn layers_in_use(catalog: &CatalogCell) -> BTreeSet<Digest> {
+    let catalog = catalog.load();
+    let versions = catalog.iter().flat_map(|function| function.all_versions());
+    versions
+        .flat_map(|version| version.attributes.layers.iter().map(|layer| layer.digest))
+        .collect()
+}
+
+/// The account's own credentials, for whoever may read the data directory.
+fn write_root_key(data_dir: &Path, directories: &Directories) -> Result<()> {
+    let path = data_dir.join(ROOT_KEY);
+    let mut file =
+        OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&path)?;
+    let key = directories.root();
+    let text = serde_json::json!({
+        "access_key_id": key.access_key_id,
+        "secret_access_key": key.secret_access_key,
+    });
+    writeln!(file, "{text:#}")?;
+    tracing::info!(path = %path.display(), "the account's own access key is here");
+    Ok(())
+}
+
+/// Judges rollback rules. A panic is counted and survived.
+async fn judge(api: Arc<Api>) {
+    let mut tick = tokio::time::interval(JUDGE);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let _ = AssertUnwindSafe(wambda_api::rollback::judge(&api)).catch_unwind().await;
+    }
 }
 
 fn executor(
@@ -141,7 +209,13 @@ fn executor(
         let blobs = Arc::clone(&code_blobs);
         Box::pin(async move { Functions::code(&*blobs, digest).await })
     });
+    let layer_blobs = Arc::clone(blobs);
+    let layers: LayerSource = Arc::new(move |digest| {
+        let blobs = Arc::clone(&layer_blobs);
+        Box::pin(async move { Layers::zip(&*blobs, digest).await })
+    });
     let config = RuntimeConfig {
+        layers: LayerDirs::open(&settings.data_dir, layers).context("cannot open the layers")?,
         program: std::env::current_exe().context("cannot find this program")?,
         artifacts: Artifacts::open(&settings.data_dir).context("cannot open the artifacts")?,
         wasi03: settings.wasi03,

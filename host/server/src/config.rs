@@ -11,7 +11,7 @@ use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use wambda_control::Identity;
-use wambda_model::limits::DRAIN_DEFAULT;
+use wambda_model::limits::{CONCURRENCY_DEFAULT, CONCURRENCY_MAX, DRAIN_DEFAULT};
 
 /// Who may call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
@@ -59,6 +59,9 @@ pub struct ServeArgs {
     /// Account of twelve digits, for ARNs [default: 000000000000]
     #[arg(long, env = "WAMBDA_ACCOUNT")]
     pub account: Option<String>,
+    /// Invocations at once, of all functions together [default: 1000]
+    #[arg(long, env = "WAMBDA_CONCURRENCY")]
+    pub concurrency: Option<u32>,
     /// Where state is kept: embedded [default: embedded]
     #[arg(long, env = "WAMBDA_STORE")]
     pub store: Option<String>,
@@ -88,6 +91,10 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// Region and account.
     pub identity: Identity,
+    /// Whether requests must be signed.
+    pub keys: bool,
+    /// Invocations at once, of all functions together.
+    pub concurrency: u32,
     /// Whether WASI 0.3 is allowed.
     pub wasi03: bool,
     /// Bytes that all instances may hold together.
@@ -115,14 +122,17 @@ impl ServeArgs {
         };
         let args = self.or(file.unwrap_or_default());
         let listen = args.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 5262)));
-        match args.auth.unwrap_or(Auth::Off) {
-            Auth::Off => ensure!(
-                listen.ip().is_loopback() || args.insecure,
-                "refusing to listen on {listen} without authentication: everyone could run code there; \
-                 use a loopback address, or say --insecure if that is what you want"
-            ),
-            Auth::Keys => bail!("--auth keys is not there yet: this build has --auth off only"),
-        }
+        let keys = args.auth.unwrap_or(Auth::Off) == Auth::Keys;
+        ensure!(
+            keys || listen.ip().is_loopback() || args.insecure,
+            "refusing to listen on {listen} without authentication: everyone could run code there; \
+             use --auth keys or a loopback address, or say --insecure if that is what you want"
+        );
+        let concurrency = args.concurrency.unwrap_or(CONCURRENCY_DEFAULT);
+        ensure!(
+            (1..=CONCURRENCY_MAX).contains(&concurrency),
+            "--concurrency must be 1 to {CONCURRENCY_MAX}, got {concurrency}"
+        );
         let store = args.store.as_deref().unwrap_or("embedded");
         ensure!(
             store == "embedded",
@@ -149,6 +159,8 @@ impl ServeArgs {
             listen,
             data_dir: args.data_dir.unwrap_or("wambda-data".into()),
             identity: Identity { region: Arc::from(region), account: Arc::from(account) },
+            keys,
+            concurrency,
             wasi03: args.wasi03,
             memory_budget,
             drain: args.drain.map_or(DRAIN_DEFAULT, Duration::from_secs),
@@ -166,6 +178,7 @@ impl ServeArgs {
             insecure: self.insecure || file.insecure,
             region: self.region.or(file.region),
             account: self.account.or(file.account),
+            concurrency: self.concurrency.or(file.concurrency),
             store: self.store.or(file.store),
             wasi03: self.wasi03 || file.wasi03,
             memory_budget: self.memory_budget.or(file.memory_budget),
@@ -218,7 +231,10 @@ mod tests {
         let public: SocketAddr = "0.0.0.0:0".parse().unwrap();
         let args = ServeArgs { listen: Some(public), ..ServeArgs::default() };
         assert!(refused(args.clone()).contains("--insecure"));
-        ServeArgs { insecure: true, ..args }.settle().unwrap();
+        ServeArgs { insecure: true, ..args.clone() }.settle().unwrap();
+        assert!(ServeArgs { auth: Some(Auth::Keys), ..args }.settle().unwrap().keys);
+        let args = ServeArgs { concurrency: Some(0), ..ServeArgs::default() };
+        assert!(refused(args).contains("1 to 4000"));
         let account = |a: &str| ServeArgs { account: Some(a.to_owned()), ..ServeArgs::default() };
         assert!(refused(account("12")).contains("twelve"));
         let args = ServeArgs { store: Some("nats://x".to_owned()), ..ServeArgs::default() };

@@ -136,8 +136,13 @@ fn unfold(
         Kind::Structure => {
             let mut out = Map::new();
             for member in shape.members {
-                let found =
-                    unfold(service, service.shape(member.shape), pairs, &below(member.wire), depth + 1)?;
+                let found = unfold(
+                    service,
+                    service.shape(member.shape),
+                    pairs,
+                    &below(member.wire),
+                    depth + 1,
+                )?;
                 out.extend(found.map(|value| (member.name.to_owned(), value)));
             }
             let given = depth == 0 || !out.is_empty() || within(at);
@@ -151,7 +156,9 @@ fn unfold(
                 if !within(&place) {
                     break;
                 }
-                let Some(found) = unfold(service, element, pairs, &place, depth + 1)? else { break };
+                let Some(found) = unfold(service, element, pairs, &place, depth + 1)? else {
+                    break;
+                };
                 out.push(found);
             }
             let given = !out.is_empty() || within(at);
@@ -260,14 +267,18 @@ fn coerce(
             let element = service.shape(shape.element);
             let mut out = Map::new();
             for (key, value) in given {
-                out.extend(coerce(service, element, value, at, depth + 1)?.map(|value| (key, value)));
+                out.extend(
+                    coerce(service, element, value, at, depth + 1)?.map(|value| (key, value)),
+                );
             }
             Value::Object(out)
         }
         (Kind::String | Kind::Blob, value @ Value::String(_))
         | (Kind::Boolean, value @ Value::Bool(_))
         | (Kind::Double, value @ Value::Number(_)) => value,
-        (Kind::Timestamp, Value::String(text)) => seconds(&text).ok_or_else(|| wrong("a timestamp"))?,
+        (Kind::Timestamp, Value::String(text)) => {
+            seconds(&text).ok_or_else(|| wrong("a timestamp"))?
+        }
         (Kind::Timestamp, Value::Number(number)) => {
             let seconds = number.as_f64().and_then(Number::from_f64);
             seconds.map(Value::Number).ok_or_else(|| wrong("a timestamp"))?

@@ -62,11 +62,7 @@ fn json(value: Cbor) -> Result<Value, ApiError> {
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn encode(
-    service: &Service,
-    shape: Option<&Shape>,
-    value: Value,
-) -> Result<Bytes, ApiError> {
+pub fn encode(service: &Service, shape: Option<&Shape>, value: Value) -> Result<Bytes, ApiError> {
     let value = match shape {
         Some(shape) => cbor(service, shape, value),
         None => Cbor::Map(Vec::new()),
@@ -80,8 +76,7 @@ pub fn encode(
 #[must_use]
 pub fn error(code: &str, message: &str) -> Bytes {
     let text = |text: &str| Cbor::Text(text.to_owned());
-    let value =
-        Cbor::Map(vec![(text("__type"), text(code)), (text("message"), text(message))]);
+    let value = Cbor::Map(vec![(text("__type"), text(code)), (text("message"), text(message))]);
     let mut out = Vec::new();
     let _ = ciborium::into_writer(&value, &mut out);
     out.into()

@@ -53,9 +53,8 @@ fn walk(service: &Service, shape: &Shape, value: &Value, at: &str, broken: &mut 
                 if !scalar {
                     walk(service, element, one, &format!("{at}.{}.member", index + 1), broken);
                 } else if let Some(why) = scalar_fault(element, one) {
-                    let why = format!(
-                        "Member must satisfy constraint: [{why}, Member must not be null]"
-                    );
+                    let why =
+                        format!("Member must satisfy constraint: [{why}, Member must not be null]");
                     broken.push(failed(&shown(value), at, &why));
                     break;
                 }
@@ -67,13 +66,17 @@ fn walk(service: &Service, shape: &Shape, value: &Value, at: &str, broken: &mut 
             for (key, one) in given {
                 let fault = scalar_fault(key_shape, &Value::from(key.as_str()));
                 if let Some(why) = fault {
-                    let why = format!("Map keys must satisfy constraint: [{why}, Member must not be null]");
+                    let why = format!(
+                        "Map keys must satisfy constraint: [{why}, Member must not be null]"
+                    );
                     broken.push(failed(&shown(value), at, &why));
                 }
                 if matches!(element.kind, Kind::Structure | Kind::List | Kind::Map) {
                     walk(service, element, one, &format!("{at}.{key}.member"), broken);
                 } else if let Some(why) = scalar_fault(element, one) {
-                    let why = format!("Map value must satisfy constraint: [{why}, Member must not be null]");
+                    let why = format!(
+                        "Map value must satisfy constraint: [{why}, Member must not be null]"
+                    );
                     broken.push(failed(&shown(value), at, &why));
                 }
             }
@@ -128,11 +131,27 @@ fn matches(pattern: &'static str, text: &str) -> bool {
         LazyLock::new(Mutex::default);
     let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
     let regex =
-        compiled.entry(pattern).or_insert_with(|| Regex::new(&format!("^(?:{pattern})$")).ok());
+        compiled.entry(pattern).or_insert_with(|| compile(pattern).ok());
     // A clone shares the program: matching is outside of the lock.
     let regex = regex.clone();
     drop(compiled);
     regex.is_none_or(|regex| regex.is_match(text))
+}
+
+/// The models write characters as JavaScript does: `\u0009`.
+fn compile(pattern: &str) -> Result<Regex, regex::Error> {
+    let parts: Vec<&str> = pattern.split("\\u").collect();
+    let mut out = String::new();
+    for (at, part) in parts.iter().enumerate() {
+        match part.split_at_checked(4).filter(|_| at > 0) {
+            Some((digits, rest)) if digits.bytes().all(|b| b.is_ascii_hexdigit()) => {
+                out.push_str(&format!("\\x{{{digits}}}{rest}"));
+            }
+            _ if at > 0 => out.push_str(&format!("\\u{part}")),
+            _ => out.push_str(part),
+        }
+    }
+    Regex::new(&format!("^(?:{out})$"))
 }
 
 fn failed(shown: &str, at: &str, why: &str) -> String {
@@ -182,7 +201,7 @@ mod tests {
         assert_eq!(
             broken("CreateAlias", &bad),
             "1 validation error detected: Value 'x y' at 'functionVersion' failed to satisfy \
-             constraint: Member must satisfy regular expression pattern: (\\$LATEST|[0-9]+)"
+             constraint: Member must satisfy regular expression pattern: (\\$LATEST(\\.PUBLISHED)?|[0-9]+)"
         );
         let request = json!({"FunctionName": "f", "Role": "arn:aws:iam::123456789012:role/r", "Code": {},
             "Architectures": ["arm"], "EphemeralStorage": {"Size": 3_000_000}});
@@ -202,7 +221,7 @@ mod tests {
     #[test]
     fn every_pattern_compiles_or_looks_around() {
         for shape in lambda::SERVICE.shapes.iter().chain(iam::SERVICE.shapes) {
-            let compiles = Regex::new(&format!("^(?:{})$", shape.pattern)).is_ok();
+            let compiles = compile(shape.pattern).is_ok();
             let looks = ["(?!", "(?<"].iter().any(|mark| shape.pattern.contains(mark));
             assert!(compiles || looks, "{}: {}", shape.name, shape.pattern);
         }

@@ -1,7 +1,7 @@
 //! From a typed response to HTTP, by protocol.
 
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use wambda_model::RequestId;

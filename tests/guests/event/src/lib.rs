@@ -63,6 +63,14 @@ enum Order {
         address: String,
     },
     Files,
+    /// Reads a file.
+    Read {
+        path: String,
+    },
+    /// Writes a file.
+    Write {
+        path: String,
+    },
     /// Asks for a lot of randomness at once.
     Random {
         bytes: usize,
@@ -89,6 +97,14 @@ fn handle(order: Order, context: Context) -> Result<Value, Error> {
         }),
         Order::Env { name } => json!(std::env::var(name).ok()),
         Order::EnvAll => json!(std::env::vars().map(|(name, _)| name).collect::<Vec<_>>()),
+        Order::Read { path } => match std::fs::read_to_string(path) {
+            Ok(text) => json!({"text": text}),
+            Err(error) => json!({"error": error.to_string()}),
+        },
+        Order::Write { path } => match std::fs::write(path, "written") {
+            Ok(()) => json!({"text": "written"}),
+            Err(error) => json!({"error": error.to_string()}),
+        },
         Order::Error => return Err(Error::new("Wanted", "as you wished")),
         Order::Panic => panic!("as you wished"),
         Order::Exit { status } => std::process::exit(status),

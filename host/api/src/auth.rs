@@ -1,0 +1,272 @@
+//! Who calls, and whether they may. With `--auth off` everyone is the account itself; with `--auth
+//! keys` every request but function URLs' and the system's is signed (Signature Version 4).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::request::Parts;
+use wambda_control::Directories;
+use wambda_control::directory::{NoSigner, Signer};
+use wambda_model::clock;
+use wambda_policy::{Decision, Policy, Principal, Request as Question, Value, decide};
+use wambda_sigv4::{AuthError, Claim, EMPTY_SHA256, KeyCache, Request as Signed, UNSIGNED};
+
+use crate::{Api, ApiError, Surface};
+
+/// Authentication, as the server was started.
+#[derive(Debug)]
+pub struct Auth {
+    /// Users and roles.
+    pub directories: Arc<Directories>,
+    /// Whether requests must be signed.
+    pub required: bool,
+    keys: KeyCache,
+}
+
+impl Auth {
+    /// Authentication by these users and roles.
+    #[must_use]
+    pub fn new(directories: Arc<Directories>, required: bool) -> Self {
+        Self { directories, required, keys: KeyCache::default() }
+    }
+}
+
+/// A caller.
+#[derive(Debug, Clone)]
+pub struct Who {
+    /// Who it is.
+    pub principal: Principal,
+    /// Its policies.
+    pub policies: Vec<Arc<Policy>>,
+    /// Unique id, for `GetCallerIdentity`.
+    pub id: String,
+    /// The user's name; empty for others.
+    pub user: String,
+    /// Where it calls from.
+    pub source_ip: String,
+    /// Whether it may do everything, and nobody asks.
+    pub trusted: bool,
+}
+
+impl Who {
+    /// Somebody who has not signed.
+    #[must_use]
+    pub fn anonymous(peer: SocketAddr) -> Self {
+        Self {
+            principal: Principal::Anonymous,
+            policies: Vec::new(),
+            id: String::new(),
+            user: String::new(),
+            source_ip: peer.ip().to_string(),
+            trusted: false,
+        }
+    }
+
+    /// The account itself.
+    fn root(api: &Api, peer: SocketAddr) -> Self {
+        let account = api.identity.account.to_string();
+        Self {
+            principal: Principal::Root { account: account.clone() },
+            id: account,
+            trusted: true,
+            ..Self::anonymous(peer)
+        }
+    }
+
+    fn signer(signer: Signer, peer: SocketAddr) -> Self {
+        let Signer { principal, policies, id, user, .. } = signer;
+        Self { principal, policies, id, user, ..Self::anonymous(peer) }
+    }
+
+    /// The ARN, as AWS's messages and a function's context show it.
+    #[must_use]
+    pub fn arn(&self) -> String {
+        match &self.principal {
+            Principal::Anonymous => "anonymous".to_owned(),
+            Principal::Root { account } => format!("arn:aws:iam::{account}:root"),
+            Principal::Identity { arn, .. } => arn.clone(),
+            Principal::Service(name) => name.clone(),
+        }
+    }
+}
+
+/// The caller of a signed request; everyone is the account itself when nobody needs to sign.
+///
+/// # Errors
+/// AWS's own, by the surface.
+pub fn authenticate(
+    api: &Api,
+    surface: Surface,
+    parts: &Parts,
+    body: &[u8],
+    peer: SocketAddr,
+) -> Result<Who, ApiError> {
+    if !api.auth.required {
+        return Ok(Who::root(api, peer));
+    }
+    verify(api, surface, parts, body, peer)
+}
+
+/// The caller of a request that must be signed, whatever the server was started with.
+///
+/// # Errors
+/// AWS's own, by the surface.
+pub fn verify(
+    api: &Api,
+    surface: Surface,
+    parts: &Parts,
+    body: &[u8],
+    peer: SocketAddr,
+) -> Result<Who, ApiError> {
+    let headers: Option<Vec<(&str, &str)>> = parts
+        .headers
+        .iter()
+        .map(|(name, value)| Some((name.as_str(), std::str::from_utf8(value.as_bytes()).ok()?)))
+        .collect();
+    let headers = headers.ok_or_else(|| {
+        refused(surface, &AuthError::Incomplete("a header is not valid UTF-8".to_owned()))
+    })?;
+    let hash = match body.is_empty() {
+        true => EMPTY_SHA256.to_owned(),
+        false => wambda_sigv4::sha256_hex(body),
+    };
+    let declared = parts.headers.get("x-amz-content-sha256").map(http::HeaderValue::as_bytes);
+    if declared.is_some_and(|said| said != hash.as_bytes()) {
+        let why = match declared == Some(UNSIGNED.as_bytes()) {
+            true => AuthError::Invalid(format!("{UNSIGNED} is not accepted here")),
+            false => AuthError::mismatch(),
+        };
+        return Err(refused(surface, &why));
+    }
+    let request = Signed {
+        method: parts.method.as_str(),
+        path: parts.uri.path(),
+        query: parts.uri.query().unwrap_or_default(),
+        headers: &headers,
+        body_sha256: &hash,
+        encodes_twice: true,
+    };
+    let claim = Claim::read(&request).map_err(|error| refused(surface, &error))?;
+    let signer = api.auth.directories.signer(&claim.access_key, claim.token.as_deref());
+    let signer = signer.map_err(|error| unknown(surface, error))?;
+    let region: &str = &api.identity.region;
+    // IAM and the old STS endpoint are global, and signed for the first region.
+    let both = [region, "us-east-1"];
+    let regions = match surface {
+        Surface::Iam | Surface::Sts => &both[..],
+        _ => &both[..1],
+    };
+    let now = i64::try_from(clock::unix_ms() / 1_000).unwrap_or(i64::MAX);
+    let scope = (regions, surface.signing_name());
+    let verified = claim.verify(&request, &signer.secret, scope, now, &api.auth.keys);
+    verified.map_err(|error| refused(surface, &error))?;
+    Ok(Who::signer(signer, peer))
+}
+
+fn query(surface: Surface) -> bool {
+    matches!(surface, Surface::Iam | Surface::Sts)
+}
+
+fn refused(surface: Surface, error: &AuthError) -> ApiError {
+    let (status, code) = match (error, query(surface)) {
+        (AuthError::Missing, true) => (403, "MissingAuthenticationToken"),
+        (AuthError::Missing, false) => (403, "MissingAuthenticationTokenException"),
+        (AuthError::Incomplete(_), true) => (400, "IncompleteSignature"),
+        (AuthError::Incomplete(_), false) => (400, "IncompleteSignatureException"),
+        (AuthError::Invalid(_), true) => (403, "SignatureDoesNotMatch"),
+        (AuthError::Invalid(_), false) => (403, "InvalidSignatureException"),
+    };
+    ApiError::aws(status, code, error.to_string())
+}
+
+fn unknown(surface: Surface, error: NoSigner) -> ApiError {
+    let (code, message) = match (error, query(surface)) {
+        (NoSigner::Unknown, true) => {
+            ("InvalidClientTokenId", "The security token included in the request is invalid.")
+        }
+        (NoSigner::Unknown, false) => (
+            "UnrecognizedClientException",
+            "The security token included in the request is invalid.",
+        ),
+        (NoSigner::Expired, true) => {
+            ("ExpiredToken", "The security token included in the request is expired")
+        }
+        (NoSigner::Expired, false) => {
+            ("ExpiredTokenException", "The security token included in the request is expired")
+        }
+    };
+    ApiError::aws(403, code, message)
+}
+
+/// Whether `who` may do `action` to `resource`, whose own policy is `policy`.
+///
+/// # Errors
+/// AWS's `AccessDenied`, with its text.
+pub fn authorize(
+    surface: Surface,
+    who: &Who,
+    action: &str,
+    resource: &str,
+    policy: Option<&Policy>,
+) -> Result<(), ApiError> {
+    if who.trusted {
+        return Ok(());
+    }
+    let decision = judge(who, action, resource, policy, Vec::new());
+    if decision == Decision::Allow {
+        return Ok(());
+    }
+    let because = match decision {
+        Decision::ExplicitDeny => "with an explicit deny in a policy".to_owned(),
+        _ => format!("because no identity-based policy allows the {action} action"),
+    };
+    let who = who.arn();
+    let message = format!(
+        "User: {who} is not authorized to perform: {action} on resource: {resource} {because}"
+    );
+    let code = if query(surface) { "AccessDenied" } else { "AccessDeniedException" };
+    Err(ApiError::aws(403, code, message))
+}
+
+/// The decision about one action, with facts for conditions besides those that are always there.
+#[must_use]
+pub fn judge(
+    who: &Who,
+    action: &str,
+    resource: &str,
+    policy: Option<&Policy>,
+    mut context: Vec<(String, Value)>,
+) -> Decision {
+    if who.trusted {
+        return Decision::Allow;
+    }
+    // The account's own key may do everything that no resource denies; an engine need not be asked.
+    if matches!(who.principal, Principal::Root { .. }) && policy.is_none() {
+        return Decision::Allow;
+    }
+    let text = |value: &str| Value::Text(value.to_owned());
+    context.push(("aws:SourceIp".to_owned(), text(&who.source_ip)));
+    context.push(("aws:PrincipalArn".to_owned(), text(&who.arn())));
+    context.push(("aws:userid".to_owned(), text(&who.id)));
+    context.push(("aws:SecureTransport".to_owned(), Value::Bool(false)));
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    context.push(("aws:CurrentTime".to_owned(), Value::Text(now)));
+    if !who.user.is_empty() {
+        context.push(("aws:username".to_owned(), text(&who.user)));
+    }
+    let account = match &who.principal {
+        Principal::Root { account } | Principal::Identity { account, .. } => account.as_str(),
+        _ => "",
+    };
+    if !account.is_empty() {
+        context.push(("aws:PrincipalAccount".to_owned(), text(account)));
+    }
+    let question = Question {
+        principal: who.principal.clone(),
+        action: action.to_owned(),
+        resource: resource.to_owned(),
+        context,
+    };
+    let identity: Vec<&Policy> = who.policies.iter().map(|policy| &**policy).collect();
+    decide(&question, &identity, policy)
+}

@@ -1,0 +1,552 @@
+//! Code and versions: publish, create, update, reconfigure, number.
+//!
+//! `/v1` publishes in one step: nothing changes before the code is compiled. AWS's API creates and
+//! updates in two: the function is there at once, pending, and active or failed when its code has
+//! been compiled; what is killed in between goes on at the next start.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+use wambda_model::config::InvalidConfig;
+use wambda_model::function::{LastUpdate, Provisioned, State};
+use wambda_model::limits::{PENDING_PATIENCE, VERSIONS_MAX};
+use wambda_model::{
+    BuildError, Details, Digest, Draft, Function, FunctionName, Inspection, LATEST, Version,
+};
+use wambda_store::{Expect, StoreError};
+
+use crate::functions::{Committed, Functions, Pinned, PublishError, records_of};
+use crate::record::{self, Staged, VersionRecord};
+
+/// What a publish does to a function's configuration.
+pub type Change = Arc<dyn Fn(&mut Draft) -> Result<(), InvalidConfig> + Send + Sync>;
+
+/// A successful publish.
+#[derive(Debug)]
+pub struct Published {
+    /// The version that runs from now on.
+    pub version: Arc<Version>,
+    /// Whether the function is new.
+    pub created: bool,
+}
+
+/// New code by AWS's API.
+#[derive(Debug)]
+pub struct Upload {
+    /// What was uploaded.
+    pub bytes: Bytes,
+    /// Whether a version is to be published of it, and its description.
+    pub publish: Option<String>,
+    /// The state that the caller thinks the function is in.
+    pub revision_id: Option<String>,
+}
+
+/// Another name for the present state.
+pub(crate) fn revision_id() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+/// The configuration of a function as it is.
+fn draft_of(function: Option<&Function>) -> Draft {
+    function.map_or_else(Draft::default, |function| Draft {
+        config: function.latest.config.clone(),
+        attributes: function.latest.attributes.clone(),
+        reserved: function.details.reserved,
+        provisioned: function.details.provisioned.get(LATEST).map_or(0, |kept| kept.count),
+    })
+}
+
+fn drafted(function: Option<&Function>, change: &Change) -> Result<Draft, InvalidConfig> {
+    let mut draft = draft_of(function);
+    change(&mut draft)?;
+    draft.check()?;
+    Ok(draft)
+}
+
+fn check_memory(inspection: &Inspection, draft: &Draft) -> Result<(), BuildError> {
+    let (starts, limit) = (inspection.memory_min_bytes, draft.config.memory_bytes);
+    if starts <= limit {
+        return Ok(());
+    }
+    Err(BuildError::Invalid(format!(
+        "its memories start with {starts} bytes, which is more than its memory limit of {limit} bytes"
+    )))
+}
+
+fn version_record(
+    inspection: &Inspection,
+    (upload, upload_bytes): (Digest, u64),
+    draft: &Draft,
+    revision: u64,
+    published_ms: u64,
+) -> VersionRecord {
+    VersionRecord {
+        number: None,
+        revision,
+        revision_id: String::new(),
+        kind: inspection.kind,
+        component: inspection.component,
+        wasi03: inspection.wasi03,
+        digest: inspection.digest,
+        code_bytes: inspection.wasm.len() as u64,
+        upload,
+        upload_bytes,
+        imports: inspection.imports.clone(),
+        published_ms,
+        compile_ms: 0,
+        config: draft.config.clone(),
+        attributes: draft.attributes.clone(),
+    }
+}
+
+impl Functions {
+    /// Creates or replaces a function's code. `change` is applied to its configuration: the present
+    /// one, or the default for a new function. What has been inspected is compiled and committed
+    /// even when the caller goes away.
+    ///
+    /// # Errors
+    /// [`PublishError`]; nothing was changed then.
+    pub async fn publish(
+        self: &Arc<Self>,
+        name: &FunctionName,
+        upload: Bytes,
+        change: Change,
+    ) -> Result<Published, PublishError> {
+        // Before the work, so that a bad value costs nothing; again under the lock, where the
+        // present configuration stands still.
+        drafted(self.catalog().get(name).as_deref(), &change)?;
+        let inspection = self.build.inspect(upload.clone()).await?;
+        check_memory(&inspection, &drafted(self.catalog().get(name).as_deref(), &change)?)?;
+        let digest = self.digest(&upload, &inspection).await?;
+        let pinned = Pinned::new(self, inspection.digest, digest);
+        let (this, name) = (Arc::clone(self), name.clone());
+        let commit = async move {
+            let took = this.build.build(&inspection).await?;
+            let upload = (digest, upload);
+            let done = this.commit_publish(&name, &inspection, upload, took, &change).await;
+            drop(pinned);
+            done
+        };
+        let done = tokio::spawn(commit).await;
+        done.map_err(|lost| StoreError::Failed(lost.to_string()))?
+    }
+
+    /// The digest of an upload; a large one takes a while.
+    async fn digest(&self, upload: &Bytes, inspection: &Inspection) -> Result<Digest, StoreError> {
+        if upload.len() == inspection.wasm.len() {
+            return Ok(inspection.digest);
+        }
+        let upload = upload.clone();
+        let hashed = tokio::task::spawn_blocking(move || Digest::of(&upload)).await;
+        hashed.map_err(|lost| StoreError::Failed(lost.to_string()))
+    }
+
+    /// Writes code and upload.
+    async fn keep(
+        &self,
+        inspection: &Inspection,
+        (digest, upload): (Digest, Bytes),
+    ) -> Result<(), StoreError> {
+        if digest != inspection.digest {
+            self.blobs.put(&record::upload_key(&digest), upload).await?;
+        }
+        self.blobs.put(&record::code_key(&inspection.digest), inspection.wasm.clone()).await
+    }
+
+    async fn commit_publish(
+        self: &Arc<Self>,
+        name: &FunctionName,
+        inspection: &Inspection,
+        (digest, upload): (Digest, Bytes),
+        took: Duration,
+        change: &Change,
+    ) -> Result<Published, PublishError> {
+        let mut commit = self.lock().await;
+        let known = self.catalog().get(name);
+        let draft = drafted(known.as_deref(), change)?;
+        check_memory(inspection, &draft)?;
+        let revision = known.as_ref().map_or(1, |f| f.latest.revision + 1);
+        let now = self.clock.unix_ms();
+        let size = upload.len() as u64;
+        let mut latest = version_record(inspection, (digest, size), &draft, revision, now);
+        latest.compile_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        self.keep(inspection, (digest, upload)).await?;
+        let mut details = known.as_ref().map(|f| f.details.clone()).unwrap_or_default();
+        details.revision_id = revision_id();
+        (details.state, details.last_update) = (State::Active, LastUpdate::Successful);
+        details.reserved = draft.reserved;
+        keep_latest(&mut details, draft.provisioned, now);
+        // Whatever was being compiled for it is overtaken.
+        commit.staged.remove(name);
+        let versions = known.as_ref().map(|f| records_of(f).1).unwrap_or_default();
+        let function = self.write(name, latest, versions, details, &commit).await?;
+        let created = known.is_none();
+        if let Some(before) = known {
+            self.sweep_later(Arc::clone(&before.latest));
+        }
+        Ok(Published { version: Arc::clone(&function.latest), created })
+    }
+
+    /// Creates a function by AWS's API. `details` are what stands around it from the beginning.
+    ///
+    /// # Errors
+    /// [`PublishError`]; nothing was changed then.
+    pub async fn create(
+        self: &Arc<Self>,
+        name: &FunctionName,
+        upload: Upload,
+        change: Change,
+        details: Details,
+    ) -> Result<Arc<Function>, PublishError> {
+        if self.catalog().get(name).is_some() {
+            return Err(PublishError::Exists);
+        }
+        self.stage(name, upload, change, Some(details)).await
+    }
+
+    /// Looks at an upload, and changes nothing.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub async fn inspect(&self, upload: Bytes) -> Result<Inspection, PublishError> {
+        Ok(self.build.inspect(upload).await?)
+    }
+
+    /// Checks that a layer can be unpacked.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub async fn check_layer(&self, zip: Bytes) -> Result<(), PublishError> {
+        Ok(self.build.check_layer(zip).await?)
+    }
+
+    /// Gives a function new code by AWS's API.
+    ///
+    /// # Errors
+    /// [`PublishError`]; nothing was changed then.
+    pub async fn update_code(
+        self: &Arc<Self>,
+        name: &FunctionName,
+        upload: Upload,
+        change: Change,
+    ) -> Result<Arc<Function>, PublishError> {
+        if self.catalog().get(name).is_none() {
+            return Err(PublishError::Missing);
+        }
+        self.stage(name, upload, change, None).await
+    }
+
+    /// Accepts code, and waits for a while until it has been compiled.
+    async fn stage(
+        self: &Arc<Self>,
+        name: &FunctionName,
+        upload: Upload,
+        change: Change,
+        new: Option<Details>,
+    ) -> Result<Arc<Function>, PublishError> {
+        drafted(self.catalog().get(name).as_deref(), &change)?;
+        let inspection = self.build.inspect(upload.bytes.clone()).await?;
+        let digest = self.digest(&upload.bytes, &inspection).await?;
+        let pinned = Pinned::new(self, inspection.digest, digest);
+        let (this, task_name) = (Arc::clone(self), name.clone());
+        let staged = tokio::spawn(async move {
+            let done =
+                this.commit_stage(&task_name, &inspection, digest, upload, &change, new).await;
+            drop(pinned);
+            done
+        });
+        let finishing = staged.await.map_err(|lost| StoreError::Failed(lost.to_string()))??;
+        // It goes on in any case.
+        let _ = tokio::time::timeout(PENDING_PATIENCE, finishing).await;
+        self.catalog().get(name).ok_or(PublishError::Missing)
+    }
+
+    async fn commit_stage(
+        self: &Arc<Self>,
+        name: &FunctionName,
+        inspection: &Inspection,
+        digest: Digest,
+        upload: Upload,
+        change: &Change,
+        new: Option<Details>,
+    ) -> Result<JoinHandle<()>, PublishError> {
+        let mut commit = self.lock().await;
+        let known = self.catalog().get(name);
+        match (&known, &new) {
+            (Some(_), Some(_)) => return Err(PublishError::Exists),
+            (None, None) => return Err(PublishError::Missing),
+            _ => {}
+        }
+        if commit.staged.contains_key(name) {
+            return Err(PublishError::InProgress);
+        }
+        let draft = drafted(known.as_deref(), change)?;
+        check_memory(inspection, &draft)?;
+        let now = self.clock.unix_ms();
+        let size = upload.bytes.len() as u64;
+        let revision = known.as_ref().map_or(1, |function| function.latest.revision + 1);
+        let version = version_record(inspection, (digest, size), &draft, revision, now);
+        let (latest, versions, mut details) = match (&known, new) {
+            (Some(function), _) => {
+                if upload.revision_id.is_some_and(|id| id != function.details.revision_id) {
+                    return Err(PublishError::Stale);
+                }
+                let mut details = function.details.clone();
+                details.last_update = LastUpdate::InProgress;
+                let (latest, versions) = records_of(function);
+                (latest, versions, details)
+            }
+            (None, new) => {
+                let mut details = new.unwrap_or_default();
+                details.state = State::Pending;
+                details.reserved = draft.reserved;
+                keep_latest(&mut details, draft.provisioned, now);
+                (version.clone(), BTreeMap::new(), details)
+            }
+        };
+        details.revision_id = revision_id();
+        self.keep(inspection, (digest, upload.bytes)).await?;
+        commit.staged.insert(name.clone(), Staged { version, publish: upload.publish });
+        if let Err(error) = self.write(name, latest, versions, details, &commit).await {
+            commit.staged.remove(name);
+            return Err(error.into());
+        }
+        Ok(self.finish(name, &commit))
+    }
+
+    /// Compiles what is staged for a function, on a task of its own. The caller holds the lock.
+    pub(crate) fn finish(
+        self: &Arc<Self>,
+        name: &FunctionName,
+        commit: &Committed,
+    ) -> JoinHandle<()> {
+        let (this, name) = (Arc::clone(self), name.clone());
+        let staged = commit.staged.get(&name).cloned();
+        let pinned = staged.as_ref().map(|s| Pinned::new(self, s.version.digest, s.version.upload));
+        tokio::spawn(async move {
+            let Some(staged) = staged else { return };
+            let built = this.compile(&staged.version).await;
+            if let Err(error) = this.commit_finish(&name, &staged, built).await {
+                // The record still says what is to be done: the next start does it.
+                tracing::error!(function = %name, %error, "cannot commit compiled code");
+            }
+            drop(pinned);
+        })
+    }
+
+    async fn compile(&self, version: &VersionRecord) -> Result<Duration, String> {
+        let wasm = Self::code(&*self.blobs, version.digest).await?;
+        let inspection = Inspection {
+            wasm,
+            digest: version.digest,
+            kind: version.kind,
+            component: version.component,
+            wasi03: version.wasi03,
+            imports: version.imports.clone(),
+            memory_min_bytes: 0,
+        };
+        loop {
+            match self.build.build(&inspection).await {
+                Ok(took) => return Ok(took),
+                // It was accepted: there is time.
+                Err(BuildError::Busy(_)) => tokio::time::sleep(Duration::from_millis(500)).await,
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+
+    async fn commit_finish(
+        self: &Arc<Self>,
+        name: &FunctionName,
+        staged: &Staged,
+        built: Result<Duration, String>,
+    ) -> Result<(), StoreError> {
+        let mut commit = self.lock().await;
+        let function = self.catalog().get(name);
+        // Deleted, or overtaken, meanwhile.
+        let (Some(function), true) = (function, commit.staged.get(name) == Some(staged)) else {
+            return Ok(());
+        };
+        commit.staged.remove(name);
+        let (mut latest, mut versions) = records_of(&function);
+        let mut details = function.details.clone();
+        details.revision_id = revision_id();
+        match built {
+            Ok(took) => {
+                latest = staged.version.clone();
+                latest.compile_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+                (details.state, details.last_update) = (State::Active, LastUpdate::Successful);
+                if let Some(description) = &staged.publish {
+                    self.number(name, &latest, &mut versions, &mut details, Some(description))
+                        .await?;
+                }
+            }
+            Err(why) if details.state == State::Pending => details.state = State::Failed(why),
+            Err(why) => details.last_update = LastUpdate::Failed(why),
+        }
+        if let Err(error) = self.write(name, latest, versions, details, &commit).await {
+            commit.staged.insert(name.clone(), staged.clone());
+            return Err(error);
+        }
+        self.sweep_later(Arc::clone(&function.latest));
+        Ok(())
+    }
+
+    /// Changes a function's configuration; its code stays.
+    ///
+    /// # Errors
+    /// [`PublishError`]; nothing was changed then.
+    pub async fn reconfigure(
+        self: &Arc<Self>,
+        name: &FunctionName,
+        change: Change,
+        expected: Option<String>,
+    ) -> Result<Arc<Function>, PublishError> {
+        let (this, name) = (Arc::clone(self), name.clone());
+        let done = tokio::spawn(async move {
+            let commit = this.lock().await;
+            let function = this.catalog().get(&name).ok_or(PublishError::Missing)?;
+            if commit.staged.contains_key(&name) {
+                return Err(PublishError::InProgress);
+            }
+            if expected.is_some_and(|id| id != function.details.revision_id) {
+                return Err(PublishError::Stale);
+            }
+            let draft = drafted(Some(&function), &change)?;
+            let (mut latest, versions) = records_of(&function);
+            let same = latest.config == draft.config && latest.attributes == draft.attributes;
+            (latest.config, latest.attributes) = (draft.config, draft.attributes);
+            latest.published_ms = this.clock.unix_ms();
+            latest.revision += u64::from(!same);
+            let mut details = function.details.clone();
+            details.revision_id = revision_id();
+            details.last_update = LastUpdate::Successful;
+            Ok(this.write(&name, latest, versions, details, &commit).await?)
+        });
+        done.await.map_err(|lost| StoreError::Failed(lost.to_string()))?
+    }
+
+    /// Publishes a version of what `$LATEST` is; the newest one when that is the same.
+    /// `check` sees the function first.
+    ///
+    /// # Errors
+    /// What `check` says, or [`PublishError`].
+    pub async fn publish_version<E>(
+        self: &Arc<Self>,
+        name: &FunctionName,
+        description: Option<String>,
+        check: impl FnOnce(&Function) -> Result<(), E> + Send + 'static,
+    ) -> Result<(Arc<Version>, Arc<Function>), E>
+    where
+        E: From<PublishError> + Send + 'static,
+    {
+        let (this, name) = (Arc::clone(self), name.clone());
+        let done = tokio::spawn(async move {
+            let commit = this.lock().await;
+            let function = this.catalog().get(&name).ok_or(PublishError::Missing)?;
+            if commit.staged.contains_key(&name) {
+                return Err(PublishError::InProgress.into());
+            }
+            check(&function)?;
+            let (latest, mut versions) = records_of(&function);
+            let mut details = function.details.clone();
+            let known = versions.contains_key(&details.last_number);
+            if !known && versions.len() >= VERSIONS_MAX {
+                let count = versions.len();
+                let what = format!("a function may have {VERSIONS_MAX} versions, it has {count}");
+                return Err(PublishError::Limit(what).into());
+            }
+            let description = description.as_deref();
+            let number = this
+                .number(&name, &latest, &mut versions, &mut details, description)
+                .await
+                .map_err(PublishError::from)?;
+            let function = this
+                .write(&name, latest, versions, details, &commit)
+                .await
+                .map_err(PublishError::from)?;
+            let version = function.versions.get(&number).cloned().ok_or(PublishError::Missing)?;
+            Ok((version, function))
+        });
+        done.await.map_err(|lost| PublishError::from(StoreError::Failed(lost.to_string())))?
+    }
+
+    /// Adds a numbered version of `latest`, and writes it; the newest one's number when that is the
+    /// same. The function's record comes after it.
+    async fn number(
+        &self,
+        name: &FunctionName,
+        latest: &VersionRecord,
+        versions: &mut BTreeMap<u64, VersionRecord>,
+        details: &mut Details,
+        description: Option<&str>,
+    ) -> Result<u64, StoreError> {
+        let newest = versions.get(&details.last_number);
+        if newest.is_some_and(|newest| newest.is_same(latest)) {
+            return Ok(details.last_number);
+        }
+        let number = details.last_number + 1;
+        let mut version = VersionRecord {
+            number: Some(number),
+            revision_id: revision_id(),
+            published_ms: self.clock.unix_ms(),
+            ..latest.clone()
+        };
+        if let Some(description) = description.filter(|text| !text.is_empty()) {
+            version.attributes.description = description.to_owned();
+        }
+        self.put(&record::version_key(name, number), &version).await?;
+        versions.insert(number, version);
+        details.last_number = number;
+        Ok(number)
+    }
+
+    /// Removes a published version. Returns whether there was one; `check` sees the function first.
+    ///
+    /// # Errors
+    /// What `check` says, or [`PublishError`].
+    pub async fn delete_version<E>(
+        self: &Arc<Self>,
+        name: &FunctionName,
+        number: u64,
+        check: impl FnOnce(&Function) -> Result<(), E> + Send + 'static,
+    ) -> Result<bool, E>
+    where
+        E: From<PublishError> + Send + 'static,
+    {
+        let (this, name) = (Arc::clone(self), name.clone());
+        let done = tokio::spawn(async move {
+            let commit = this.lock().await;
+            let function = this.catalog().get(&name).ok_or(PublishError::Missing)?;
+            check(&function)?;
+            let Some(gone) = function.versions.get(&number).cloned() else { return Ok(false) };
+            let key = record::version_key(&name, number);
+            this.records.delete(&key, Expect::Any).await.map_err(PublishError::from)?;
+            let (latest, mut versions) = records_of(&function);
+            versions.remove(&number);
+            let mut details = function.details.clone();
+            let label = number.to_string();
+            details.policies.remove(&label);
+            details.provisioned.remove(&label);
+            this.write(&name, latest, versions, details, &commit)
+                .await
+                .map_err(PublishError::from)?;
+            this.sweep_later(gone);
+            Ok(true)
+        });
+        done.await.map_err(|lost| PublishError::from(StoreError::Failed(lost.to_string())))?
+    }
+}
+
+/// Instances kept for `$LATEST`, as `/v1` sets them.
+fn keep_latest(details: &mut Details, count: u32, modified_ms: u64) {
+    match count {
+        0 => drop(details.provisioned.remove(LATEST)),
+        _ => {
+            drop(details.provisioned.insert(LATEST.to_owned(), Provisioned { count, modified_ms }))
+        }
+    }
+}

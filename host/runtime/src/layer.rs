@@ -1,0 +1,219 @@
+//! Layers: zips of plain files, unpacked once into a directory that functions see at `/opt`,
+//! read-only. Several layers are laid over each other, the last one on top.
+//!
+//! The directories are a cache: they are made at the first use, and anew after a restart.
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{Cursor, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use bytes::Bytes;
+use wambda_model::limits::{LAYER_FILES_MAX, LAYERS_BYTES_MAX, ZIP_RATIO_MAX};
+use wambda_model::{BoxFuture, BuildError, Digest, LayerUse};
+use zip::ZipArchive;
+
+/// Fetches the zip of a layer.
+pub type LayerSource =
+    Arc<dyn Fn(Digest) -> BoxFuture<'static, Result<Bytes, String>> + Send + Sync>;
+
+/// Where layers are unpacked.
+pub struct LayerDirs {
+    dir: PathBuf,
+    source: LayerSource,
+}
+
+impl std::fmt::Debug for LayerDirs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LayerDirs").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+impl LayerDirs {
+    /// A cache below `data_dir`, empty.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn open(data_dir: &Path, source: LayerSource) -> std::io::Result<Self> {
+        let dir = data_dir.join("layers");
+        match fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        DirBuilder::new().mode(0o700).create(&dir)?;
+        Ok(Self { dir, source })
+    }
+
+    /// The directory of these layers; none when there are none.
+    pub(crate) async fn get(&self, layers: &[LayerUse]) -> Result<Option<PathBuf>, String> {
+        if layers.is_empty() {
+            return Ok(None);
+        }
+        let names: Vec<String> = layers.iter().map(|layer| layer.digest.to_string()).collect();
+        let place = self.dir.join(Digest::of(names.join("\n").as_bytes()).to_string());
+        if place.is_dir() {
+            return Ok(Some(place));
+        }
+        let mut zips = Vec::new();
+        for layer in layers {
+            zips.push((self.source)(layer.digest).await?);
+        }
+        let dir = self.dir.clone();
+        let work = move || unpack_all(&dir, &place, &zips).map(|()| place);
+        let unpacked = tokio::task::spawn_blocking(work).await.map_err(|lost| lost.to_string())?;
+        unpacked.map(Some).map_err(|error| error.to_string())
+    }
+}
+
+fn failed(error: &std::io::Error) -> BuildError {
+    BuildError::Internal(format!("cannot unpack a layer: {error}"))
+}
+
+/// Unpacks beside the place, and then moves there: whoever sees the place sees all of it.
+fn unpack_all(dir: &Path, place: &Path, zips: &[Bytes]) -> Result<(), BuildError> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let draft = dir.join(format!("draft-{}", NEXT.fetch_add(1, Relaxed)));
+    let mut left = LAYERS_BYTES_MAX;
+    let done = zips.iter().try_for_each(|zip| walk(zip, &mut left, Some(&draft)));
+    let moved = done.and_then(|()| {
+        DirBuilder::new().recursive(true).create(&draft).map_err(|e| failed(&e))?;
+        match fs::rename(&draft, place) {
+            // Somebody else was quicker.
+            Err(_) if place.is_dir() => Ok(()),
+            other => other.map_err(|e| failed(&e)),
+        }
+    });
+    if moved.is_err() || draft.exists() {
+        let _ = fs::remove_dir_all(&draft);
+    }
+    moved
+}
+
+/// Checks that a zip can be unpacked.
+pub(crate) fn check(zip: &Bytes) -> Result<(), BuildError> {
+    walk(zip, &mut LAYERS_BYTES_MAX.clone(), None)
+}
+
+/// Inflates every file within `left` bytes, into `target` if there is one.
+fn walk(zip: &Bytes, left: &mut u64, target: Option<&Path>) -> Result<(), BuildError> {
+    let bad = |e: zip::result::ZipError| {
+        BuildError::Invalid(format!(
+            "Could not unzip uploaded file. Please check your file, then try to upload again: {e}"
+        ))
+    };
+    let mut archive = ZipArchive::new(Cursor::new(zip)).map_err(bad)?;
+    if archive.len() > LAYER_FILES_MAX {
+        let found = archive.len();
+        return Err(BuildError::Invalid(format!(
+            "a layer may have {LAYER_FILES_MAX} files, got {found}"
+        )));
+    }
+    for at in 0..archive.len() {
+        let mut entry = archive.by_index(at).map_err(bad)?;
+        let shown = entry.name().map_err(bad)?.into_owned();
+        let invalid = |why: &str| Err(BuildError::Invalid(format!("zip entry {shown:?} {why}")));
+        if entry.encrypted() {
+            return invalid("is encrypted");
+        }
+        let inner = entry.enclosed_name().filter(|_| !shown.starts_with('/'));
+        let Some(inner) = inner.filter(|_| !entry.is_symlink()) else {
+            return invalid("is a link or leaves the archive");
+        };
+        if entry.is_dir() {
+            make_dir(target.map(|target| target.join(&inner)).as_deref())?;
+            continue;
+        }
+        let packed = entry.compressed_size().max(1);
+        let most = (*left).min(packed.saturating_mul(ZIP_RATIO_MAX).max(64 << 10));
+        let path = target.map(|target| target.join(&inner));
+        make_dir(path.as_deref().and_then(Path::parent))?;
+        let mut limited = (&mut entry).take(most + 1);
+        let written = match &path {
+            Some(path) => copy(&mut limited, path),
+            None => std::io::copy(&mut limited, &mut std::io::sink()),
+        };
+        let written = written.map_err(|error| match path {
+            Some(_) => failed(&error),
+            None => BuildError::Invalid(format!("zip entry {shown:?} is damaged: {error}")),
+        })?;
+        if written > most {
+            return invalid(&format!(
+                "inflates beyond {most} bytes: {LAYERS_BYTES_MAX} in all, {ZIP_RATIO_MAX} times its packed size"
+            ));
+        }
+        *left -= written;
+    }
+    Ok(())
+}
+
+fn make_dir(path: Option<&Path>) -> Result<(), BuildError> {
+    let Some(path) = path else { return Ok(()) };
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| failed(&error))
+}
+
+/// An upper layer's file takes the place of a lower one's.
+fn copy(from: &mut impl Read, path: &Path) -> std::io::Result<u64> {
+    if path.exists() && !path.is_dir() {
+        fs::remove_file(path)?;
+    }
+    let mut file = File::create(path)?;
+    let written = std::io::copy(from, &mut file)?;
+    file.flush()?;
+    fs::set_permissions(path, Permissions::from_mode(0o400))?;
+    Ok(written)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn zip_of(entries: &[(&str, &[u8])]) -> Bytes {
+        let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
+        for (name, bytes) in entries {
+            zip.start_file(*name, zip::write::SimpleFileOptions::default()).unwrap();
+            zip.write_all(bytes).unwrap();
+        }
+        zip.finish().unwrap().into_inner().into()
+    }
+
+    #[tokio::test]
+    async fn layers_are_laid_over_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let lower = zip_of(&[("lib/a.txt", b"lower"), ("lib/b.txt", b"b")]);
+        let upper = zip_of(&[("lib/a.txt", b"upper")]);
+        let zips = [lower.clone(), upper.clone()];
+        let source: LayerSource = Arc::new(move |digest| {
+            let found = zips.iter().find(|zip| Digest::of(zip) == digest).cloned();
+            Box::pin(async move { found.ok_or_else(|| "missing".to_owned()) })
+        });
+        let dirs = LayerDirs::open(dir.path(), source).unwrap();
+        let used = |zip: &Bytes| LayerUse {
+            arn: String::new(),
+            digest: Digest::of(zip),
+            bytes: zip.len() as u64,
+        };
+        assert_eq!(dirs.get(&[]).await.unwrap(), None);
+        let both = dirs.get(&[used(&lower), used(&upper)]).await.unwrap().unwrap();
+        assert_eq!(fs::read(both.join("lib/a.txt")).unwrap(), b"upper");
+        assert_eq!(fs::read(both.join("lib/b.txt")).unwrap(), b"b");
+        let again = dirs.get(&[used(&lower), used(&upper)]).await.unwrap().unwrap();
+        assert_eq!(again, both);
+        assert_ne!(dirs.get(&[used(&lower)]).await.unwrap().unwrap(), both);
+        assert!(dirs.get(&[used(&zip_of(&[("x", b"")]))]).await.is_err());
+    }
+
+    #[test]
+    fn hostile_zips_are_refused() {
+        let said = |zip: Bytes| check(&zip).unwrap_err().to_string();
+        assert!(said("no zip".into()).contains("unzip"));
+        assert!(said(zip_of(&[("../x", b"1")])).contains("leaves"));
+        assert!(said(zip_of(&[("x", &vec![0; 40 << 20])])).contains("inflates"));
+        assert!(said(zip_of(&[("x", b"1")]).slice(..30)).contains("unzip"));
+        let many: Vec<String> = (0..=LAYER_FILES_MAX).map(|n| n.to_string()).collect();
+        let many: Vec<(&str, &[u8])> = many.iter().map(|n| (n.as_str(), &b""[..])).collect();
+        assert!(said(zip_of(&many)).contains("10001"));
+        check(&zip_of(&[("a/b", b"1")])).unwrap();
+    }
+}
