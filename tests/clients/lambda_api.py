@@ -27,13 +27,13 @@ role = iam.create_role(RoleName="lambda", AssumeRolePolicyDocument=TRUST)["Role"
 base["Role"] = role
 
 # create
-made = aws.create_function(Description="first", Timeout=5, MemorySize=256, Environment={"Variables": {"A": "1"}},
+made = aws.create_function(Description="first", Timeout=5, MemorySize=256, Environment={"Variables": {"AA": "1"}},
                            Tags={"team": "a"}, **base)
 assert made["ResponseMetadata"]["HTTPStatusCode"] == 201
 assert made["FunctionArn"] == ARN + "f" and made["Version"] == "$LATEST" and made["State"] in ("Pending", "Active")
 assert made["CodeSha256"] == base64.b64encode(hashlib.sha256(HELLO).digest()).decode() and made["CodeSize"] == len(HELLO)
 assert made["Runtime"] == "provided.al2023" and made["Handler"] == "bootstrap" and made["Role"] == role
-assert made["Environment"]["Variables"] == {"A": "1"} and made["MemorySize"] == 256 and made["Timeout"] == 5
+assert made["Environment"]["Variables"] == {"AA": "1"} and made["MemorySize"] == 256 and made["Timeout"] == 5
 assert made["TracingConfig"] == {"Mode": "PassThrough"} and made["EphemeralStorage"] == {"Size": 512}
 assert made["SnapStart"] == {"ApplyOn": "None", "OptimizationStatus": "Off"} and made["PackageType"] == "Zip"
 assert made["LoggingConfig"]["LogGroup"] == "/aws/lambda/f" and made["Architectures"] == ["x86_64"]
@@ -80,7 +80,7 @@ assert now["LoggingConfig"]["LogFormat"] == "JSON" and now["DeadLetterConfig"]["
 assert now["VpcConfig"]["SubnetIds"] == ["subnet-1"]
 for bad, code in [
     ({"Environment": {"Variables": {"AWS_REGION": "x"}}}, "InvalidParameterValueException"),
-    ({"Environment": {"Variables": {"A": "x" * 4096}}}, "InvalidParameterValueException"),
+    ({"Environment": {"Variables": {"AA": "x" * 4096}}}, "InvalidParameterValueException"),
     ({"Timeout": 901}, "ValidationException"),
     ({"Timeout": 0}, "ValidationException"),
     ({"MemorySize": 64}, "ValidationException"),
@@ -103,7 +103,7 @@ assert answer["arn"] == ARN + "f", answer
 refused("InvalidParameterValueException", 400, lambda: aws.update_function_code(FunctionName="f", ZipFile=b"nonsense"))
 refused("InvalidParameterValueException", 400, lambda: aws.update_function_code(FunctionName="f"))
 error = refused("InvalidParameterValueException", 400,
-                lambda: aws.update_function_code(FunctionName="f", S3Bucket="b", S3Key="k"))
+                lambda: aws.update_function_code(FunctionName="f", S3Bucket="bucket", S3Key="k"))
 assert "no buckets yet" in error["Error"]["Message"]
 assert aws.get_function_configuration(FunctionName="f")["CodeSize"] == len(GUEST), "a refused upload lost the code"
 
@@ -113,7 +113,7 @@ assert (one["Version"], one["FunctionArn"], one["Description"]) == ("1", ARN + "
 assert aws.publish_version(FunctionName="f")["Version"] == "1", "nothing has changed"
 refused("InvalidParameterValueException", 400, lambda: aws.publish_version(FunctionName="f", CodeSha256="wrong"))
 refused("PreconditionFailedException", 412, lambda: aws.publish_version(FunctionName="f", RevisionId="wrong"))
-aws.update_function_configuration(FunctionName="f", Environment={"Variables": {"V": "2"}})
+aws.update_function_configuration(FunctionName="f", Environment={"Variables": {"VV": "2"}})
 assert aws.publish_version(FunctionName="f")["Version"] == "2"
 two = aws.update_function_code(FunctionName="f", ZipFile=HELLO, Publish=True)
 assert two["Version"] == "3", two

@@ -78,8 +78,8 @@ fn errors_are_told_plainly() {
     assert!(text(&nobody.stderr).contains("is the server running?"), "{}", text(&nobody.stderr));
     let public = Command::new(program()).args(["serve", "--listen", "0.0.0.0:0"]).output().unwrap();
     assert!(text(&public.stderr).contains("--insecure"), "{}", text(&public.stderr));
-    let keys = Command::new(program()).args(["serve", "--auth", "keys"]).output().unwrap();
-    assert!(text(&keys.stderr).contains("not there yet"), "{}", text(&keys.stderr));
+    let nats = Command::new(program()).args(["serve", "--store", "nats://x"]).output().unwrap();
+    assert!(text(&nats.stderr).contains("not there yet"), "{}", text(&nats.stderr));
 }
 
 #[test]

@@ -2,24 +2,9 @@
 
 use std::process::Command;
 
-use wambda_tests::{Server, example, guest, python, root};
+use wambda_tests::{Server, example, guest, root, script};
 
 use crate::wats;
-
-/// Runs a script of `tests/clients` against a server.
-fn script(server: &Server, name: &str) {
-    let output = Command::new(python())
-        .arg(root().join("tests/clients").join(name))
-        .env("WAMBDA_URL", &server.url)
-        .env("AWS_ACCESS_KEY_ID", "test")
-        .env("AWS_SECRET_ACCESS_KEY", "test")
-        .env("AWS_DEFAULT_REGION", "us-east-1")
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned()
-        + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{name}:\n{said}");
-}
 
 #[test]
 fn boto3_invokes() {

@@ -4,6 +4,7 @@
 
 #![allow(clippy::disallowed_methods)] // tests measure and wait
 
+mod aws;
 mod cli;
 mod clients;
 mod durability;

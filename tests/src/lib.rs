@@ -268,6 +268,32 @@ fn spawn(data: &Path, arguments: &[String]) -> (Child, String) {
     (child, url)
 }
 
+/// Runs a script of `tests/clients` against a server.
+#[track_caller]
+pub fn script(server: &Server, name: &str) {
+    script_with(server, name, &[]);
+}
+
+/// Runs a script with more in its environment.
+#[track_caller]
+pub fn script_with(server: &Server, name: &str, env: &[(&str, &str)]) {
+    let output = Command::new(python())
+        .arg(root().join("tests/clients").join(name))
+        .env("WAMBDA_URL", &server.url)
+        .env("WAMBDA_ROOT", root())
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("AWS_ACCESS_KEY_ID", "test")
+        .env("AWS_SECRET_ACCESS_KEY", "test")
+        .env("AWS_DEFAULT_REGION", "us-east-1")
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .envs(env.iter().copied())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name}:\n{said}");
+}
+
 /// Tries until there is an answer.
 #[track_caller]
 pub fn eventually<T>(patience: Duration, mut attempt: impl FnMut() -> Option<T>) -> T {

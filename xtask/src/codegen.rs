@@ -65,3 +65,11 @@ fn format(text: &str) -> Result<String> {
     ensure!(done.status.success(), "rustfmt failed");
     Ok(String::from_utf8(done.stdout)?)
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn generated_files_are_current() {
+        super::run(true).unwrap();
+    }
+}

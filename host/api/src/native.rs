@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde_json::{Value, json};
-use wambda_model::limits::{PAGE_DEFAULT, PAGE_MAX};
+use wambda_model::limits::{PAGE_DEFAULT, PAGE_MAX, PAYLOAD_BYTES_MAX};
 use wambda_model::scaling::ScalingReport;
 use wambda_model::{FunctionName, Invocation, Outcome, Payload, Reply, Version};
 
@@ -183,7 +183,7 @@ pub(crate) async fn invoke(
         check_mode(query)?;
     }
     let (parts, incoming) = request.into_parts();
-    let limit = function.as_ref().map_or(1, |f| f.latest.config.payload_bytes);
+    let limit = function.as_ref().map_or(PAYLOAD_BYTES_MAX, |f| f.latest.config.payload_bytes);
     let event = body::read(&parts.headers, incoming, limit).await?;
     if api.auth.required {
         let who = auth::authenticate(api, Surface::Native, &parts, &event.bytes, peer)?;

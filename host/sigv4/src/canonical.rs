@@ -85,7 +85,8 @@ fn without_dots(path: &str) -> String {
             other => kept.push(other),
         }
     }
-    let tail = if path.ends_with('/') && !kept.is_empty() { "/" } else { "" };
+    let ends_open = ["/", "/.", "/.."].iter().any(|end| path.ends_with(end));
+    let tail = if ends_open && !kept.is_empty() { "/" } else { "" };
     format!("/{}{tail}", kept.join("/"))
 }
 

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use anyhow::Result;
 
 use super::model::{Member, Model, text};
-use super::services::Source;
+use super::services::{LARGEST, Source};
 
 /// The file of one service.
 pub(crate) fn service(model: &Model, source: &Source) -> Result<String> {
@@ -131,8 +131,10 @@ fn table(
         }
         for bound in ["min", "max"] {
             if let Some(value) = shape[bound].as_f64() {
+                let own = LARGEST.iter().find(|(shape, _)| shape == name && bound == "max");
                 // Bounds of doubles are whole numbers as well.
-                fields.push(format!("{bound}: {}", value as i64));
+                let value = own.map_or(value as i64, |(_, value)| *value);
+                fields.push(format!("{bound}: {value}"));
             }
         }
         if let Some(pattern) = shape["pattern"].as_str() {

@@ -12,6 +12,11 @@ pub(crate) struct Source {
     pub(crate) supported: &'static [&'static str],
 }
 
+/// Largest values that AWS enforces, where the model allows more: the model's are those of functions
+/// on capacity providers.
+pub(crate) const LARGEST: &[(&str, i64)] =
+    &[("EphemeralStorageSize", 10_240), ("MemorySize", 10_240), ("Timeout", 900)];
+
 pub(crate) const SERVICES: &[Source] = &[
     Source {
         folder: "lambda/2015-03-31",

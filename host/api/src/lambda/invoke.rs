@@ -13,7 +13,9 @@ use http::request::Parts;
 use serde::de::IgnoredAny;
 use wambda_model::function::State;
 use wambda_model::invocation::Caller;
-use wambda_model::limits::{CLIENT_CONTEXT_BYTES_MAX, LOG_TAIL_BYTES, RECURSION_MAX};
+use wambda_model::limits::{
+    CLIENT_CONTEXT_BYTES_MAX, LOG_TAIL_BYTES, PAYLOAD_BYTES_MAX, RECURSION_MAX,
+};
 use wambda_model::{
     Alias, Function, Invocation, Outcome, Payload, Reply, RequestId, Target, Version, clock,
 };
@@ -60,12 +62,13 @@ pub(crate) async fn admit(
     };
     let function = api.catalog.get(&named.name);
     let target = function.as_ref().and_then(|f| f.resolve(named.or_latest(), fastrand::f64));
-    let limit = target.as_ref().map_or(0, |target| target.version.config.payload_bytes);
+    let limit =
+        target.as_ref().map_or(PAYLOAD_BYTES_MAX, |target| target.version.config.payload_bytes);
     // Strangers learn nothing about functions before they have proved who they are.
     if target.is_none() && !api.auth.required {
         return Err(missing());
     }
-    let whole = body::read(&parts.headers, incoming, limit.max(1)).await?;
+    let whole = body::read(&parts.headers, incoming, limit).await?;
     let who = auth::authenticate(api, Surface::Lambda, &parts, &whole.bytes, peer)?;
     authorize(api, &who, &named, function.as_deref())?;
     let (function, target) = function.zip(target).ok_or_else(missing)?;

@@ -17,11 +17,6 @@ use crate::aws::generated::lambda::{
 use crate::aws::shape::Blob;
 use crate::name::Named;
 
-/// Seconds of the longest timeout, and megabytes of the largest memory: the model allows more, for
-/// functions on capacity providers.
-const TIMEOUT_MAX: i64 = 900;
-const MEMORY_MAX: i64 = 10_240;
-
 /// Where code comes from.
 pub(crate) struct Code {
     pub(crate) zip: Option<Blob>,
@@ -70,8 +65,6 @@ pub(crate) struct Settings {
 impl Settings {
     /// Checks, and makes the change.
     pub(crate) fn change(self, cx: &Cx<'_>) -> Result<Change, ApiError> {
-        at_most("timeout", self.timeout, TIMEOUT_MAX)?;
-        at_most("memorySize", self.memory, MEMORY_MAX)?;
         if let Some(runtime) = &self.runtime {
             check_runtime(runtime)?;
         }
@@ -139,19 +132,6 @@ impl Settings {
         if let Some(apply_on) = &self.snap_start {
             attributes.snap_start = apply_on == "PublishedVersions";
         }
-    }
-}
-
-fn at_most(member: &str, value: Option<i64>, max: i64) -> Result<(), ApiError> {
-    match value.filter(|value| *value > max) {
-        None => Ok(()),
-        Some(value) => Err(ApiError::lambda(
-            "ValidationException",
-            format!(
-                "1 validation error detected: Value '{value}' at '{member}' failed to satisfy \
-                 constraint: Member must have value less than or equal to {max}"
-            ),
-        )),
     }
 }
 

@@ -434,7 +434,7 @@ Shape { name: "EnvironmentVariables", kind: Kind::Map, key: 67, element: 68, ..N
 // 70
 Shape { name: "EphemeralStorage", kind: Kind::Structure, members: &[Member { name: "Size", shape: 71, location: Location::Body, wire: "Size", required: true }], ..NONE },
 // 71
-Shape { name: "EphemeralStorageSize", kind: Kind::Integer, min: 512, max: 32768, ..NONE },
+Shape { name: "EphemeralStorageSize", kind: Kind::Integer, min: 512, max: 10240, ..NONE },
 // 72
 Shape { name: "EventSourceMappingArn", kind: Kind::String, min: 85, max: 120, pattern: "arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}", ..NONE },
 // 73
@@ -736,7 +736,7 @@ Shape { name: "MaximumRecordAgeInSeconds", kind: Kind::Integer, min: -1, max: 60
 // 221
 Shape { name: "MaximumRetryAttemptsEventSourceMapping", kind: Kind::Integer, min: -1, max: 10000, ..NONE },
 // 222
-Shape { name: "MemorySize", kind: Kind::Integer, min: 128, max: 32768, ..NONE },
+Shape { name: "MemorySize", kind: Kind::Integer, min: 128, max: 10240, ..NONE },
 // 223
 Shape { name: "Method", kind: Kind::String, min: 0, max: 6, pattern: ".*", ..NONE },
 // 224
@@ -924,7 +924,7 @@ Shape { name: "TenantId", kind: Kind::String, min: 1, max: 256, pattern: "[a-zA-
 // 315
 Shape { name: "TenantIsolationMode", kind: Kind::String, one_of: &["PER_TENANT"], ..NONE },
 // 316
-Shape { name: "Timeout", kind: Kind::Integer, min: 1, max: 5400, ..NONE },
+Shape { name: "Timeout", kind: Kind::Integer, min: 1, max: 900, ..NONE },
 // 317
 Shape { name: "Timestamp", kind: Kind::String, min: 0, max: 100, pattern: ".*", ..NONE },
 // 318
