@@ -76,7 +76,7 @@ def plausible(shapes, name, depth=0):
 
 
 def quoted(text):
-    return "".join(c if c.isalnum() else "".join(f"%{b:02X}" for b in c.encode()) for c in str(text))
+    return "".join(c if c.isascii() and c.isalnum() else "".join(f"%{b:02X}" for b in c.encode()) for c in str(text))
 
 
 def expect(answer, what, code):

@@ -1,5 +1,5 @@
-//! CloudWatch for functions: their logs (JSON 1.1) and their metrics (Smithy RPC v2 CBOR, or the
-//! query protocol of older clients).
+//! CloudWatch for functions: their logs (JSON 1.1) and their metrics (JSON 1.0, or Smithy RPC v2
+//! CBOR).
 
 pub mod logs;
 pub mod metrics;
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::auth::{self, Who};
 use crate::aws::generated::{cloudwatch, logs as model};
-use crate::aws::shape::{Operation, Service};
+use crate::aws::shape::{Operation, Protocol, Service};
 use crate::aws::{bind, cbor, render};
 use crate::{Api, ApiError, Response, Surface};
 
@@ -21,15 +21,33 @@ pub(crate) struct Cx<'a> {
     pub(crate) api: &'a Arc<Api>,
 }
 
+/// CloudWatch as JSON clients see it.
+pub(crate) static IN_JSON: Service = Service {
+    name: "cloudwatch",
+    protocol: Protocol::Json,
+    target: cloudwatch::TARGET,
+    namespace: "",
+    version: "",
+    operations: cloudwatch::OPERATIONS,
+    shapes: cloudwatch::SHAPES,
+    errors: cloudwatch::ERRORS,
+};
+
 /// Where CBOR clients send: `/service/NAME/operation/OPERATION`.
 pub(crate) fn cbor_operation(path: &str) -> Option<&str> {
     let rest = path.strip_prefix("/service/GraniteServiceVersion20100801/operation/")?;
     (!rest.is_empty()).then_some(rest)
 }
 
-/// The operation that `X-Amz-Target` names, when it is one of Logs.
-pub(crate) fn logs_operation(target: &str) -> Option<&str> {
-    target.strip_prefix(model::SERVICE.target)?.strip_prefix('.')
+/// The surface and operation that `X-Amz-Target` names.
+pub(crate) fn target_operation(target: &str) -> Option<(Surface, &str)> {
+    let (prefix, operation) = target.split_once('.')?;
+    let surface = match prefix {
+        _ if prefix == model::TARGET => Surface::Logs,
+        _ if prefix == cloudwatch::TARGET => Surface::CloudWatchJson,
+        _ => return None,
+    };
+    Some((surface, operation))
 }
 
 fn known(service: &'static Service, name: &str) -> Result<&'static Operation, ApiError> {
@@ -63,21 +81,25 @@ pub(crate) async fn serve_logs(
     logs::dispatch(&Cx { api }, op, operation, sent).await
 }
 
-/// Answers a CBOR request to CloudWatch.
+/// Answers a request to CloudWatch.
 pub(crate) async fn serve_metrics(
     api: &Arc<Api>,
+    surface: Surface,
     name: &str,
     parts: &Parts,
     body: &[u8],
     peer: SocketAddr,
 ) -> Result<Response, ApiError> {
-    let who = auth::authenticate(api, Surface::CloudWatch, parts, body, peer)?;
+    let who = auth::authenticate(api, surface, parts, body, peer)?;
     let operation = known(&cloudwatch::SERVICE, name)?;
-    authorize(&who, api, Surface::CloudWatch, &format!("cloudwatch:{}", operation.name))?;
-    let sent = cbor::decode(body)?;
+    authorize(&who, api, surface, &format!("cloudwatch:{}", operation.name))?;
+    let (service, sent) = match surface {
+        Surface::CloudWatchJson => (&IN_JSON, Value::Object(bind::object(body)?)),
+        _ => (&cloudwatch::SERVICE, cbor::decode(body)?),
+    };
     let op = operation.op.and_then(|at| cloudwatch::Op::ALL.get(at)).copied();
     let op = op.ok_or_else(|| ApiError::internal("an operation without an arm"))?;
-    let (service, cx) = (&cloudwatch::SERVICE, Cx { api });
+    let cx = Cx { api };
     match op {
         cloudwatch::Op::GetMetricData => {
             let input = bind::whole(service, operation, sent)?;

@@ -99,8 +99,10 @@ pub enum Surface {
     Sts,
     /// CloudWatch Logs.
     Logs,
-    /// CloudWatch.
+    /// CloudWatch, in CBOR.
     CloudWatch,
+    /// CloudWatch, in JSON.
+    CloudWatchJson,
     /// `/fn`, and function URLs.
     Url,
     /// Metrics, health, version.
@@ -108,13 +110,14 @@ pub enum Surface {
 }
 
 impl Surface {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Native,
         Self::Lambda,
         Self::Iam,
         Self::Sts,
         Self::Logs,
         Self::CloudWatch,
+        Self::CloudWatchJson,
         Self::Url,
         Self::System,
     ];
@@ -128,7 +131,7 @@ impl Surface {
             Self::Iam => "iam",
             Self::Sts => "sts",
             Self::Logs => "logs",
-            Self::CloudWatch => "cloudwatch",
+            Self::CloudWatch | Self::CloudWatchJson => "cloudwatch",
             Self::Url => "url",
             Self::System => "system",
         }
@@ -141,7 +144,7 @@ impl Surface {
             Self::Iam => "iam",
             Self::Sts => "sts",
             Self::Logs => "logs",
-            Self::CloudWatch => "monitoring",
+            Self::CloudWatch | Self::CloudWatchJson => "monitoring",
             Self::Native | Self::Lambda | Self::Url | Self::System => "lambda",
         }
     }
@@ -155,6 +158,7 @@ impl Surface {
             Self::Sts => Some(&generated::sts::SERVICE),
             Self::Logs => Some(&generated::logs::SERVICE),
             Self::CloudWatch => Some(&generated::cloudwatch::SERVICE),
+            Self::CloudWatchJson => Some(&cloudwatch::IN_JSON),
             Self::Native | Self::Url | Self::System => None,
         }
     }

@@ -113,16 +113,22 @@ async fn small(
     let sent = &whole.bytes;
     match (surface, target) {
         (Surface::Logs, Some(target)) => {
-            let Some(operation) = cloudwatch::logs_operation(&target) else {
+            let Some((surface, operation)) = cloudwatch::target_operation(&target) else {
                 let target: String = target.chars().take(200).collect();
                 let message = format!("the operation {target} is not there");
                 return (surface, Err(ApiError::aws(400, "UnknownOperationException", message)));
             };
-            (surface, cloudwatch::serve_logs(api, operation, &parts, sent, peer).await)
+            let answered = match surface {
+                Surface::Logs => cloudwatch::serve_logs(api, operation, &parts, sent, peer).await,
+                _ => cloudwatch::serve_metrics(api, surface, operation, &parts, sent, peer).await,
+            };
+            (surface, answered)
         }
         (Surface::CloudWatch, _) => {
             let operation = cloudwatch::cbor_operation(&path).unwrap_or_default();
-            (surface, cloudwatch::serve_metrics(api, operation, &parts, sent, peer).await)
+            let answered =
+                cloudwatch::serve_metrics(api, surface, operation, &parts, sent, peer).await;
+            (surface, answered)
         }
         _ => {
             let form: Vec<(String, String)> = form_urlencoded::parse(sent).into_owned().collect();

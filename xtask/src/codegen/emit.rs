@@ -42,12 +42,13 @@ fn head(out: &mut String, model: &Model, source: &Source) -> Result<()> {
         "smithy-rpc-v2-cbor" => "Cbor",
         _ => "Json",
     };
+    let target = model.metadata("targetPrefix");
+    writeln!(out, "/// Prefix of `X-Amz-Target`.\npub const TARGET: &str = {target:?};\n")?;
     writeln!(
         out,
         "/// The service.\npub static SERVICE: Service = Service {{ name: {:?}, protocol: Protocol::{protocol}, \
-         target: {:?}, namespace: {:?}, version: {:?}, operations: OPERATIONS, shapes: SHAPES, errors: ERRORS }};\n",
+         target: TARGET, namespace: {:?}, version: {:?}, operations: OPERATIONS, shapes: SHAPES, errors: ERRORS }};\n",
         source.module,
-        model.metadata("targetPrefix"),
         model.metadata("xmlNamespace"),
         model.metadata("apiVersion"),
     )?;

@@ -304,9 +304,9 @@ fn typed<T: DeserializeOwned>(
         if let Some(message) = check::message(&broken) {
             let code = match service.protocol {
                 Protocol::RestJson => "ValidationException",
-                Protocol::Json => "InvalidParameterException",
+                Protocol::Json if service.name == "logs" => "InvalidParameterException",
                 Protocol::Query => "ValidationError",
-                Protocol::Cbor => "InvalidParameterValue",
+                Protocol::Json | Protocol::Cbor => "InvalidParameterValue",
             };
             return Err(ApiError::aws(400, code, message));
         }

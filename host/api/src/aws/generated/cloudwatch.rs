@@ -7,11 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::aws::shape::{Blob, Kind, Location, Member, NONE, Operation, Protocol, Service, Shape};
 
+/// Prefix of `X-Amz-Target`.
+pub const TARGET: &str = "GraniteServiceVersion20100801";
+
 /// The service.
 pub static SERVICE: Service = Service {
     name: "cloudwatch",
     protocol: Protocol::Cbor,
-    target: "GraniteServiceVersion20100801",
+    target: TARGET,
     namespace: "http://monitoring.amazonaws.com/doc/2010-08-01/",
     version: "2010-08-01",
     operations: OPERATIONS,

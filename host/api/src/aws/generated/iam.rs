@@ -7,11 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::aws::shape::{Blob, Kind, Location, Member, NONE, Operation, Protocol, Service, Shape};
 
+/// Prefix of `X-Amz-Target`.
+pub const TARGET: &str = "";
+
 /// The service.
 pub static SERVICE: Service = Service {
     name: "iam",
     protocol: Protocol::Query,
-    target: "",
+    target: TARGET,
     namespace: "https://iam.amazonaws.com/doc/2010-05-08/",
     version: "2010-05-08",
     operations: OPERATIONS,

@@ -7,11 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::aws::shape::{Blob, Kind, Location, Member, NONE, Operation, Protocol, Service, Shape};
 
+/// Prefix of `X-Amz-Target`.
+pub const TARGET: &str = "";
+
 /// The service.
 pub static SERVICE: Service = Service {
     name: "lambda",
     protocol: Protocol::RestJson,
-    target: "",
+    target: TARGET,
     namespace: "",
     version: "2015-03-31",
     operations: OPERATIONS,

@@ -7,11 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::aws::shape::{Blob, Kind, Location, Member, NONE, Operation, Protocol, Service, Shape};
 
+/// Prefix of `X-Amz-Target`.
+pub const TARGET: &str = "Logs_20140328";
+
 /// The service.
 pub static SERVICE: Service = Service {
     name: "logs",
     protocol: Protocol::Json,
-    target: "Logs_20140328",
+    target: TARGET,
     namespace: "",
     version: "2014-03-28",
     operations: OPERATIONS,

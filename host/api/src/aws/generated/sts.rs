@@ -7,11 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::aws::shape::{Blob, Kind, Location, Member, NONE, Operation, Protocol, Service, Shape};
 
+/// Prefix of `X-Amz-Target`.
+pub const TARGET: &str = "";
+
 /// The service.
 pub static SERVICE: Service = Service {
     name: "sts",
     protocol: Protocol::Query,
-    target: "",
+    target: TARGET,
     namespace: "https://sts.amazonaws.com/doc/2011-06-15/",
     version: "2011-06-15",
     operations: OPERATIONS,
