@@ -143,6 +143,40 @@ fn aws(server: &Server, method: &str, path: &str, body: &Value) -> Value {
     serde_json::from_slice(&answer.body).unwrap_or_default()
 }
 
+/// The execution role's policies, as they are now, are what instances may do.
+#[test]
+fn an_execution_role_grants_what_its_policies_say() {
+    let server = Server::start();
+    let form = |text: &str| {
+        let kind = [("content-type", "application/x-www-form-urlencoded")];
+        let text = format!("{text}&Version=2010-05-08");
+        server.request("POST", "/", &kind, text.as_bytes()).expect(200).text()
+    };
+    let trust = "%7B%22Statement%22%3A%7B%22Effect%22%3A%22Allow%22%2C%22Action%22%3A%22sts%3AAssumeRole%22%2C%22Principal%22%3A%7B%22Service%22%3A%22lambda.amazonaws.com%22%7D%7D%7D";
+    form(&format!("Action=CreateRole&RoleName=r&AssumeRolePolicyDocument={trust}"));
+    server.deploy("f", wats::echo().as_bytes(), "");
+    let allowed = |query: &str| {
+        let shown = server.get(&format!("/v1/functions/f/grants?{query}")).expect(200).json();
+        shown["allowed"].as_bool().unwrap()
+    };
+    assert!(!allowed("host=api.example.com"), "no role, no grants");
+    let role = json!({"Role": "arn:aws:iam::000000000000:role/r"});
+    aws(&server, "PUT", "/2015-03-31/functions/f/configuration", &role);
+    assert!(!allowed("host=api.example.com"), "a role without policies");
+    let document = "%7B%22Statement%22%3A%5B%7B%22Effect%22%3A%22Allow%22%2C%22Action%22%3A%22wambda%3AConnect%22%2C%22Resource%22%3A%22arn%3Aaws%3Awambda%3A%3A%3Ahost%2F*.example.com%3A443%22%7D%2C%7B%22Effect%22%3A%22Allow%22%2C%22Action%22%3A%22sqs%3ASendMessage%22%2C%22Resource%22%3A%22arn%3Aaws%3Asqs%3Aus-east-1%3A000000000000%3Aq%22%7D%5D%7D";
+    form(&format!("Action=PutRolePolicy&RoleName=r&PolicyName=p&PolicyDocument={document}"));
+    assert!(allowed("host=api.example.com"));
+    assert!(!allowed("host=api.example.com&port=80") && !allowed("host=example.org"));
+    let queue = "arn:aws:sqs:us-east-1:000000000000:q";
+    assert!(allowed(&format!("action=sqs:SendMessage&resource={queue}")));
+    assert!(!allowed(&format!("action=sqs:DeleteQueue&resource={queue}")));
+    form("Action=DeleteRolePolicy&RoleName=r&PolicyName=p");
+    assert!(!allowed("host=api.example.com"), "a grant that was taken back");
+    server.get("/v1/functions/f/grants?nonsense=1").expect(400);
+    server.get("/v1/functions/f/grants").expect(400);
+    server.assert_well();
+}
+
 /// A canary that fails goes back by itself, with a line in the log and a count; a good one stays.
 #[test]
 fn a_bad_canary_goes_back_by_itself() {

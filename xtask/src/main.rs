@@ -5,6 +5,7 @@
 mod bench;
 mod codegen;
 mod demo;
+mod moto;
 mod sh;
 mod test;
 mod tidy;
@@ -16,6 +17,7 @@ cargo xtask <command>
 
   demo [--exit]     build everything, start a server, show the examples on it
   test              everything that must pass: set-up, guests, lints, all tests
+  test --aws        moto's own tests of Lambda, STS and IAM, against a server
   guests            build the examples and the test guests
   bench [--dist]    measure the server against a bare one; --dist builds with LTO first
   codegen [--check] the AWS protocol front, from botocore's service models
@@ -27,6 +29,7 @@ fn main() -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
         ["demo", rest @ ..] => demo::run(rest),
+        ["test", "--aws"] => moto::run(),
         ["test", rest @ ..] => test::run(rest),
         ["guests"] => demo::guests(),
         ["bench", rest @ ..] => bench::run(rest),

@@ -166,7 +166,9 @@ impl Page {
             None | Some("") => 0,
             Some(marker) => marker
                 .strip_prefix('m')
-                .and_then(|digits| digits.parse().ok())
+                .unwrap_or(marker)
+                .parse()
+                .ok()
                 .ok_or_else(|| ApiError::value("Invalid value for Marker."))?,
         };
         let asked = items.and_then(|items| usize::try_from(items).ok()).filter(|items| *items > 0);

@@ -92,6 +92,54 @@ pub(crate) fn scaling(api: &Api, name: &FunctionName) -> Result<Response, ApiErr
     Ok(reply::json(StatusCode::OK, &shown))
 }
 
+/// `GET /v1/functions/{name}/grants?action=…&resource=…` or `?host=…&port=…`: whether the function's
+/// execution role lets its instances do that.
+pub(crate) fn grants(api: &Api, name: &FunctionName, query: &str) -> Result<Response, ApiError> {
+    let version = version_of(api, name)?;
+    let (mut action, mut resource, mut host, mut port) = (None, None, None, 443u16);
+    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        let wrong = |what: String| ApiError::invalid("InvalidParameter", what);
+        match &*key {
+            "action" => action = Some(value.into_owned()),
+            "resource" => resource = Some(value.into_owned()),
+            "host" => host = Some(value.into_owned()),
+            "port" => {
+                let parsed = value.parse();
+                port =
+                    parsed.map_err(|_| wrong(format!("port takes 0 to 65535, got {value:?}")))?;
+            }
+            other => {
+                return Err(wrong(format!(
+                    "unknown parameter {other:?}: known are action and resource, or host and port"
+                )));
+            }
+        }
+    }
+    let granted = version.grants.load();
+    let (action, resource, allowed) = match (host, action, resource) {
+        (Some(host), None, None) => {
+            let resource = wambda_policy::grants::host_arn(&host, port);
+            (wambda_policy::grants::CONNECT.to_owned(), resource, granted.allow_host(&host, port))
+        }
+        (None, Some(action), Some(resource)) => {
+            let allowed = granted.allow(&action, &resource);
+            (action, resource, allowed)
+        }
+        _ => {
+            let what = "give action and resource, or host and port";
+            return Err(ApiError::invalid("InvalidParameter", what));
+        }
+    };
+    let shown = json!({
+        "function": name.as_str(),
+        "role": version.attributes.role,
+        "action": action,
+        "resource": resource,
+        "allowed": allowed,
+    });
+    Ok(reply::json(StatusCode::OK, &shown))
+}
+
 fn scaling_json(version: &Version, report: &ScalingReport, account: u32) -> Value {
     let decisions: Vec<Value> = report
         .decisions

@@ -25,6 +25,7 @@ enum Route {
     Invoke,
     Logs,
     Scaling,
+    Grants,
     Rollback,
     Download,
     Url,
@@ -45,6 +46,7 @@ static ROUTES: LazyLock<Router<Route>> = LazyLock::new(|| {
         ("/v1/functions/{name}/invoke", Route::Invoke),
         ("/v1/functions/{name}/logs", Route::Logs),
         ("/v1/functions/{name}/scaling", Route::Scaling),
+        ("/v1/functions/{name}/grants", Route::Grants),
         ("/v1/functions/{name}/aliases/{alias}/rollback", Route::Rollback),
         ("/v1/downloads/{*path}", Route::Download),
         ("/fn/{name}", Route::Url),
@@ -165,7 +167,12 @@ async fn own(
             native::invoke(api, &function_name(&name)?, request, peer).await
         }
         Route::Url => url::serve(api, &name, request, peer).await,
-        Route::Functions | Route::Function | Route::Logs | Route::Scaling | Route::Rollback => {
+        Route::Functions
+        | Route::Function
+        | Route::Logs
+        | Route::Scaling
+        | Route::Grants
+        | Route::Rollback => {
             let alias = matched.params.get("alias").map(decode).unwrap_or_default();
             let place = Place { route: *matched.value, name: &name, alias: &alias };
             functions(api, place, request, peer).await
@@ -214,7 +221,7 @@ async fn functions(
     let action = match (place.route, &method) {
         (Route::Functions, &Method::GET) => "lambda:ListFunctions",
         (Route::Function, &Method::PUT) => "lambda:UpdateFunctionCode",
-        (Route::Function | Route::Scaling, &Method::GET) => "lambda:GetFunction",
+        (Route::Function | Route::Scaling | Route::Grants, &Method::GET) => "lambda:GetFunction",
         (Route::Function, &Method::DELETE) => "lambda:DeleteFunction",
         (Route::Logs, &Method::GET) => "logs:FilterLogEvents",
         (Route::Rollback, &Method::GET) => "lambda:GetAlias",
@@ -245,6 +252,7 @@ async fn functions(
         (Route::Function, _, Some(name)) => native::delete(api, name).await,
         (Route::Logs, _, Some(name)) => logs::read(api, name, query),
         (Route::Scaling, _, Some(name)) => native::scaling(api, name),
+        (Route::Grants, _, Some(name)) => native::grants(api, name, query.unwrap_or_default()),
         (Route::Rollback, &Method::GET, Some(name)) => rollback::describe(api, name, place.alias),
         (Route::Rollback, method, Some(name)) => {
             let query = (*method == Method::PUT).then(|| query.unwrap_or_default());

@@ -12,8 +12,9 @@ use crate::ApiError;
 use crate::aws::generated::iam::AttachedPolicy;
 use crate::name::Page;
 
-/// Elements of one page (IAM: 100, 1,000 on request).
-pub(crate) const PAGE: usize = 1_000;
+/// Elements of one page when nobody says, and at most (IAM's).
+const PAGE: i64 = 100;
+const PAGE_MAX: usize = 1_000;
 
 /// Users or roles.
 pub(crate) trait Kind: Clone {
@@ -221,7 +222,7 @@ pub(crate) fn page<T>(
     items: Option<i64>,
     all: impl Iterator<Item = T>,
 ) -> Result<(Vec<T>, Option<bool>, Option<String>), ApiError> {
-    let page = Page::read(marker, items, PAGE);
+    let page = Page::read(marker, items.or(Some(PAGE)), PAGE_MAX);
     let page = page.map_err(|wrong| wrong.named(400, "InvalidInput"))?;
     let (page, next) = page.of(all);
     Ok((page, Some(next.is_some()), next))
