@@ -11,6 +11,8 @@ use tokio::net::TcpStream;
 pub(crate) struct Job {
     pub(crate) address: SocketAddr,
     pub(crate) path: String,
+    /// More header lines, each with its end.
+    pub(crate) head: String,
     pub(crate) body: &'static str,
     pub(crate) wanted: &'static str,
 }
@@ -20,10 +22,11 @@ pub(crate) type Latencies = Vec<u32>;
 
 pub(crate) async fn run(job: &Job, connections: usize, time: Duration) -> Result<Latencies> {
     let request = format!(
-        "POST {} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{}",
+        "POST {} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{}\r\n{}",
         job.path,
         job.address,
         job.body.len(),
+        job.head,
         job.body
     );
     let end = Instant::now() + time;

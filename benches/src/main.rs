@@ -10,6 +10,7 @@ mod bare;
 mod load;
 mod process;
 mod report;
+mod sign;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -31,29 +32,63 @@ struct Contender {
     about: &'static str,
     /// The function and its configuration; none for the bare server.
     function: Option<(&'static str, &'static str)>,
+    front: Front,
 }
 
-const CONTENDERS: [Contender; 5] = [
-    Contender { name: "bare", about: "hyper alone", function: None },
+/// By which API a function is invoked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Front {
+    /// `/v1`
+    Native,
+    /// AWS Lambda's `Invoke`.
+    Lambda,
+    /// The same on a server with `--auth keys`, signed.
+    Keys,
+}
+
+const CONTENDERS: [Contender; 8] = [
+    Contender { name: "bare", about: "hyper alone", function: None, front: Front::Native },
     Contender {
         name: "core warm",
         about: "core module, reused",
         function: Some(("core", "reuse=warm")),
+        front: Front::Native,
     },
     Contender {
         name: "event warm",
         about: "event component, reused",
         function: Some(("event", "reuse=warm")),
+        front: Front::Native,
     },
     Contender {
         name: "core fresh",
         about: "core module, instance per event",
         function: Some(("core", "reuse=fresh")),
+        front: Front::Native,
     },
     Contender {
         name: "event fresh",
         about: "event component, instance per event",
         function: Some(("event", "reuse=fresh")),
+        front: Front::Native,
+    },
+    Contender {
+        name: "core lambda",
+        about: "core module, reused, by Lambda's Invoke",
+        function: Some(("core", "reuse=warm")),
+        front: Front::Lambda,
+    },
+    Contender {
+        name: "core keys",
+        about: "the same, signed, with --auth keys",
+        function: Some(("core", "reuse=warm")),
+        front: Front::Keys,
+    },
+    Contender {
+        name: "native keys",
+        about: "core module, reused, by /v1, signed, with --auth keys",
+        function: Some(("core", "reuse=warm")),
+        front: Front::Keys,
     },
 ];
 
@@ -95,12 +130,35 @@ fn main() -> Result<()> {
     let data = data.path().to_string_lossy().into_owned();
     let arguments = ["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--data-dir", &data];
     let wambda = Server::start(&server, &arguments)?;
+    let guarded_data = tempfile::tempdir()?;
+    let guarded_path = guarded_data.path().to_string_lossy().into_owned();
+    let arguments = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--log",
+        "warn",
+        "--auth",
+        "keys",
+        "--data-dir",
+        &guarded_path,
+    ];
+    let guarded = Server::start(&server, &arguments)?;
+    let signer = sign::Signer::read(&guarded_data.path().join("root-key.json"))?;
     for contender in CONTENDERS {
         if let Some((kind, query)) = contender.function {
             let code = if kind == "core" { CORE.as_bytes() } else { &event };
             let name = contender.name.replace(' ', "-");
-            let url = format!("http://{}/v1/functions/{name}?{query}", wambda.address);
-            ureq::put(&url).send(code).with_context(|| format!("cannot deploy {name}"))?;
+            let path = format!("/v1/functions/{name}?{query}");
+            let keys = contender.front == Front::Keys;
+            let server = if keys { &guarded } else { &wambda };
+            let mut request = ureq::put(format!("http://{}{path}", server.address));
+            if keys {
+                for (header, value) in signer.headers(server.address, "PUT", &path, code) {
+                    request = request.header(header, value);
+                }
+            }
+            request.send(code).with_context(|| format!("cannot deploy {name}"))?;
         }
     }
     let runtime =
@@ -114,9 +172,26 @@ fn main() -> Result<()> {
             let (Some(contender), Some(row)) = (CONTENDERS.get(at), rows.get_mut(at)) else {
                 continue;
             };
-            let server = if contender.function.is_some() { &wambda } else { &bare };
-            let path = format!("/v1/functions/{}/invoke", contender.name.replace(' ', "-"));
-            let job = load::Job { address: server.address, path, body: "{}", wanted: "\"hello\"" };
+            let server = match (contender.function, contender.front) {
+                (None, _) => &bare,
+                (_, Front::Keys) => &guarded,
+                _ => &wambda,
+            };
+            let name = contender.name.replace(' ', "-");
+            let path = match contender.name {
+                "core lambda" | "core keys" => {
+                    format!("/2015-03-31/functions/{name}/invocations")
+                }
+                _ => format!("/v1/functions/{name}/invoke"),
+            };
+            let mut head = String::new();
+            if contender.front == Front::Keys {
+                for (header, value) in signer.headers(server.address, "POST", &path, b"{}") {
+                    head.push_str(&format!("{header}: {value}\r\n"));
+                }
+            }
+            let address = server.address;
+            let job = load::Job { address, path, head, body: "{}", wanted: "\"hello\"" };
             runtime.block_on(load::run(&job, CONNECTIONS, slice / 5))?;
             let before = server.cpu()?;
             let done = runtime.block_on(load::run(&job, CONNECTIONS, slice))?;
@@ -126,5 +201,8 @@ fn main() -> Result<()> {
     }
     eprintln!();
     report::print(&rows, rounds, slice, CONNECTIONS)?;
+    report::compare(&rows, "core lambda", "core warm");
+    report::compare(&rows, "core keys", "core lambda");
+    report::compare(&rows, "native keys", "core warm");
     Ok(())
 }

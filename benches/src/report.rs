@@ -62,6 +62,19 @@ fn sorted(values: impl Iterator<Item = f64>) -> Spread {
     Spread { low: at(1), median: at(2), high: at(3) }
 }
 
+/// What one contender costs more than another, round by round.
+pub(crate) fn compare(rows: &[Row], name: &str, base: &str) {
+    let find = |name: &str| rows.iter().find(|row| row.name == name);
+    let (Some(own), Some(base)) = (find(name), find(base)) else { return };
+    let pairs = || own.samples.iter().zip(&base.samples);
+    let ratio = sorted(pairs().map(|(own, base)| own.cpu_ns / base.cpu_ns));
+    let more = sorted(pairs().map(|(own, base)| (own.cpu_ns - base.cpu_ns) / 1e3));
+    println!(
+        "{name} costs {:.2} ({:.2}-{:.2}) of {}, {:+.2} us ({:+.2} to {:+.2})",
+        ratio.median, ratio.low, ratio.high, base.name, more.median, more.low, more.high
+    );
+}
+
 pub(crate) fn print(
     rows: &[Row],
     rounds: usize,

@@ -7,7 +7,9 @@
 
 mod emit;
 mod model;
+mod notes;
 mod services;
+mod table;
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -27,16 +29,24 @@ fn target() -> PathBuf {
 pub(crate) fn run(check: bool) -> Result<()> {
     let data = crate::test::botocore()?;
     let mut stale = Vec::new();
-    for source in SERVICES {
-        let text = generate(&Model::read(&data, source)?, source)?;
-        let path = target().join(format!("{}.rs", source.module));
+    let mut place = |path: PathBuf, text: String| -> Result<()> {
         let before = std::fs::read_to_string(&path).unwrap_or_default();
         if before != text {
-            stale.push(source.module);
+            stale.push(path.display().to_string());
             if !check {
-                std::fs::create_dir_all(target())?;
                 std::fs::write(&path, text)?;
             }
+        }
+        Ok(())
+    };
+    for source in SERVICES {
+        let model = Model::read(&data, source)?;
+        let text = generate(&model, source)?;
+        place(target().join(format!("{}.rs", source.module)), text)?;
+        if source.lists_all {
+            let document = root().join("docs/COMPATIBILITY.md");
+            let text = table::placed(&std::fs::read_to_string(&document)?, &model, source)?;
+            place(document, text)?;
         }
     }
     ensure!(!check || stale.is_empty(), "stale: {} (run cargo xtask codegen)", stale.join(", "));

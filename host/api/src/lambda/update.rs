@@ -243,6 +243,7 @@ pub(crate) fn refuse_create(input: &CreateFunctionRequest) -> Result<(), ApiErro
         ("DurableConfig", input.durable_config.is_some()),
         ("TenancyConfig", input.tenancy_config.is_some()),
         ("AcceleratorConfig", input.accelerator_config.is_some()),
+        ("RuntimeConfig", input.runtime_config.is_some()),
         ("PublishTo", input.publish_to.is_some()),
     ];
     refused.iter().find(|(_, given)| *given).map_or(Ok(()), |(what, _)| Err(unsupported(what)))
@@ -313,6 +314,7 @@ pub(crate) async fn configuration(
         ("ImageConfig", input.image_config.is_some()),
         ("CapacityProviderConfig", input.capacity_provider_config.is_some()),
         ("DurableConfig", input.durable_config.is_some()),
+        ("RuntimeConfig", input.runtime_config.is_some()),
     ];
     if let Some((what, _)) = refused_inputs.iter().find(|(_, given)| *given) {
         return Err(unsupported(what));
