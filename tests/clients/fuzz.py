@@ -30,7 +30,7 @@ ODD = ["", " ", "a", "f", "f:1", "f:$LATEST", "f:f:f", "$LATEST", "../../etc/pas
        "x" * 5000, "arn:aws:lambda:us-east-1:000000000000:function:f", "arn:aws:lambda:us-east-1:000000000000:function:f:9",
        "arn:aws:lambda:eu-west-1:000000000000:function:f", "arn:aws:lambda:us-east-1:999999999999:function:f", "arn:aws:lambda:::",
        "arn:", "arn:aws:s3:::b", "999999999999:function:f", "-1", "0", "1", "99999999999999999999999", "NaN", "null", "true",
-       "{}", "[]", '"', "'; drop table", "<x>", "&amp;", "\r\nX: y", "${x}", "*", "?", "m5", "m18446744073709551615"]
+       "{}", "[]", '"', "'; drop table", "<x>", "&amp;", "\r\nX: y", "${x}", "*", "?", "m5", "18446744073709551615"]
 VALUES = [None, True, False, 0, 1, -1, 1 << 31, 1 << 63, 1 << 64, 1.5, 1e308, [], {}, [[]], [None], [1, "a", {}], {"": ""},
           {"a": {"b": {"c": {}}}}]
 

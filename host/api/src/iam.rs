@@ -217,7 +217,9 @@ pub(crate) fn document(text: &str) -> Result<Policy, ApiError> {
             format!("Maximum policy size of {IAM_POLICY_BYTES_MAX} bytes exceeded, got {size}");
         return Err(error("LimitExceeded", message));
     }
-    Policy::parse(text).map_err(|wrong| error("MalformedPolicyDocument", wrong.to_string()))
+    Policy::parse(text).map_err(|wrong| {
+        error("MalformedPolicyDocument", format!("Syntax errors in policy. {wrong}"))
+    })
 }
 
 /// A policy for a user or role: it names no principal.

@@ -164,12 +164,9 @@ impl Page {
     pub fn read(marker: Option<&str>, items: Option<i64>, limit: usize) -> Result<Self, ApiError> {
         let after = match marker {
             None | Some("") => 0,
-            Some(marker) => marker
-                .strip_prefix('m')
-                .unwrap_or(marker)
-                .parse()
-                .ok()
-                .ok_or_else(|| ApiError::value("Invalid value for Marker."))?,
+            Some(marker) => {
+                marker.parse().map_err(|_| ApiError::value("Invalid value for Marker."))?
+            }
         };
         let asked = items.and_then(|items| usize::try_from(items).ok()).filter(|items| *items > 0);
         Ok(Self { after, limit: asked.map_or(limit, |asked| asked.min(limit)) })
@@ -181,7 +178,7 @@ impl Page {
         let mut page: Vec<T> = all.skip(self.after).take(self.limit + 1).collect();
         let more = page.len() > self.limit;
         page.truncate(self.limit);
-        (page, more.then(|| format!("m{}", self.after + self.limit)))
+        (page, more.then(|| (self.after + self.limit).to_string()))
     }
 }
 
@@ -232,11 +229,11 @@ mod tests {
     fn pages_go_on_where_the_last_one_ended() {
         let all = || (0..5).collect::<Vec<_>>().into_iter();
         let (page, next) = Page::read(None, Some(2), 50).unwrap().of(all());
-        assert_eq!((page, next.as_deref()), (vec![0, 1], Some("m2")));
-        let (page, next) = Page::read(Some("m2"), Some(9_999), 3).unwrap().of(all());
+        assert_eq!((page, next.as_deref()), (vec![0, 1], Some("2")));
+        let (page, next) = Page::read(Some("2"), Some(9_999), 3).unwrap().of(all());
         assert_eq!((page, next), (vec![2, 3, 4], None));
         assert!(Page::read(Some("nonsense"), None, 3).is_err());
-        let (page, next) = Page::read(Some("m18446744073709551615"), Some(1), 3).unwrap().of(all());
+        let (page, next) = Page::read(Some("18446744073709551615"), Some(1), 3).unwrap().of(all());
         assert_eq!((page.len(), next), (0, None));
     }
 }

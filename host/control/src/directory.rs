@@ -55,7 +55,7 @@ pub struct Role {
     pub trust: Policy,
     /// For people.
     #[serde(default)]
-    pub description: String,
+    pub description: Option<String>,
     /// Seconds of its longest session.
     pub session_max_s: u32,
 }

@@ -148,6 +148,36 @@ impl Policy {
         self.statements.iter().all(|statement| !matches!(statement.who, Who::Unsaid))
     }
 
+    /// Whether some statement says which resources it is about.
+    #[must_use]
+    pub fn names_resources(&self) -> bool {
+        let given = |statement: &Json| {
+            statement.get("Resource").is_some() || statement.get("NotResource").is_some()
+        };
+        self.given().any(given)
+    }
+
+    /// The actions of all statements, as given in `Action` or `NotAction`.
+    pub fn actions(&self) -> impl Iterator<Item = &str> {
+        self.given()
+            .filter_map(|statement| statement.get("Action").or_else(|| statement.get("NotAction")))
+            .flat_map(|actions| match actions {
+                Json::Array(all) => all.as_slice(),
+                one => std::slice::from_ref(one),
+            })
+            .filter_map(Json::as_str)
+    }
+
+    /// The statements as given.
+    fn given(&self) -> impl Iterator<Item = &Json> {
+        match self.document.get("Statement") {
+            Some(Json::Array(all)) => all.as_slice(),
+            Some(one) => std::slice::from_ref(one),
+            None => &[],
+        }
+        .iter()
+    }
+
     /// What this policy alone says. `asking` is given for a resource policy, whose statements say
     /// whom they are about.
     pub(crate) fn judge(&self, request: &Prepared, asking: Option<&Principal>) -> Decision {

@@ -23,13 +23,23 @@ use crate::aws::generated::iam::{
 /// Seconds of a session when nobody said.
 const SESSION_S: u32 = 3_600;
 
+/// What a trust policy may speak of.
+const TRUSTED_ACTIONS: [&str; 6] = [
+    "sts:*",
+    "sts:AssumeRole",
+    "sts:AssumeRoleWithSAML",
+    "sts:AssumeRoleWithWebIdentity",
+    "sts:SetSourceIdentity",
+    "sts:TagSession",
+];
+
 fn shown(role: &RoleRecord) -> Role {
     let entity = &role.entity;
     Role {
         arn: entity.arn.clone(),
         assume_role_policy_document: Some(shown_document(&role.trust)),
         create_date: seconds(entity.created_ms),
-        description: (!role.description.is_empty()).then(|| role.description.clone()),
+        description: role.description.clone(),
         max_session_duration: Some(i64::from(role.session_max_s)),
         path: entity.path.clone(),
         role_id: entity.id.clone(),
@@ -45,6 +55,15 @@ fn trust(text: &str) -> Result<Policy, ApiError> {
     let policy = document(text)?;
     if !policy.names_all_principals() {
         return Err(error("MalformedPolicyDocument", "Missing required field Principal"));
+    }
+    if policy.names_resources() {
+        return Err(error("MalformedPolicyDocument", "Has prohibited field Resource."));
+    }
+    if !policy.actions().all(|action| TRUSTED_ACTIONS.iter().any(|a| a.eq_ignore_ascii_case(action))) {
+        // The two spaces are IAM's.
+        let message = "Trust Policy statement actions can only be sts:AssumeRole, \
+                       sts:AssumeRoleWithSAML,  and sts:AssumeRoleWithWebIdentity";
+        return Err(error("MalformedPolicyDocument", message));
     }
     Ok(policy)
 }
@@ -73,7 +92,7 @@ pub(crate) async fn create(
         let role = RoleRecord {
             entity: entities::make::<RoleRecord>(directory, new)?,
             trust,
-            description: input.description.unwrap_or_default(),
+            description: input.description,
             session_max_s: session(input.max_session_duration),
         };
         let role = Arc::new(role);
@@ -114,12 +133,9 @@ pub(crate) async fn update(
 ) -> Result<UpdateRoleResponse, ApiError> {
     cx.edit(|directory| {
         entities::change(directory, &input.role_name, |role: &mut RoleRecord| {
-            if let Some(description) = input.description {
-                role.description = description;
-            }
-            if input.max_session_duration.is_some() {
-                role.session_max_s = session(input.max_session_duration);
-            }
+            // As IAM: what is not said goes back to its default.
+            role.description = input.description;
+            role.session_max_s = session(input.max_session_duration);
             Ok(())
         })
     })
@@ -133,7 +149,7 @@ pub(crate) async fn update_description(
 ) -> Result<UpdateRoleDescriptionResponse, ApiError> {
     let role = cx.edit(|directory| {
         entities::change(directory, &input.role_name, |role: &mut RoleRecord| {
-            role.description = input.description;
+            role.description = Some(input.description);
             Ok(shown(role))
         })
     });
