@@ -98,6 +98,7 @@ for _ in range(50):
     time.sleep(0.1)
 assert got["invocations_sum"] == 7 and got["errors_sum"] == 2 and got["throttles_sum"] == 1, got
 assert abs(got["errors_average"] - 2 / 7) < 1e-6 and got["duration_maximum"] >= 100 > got["duration_p50"], got
+assert 1 <= got["concurrentexecutions_maximum"] <= 7, got
 assert all(r["StatusCode"] == "Complete" and len(r["Timestamps"]) == len(r["Values"]) for r in found)
 total = metrics.get_metric_data(MetricDataQueries=[query("Invocations", "Sum", [])], **span)["MetricDataResults"][0]
 assert sum(total["Values"]) == 8, total

@@ -57,7 +57,8 @@ impl Who {
             policies: Vec::new(),
             id: String::new(),
             user: String::new(),
-            source_ip: peer.ip().to_string(),
+            // A listener on [::] sees IPv4 callers as ::ffff:a.b.c.d.
+            source_ip: peer.ip().to_canonical().to_string(),
             trusted: false,
         }
     }
@@ -137,14 +138,7 @@ pub fn verify(
     body: &[u8],
     peer: SocketAddr,
 ) -> Result<Who, ApiError> {
-    let headers: Option<Vec<(&str, &str)>> = parts
-        .headers
-        .iter()
-        .map(|(name, value)| Some((name.as_str(), std::str::from_utf8(value.as_bytes()).ok()?)))
-        .collect();
-    let headers = headers.ok_or_else(|| {
-        refused(surface, &AuthError::Incomplete("a header is not valid UTF-8".to_owned()))
-    })?;
+    let headers = headers(surface, parts)?;
     let hash = match body.is_empty() {
         true => EMPTY_SHA256.to_owned(),
         false => wambda_sigv4::sha256_hex(body),
@@ -157,29 +151,76 @@ pub fn verify(
         };
         return Err(refused(surface, &why));
     }
-    let request = Signed {
+    let request = signed(parts, &headers, &hash);
+    let (claim, signer) = claimed(api, surface, &request)?;
+    let regions = regions(api, surface);
+    let scope = (regions.as_slice(), surface.signing_name());
+    let verified = claim.verify(&request, &signer.secret, scope, now_s(), &api.auth.keys);
+    verified.map_err(|error| refused(surface, &error))?;
+    Ok(Who::signer(signer, peer))
+}
+
+/// Bodies below this are read before anybody is asked: they come with their head.
+const LARGE_BYTES: u64 = 64 << 10;
+
+/// Before a large body is read: somebody who is known claims to have signed it, and in time. Strangers
+/// cannot make the server hold and hash bodies.
+///
+/// # Errors
+/// As [`authenticate`].
+pub fn expect(api: &Api, surface: Surface, parts: &Parts) -> Result<(), ApiError> {
+    let length = parts.headers.get(http::header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let has_body = length.is_some() || parts.headers.contains_key("transfer-encoding");
+    if !api.auth.required || !has_body || length.is_some_and(|length| length < LARGE_BYTES) {
+        return Ok(());
+    }
+    let headers = headers(surface, parts)?;
+    let (claim, _) = claimed(api, surface, &signed(parts, &headers, EMPTY_SHA256))?;
+    let regions = regions(api, surface);
+    let checked = claim.check((&regions, surface.signing_name()), now_s());
+    checked.map_err(|error| refused(surface, &error))
+}
+
+fn headers(surface: Surface, parts: &Parts) -> Result<Vec<(&str, &str)>, ApiError> {
+    let headers: Option<Vec<(&str, &str)>> = parts
+        .headers
+        .iter()
+        .map(|(name, value)| Some((name.as_str(), std::str::from_utf8(value.as_bytes()).ok()?)))
+        .collect();
+    headers.ok_or_else(|| {
+        refused(surface, &AuthError::Incomplete("a header is not valid UTF-8".to_owned()))
+    })
+}
+
+fn signed<'a>(parts: &'a Parts, headers: &'a [(&'a str, &'a str)], hash: &'a str) -> Signed<'a> {
+    Signed {
         method: parts.method.as_str(),
         path: parts.uri.path(),
         query: parts.uri.query().unwrap_or_default(),
-        headers: &headers,
-        body_sha256: &hash,
+        headers,
+        body_sha256: hash,
         encodes_twice: true,
-    };
-    let claim = Claim::read(&request).map_err(|error| refused(surface, &error))?;
+    }
+}
+
+fn claimed(api: &Api, surface: Surface, request: &Signed<'_>) -> Result<(Claim, Signer), ApiError> {
+    let claim = Claim::read(request).map_err(|error| refused(surface, &error))?;
     let signer = api.auth.directories.signer(&claim.access_key, claim.token.as_deref());
     let signer = signer.map_err(|error| unknown(surface, error))?;
-    let region: &str = &api.identity.region;
-    // IAM and the old STS endpoint are global, and signed for the first region.
-    let both = [region, "us-east-1"];
-    let regions = match surface {
-        Surface::Iam | Surface::Sts => &both[..],
-        _ => &both[..1],
-    };
-    let now = i64::try_from(clock::unix_ms() / 1_000).unwrap_or(i64::MAX);
-    let scope = (regions, surface.signing_name());
-    let verified = claim.verify(&request, &signer.secret, scope, now, &api.auth.keys);
-    verified.map_err(|error| refused(surface, &error))?;
-    Ok(Who::signer(signer, peer))
+    Ok((claim, signer))
+}
+
+/// IAM and the old STS endpoint are global, and signed for the first region.
+fn regions(api: &Api, surface: Surface) -> Vec<&str> {
+    match surface {
+        Surface::Iam | Surface::Sts => vec![&api.identity.region, "us-east-1"],
+        _ => vec![&api.identity.region],
+    }
+}
+
+fn now_s() -> i64 {
+    i64::try_from(clock::unix_ms() / 1_000).unwrap_or(i64::MAX)
 }
 
 fn query(surface: Surface) -> bool {
@@ -228,10 +269,24 @@ pub fn authorize(
     resource: &str,
     policy: Option<&Policy>,
 ) -> Result<(), ApiError> {
+    authorize_with(surface, who, action, resource, (policy, Vec::new()))
+}
+
+/// As [`authorize`], with facts for conditions besides those that are always there.
+///
+/// # Errors
+/// As [`authorize`].
+pub fn authorize_with(
+    surface: Surface,
+    who: &Who,
+    action: &str,
+    resource: &str,
+    (policy, facts): (Option<&Policy>, Vec<(String, Value)>),
+) -> Result<(), ApiError> {
     if who.trusted {
         return Ok(());
     }
-    let decision = judge(who, action, resource, policy, Vec::new());
+    let decision = judge(who, action, resource, policy, facts);
     if decision == Decision::Allow {
         return Ok(());
     }
@@ -245,6 +300,35 @@ pub fn authorize(
     );
     let code = if query(surface) { "AccessDenied" } else { "AccessDeniedException" };
     Err(ApiError::aws(403, code, message))
+}
+
+/// What conditions may ask about a caller.
+pub(crate) fn facts_of(who: &Who) -> Vec<(String, Value)> {
+    let (account, arn) = match &who.principal {
+        Principal::Root { account } => (account.as_str(), who.arn()),
+        // Of a session it is the role (IAM User Guide, "aws:PrincipalArn").
+        Principal::Identity { account, arn, role } => {
+            (account.as_str(), role.as_ref().unwrap_or(arn).clone())
+        }
+        _ => ("", String::new()),
+    };
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let mut facts = vec![
+        ("aws:SecureTransport".to_owned(), Value::Bool(false)),
+        ("aws:CurrentTime".to_owned(), Value::Text(now)),
+    ];
+    for (key, value) in [
+        ("aws:SourceIp", who.source_ip.as_str()),
+        ("aws:PrincipalArn", &arn),
+        ("aws:PrincipalAccount", account),
+        ("aws:userid", &who.id),
+        ("aws:username", &who.user),
+    ] {
+        if !value.is_empty() {
+            facts.push((key.to_owned(), Value::Text(value.to_owned())));
+        }
+    }
+    facts
 }
 
 /// The decision about one action, with facts for conditions besides those that are always there.
@@ -263,23 +347,7 @@ pub fn judge(
     if matches!(who.principal, Principal::Root { .. }) && policy.is_none() {
         return Decision::Allow;
     }
-    let text = |value: &str| Value::Text(value.to_owned());
-    context.push(("aws:SourceIp".to_owned(), text(&who.source_ip)));
-    context.push(("aws:PrincipalArn".to_owned(), text(&who.arn())));
-    context.push(("aws:userid".to_owned(), text(&who.id)));
-    context.push(("aws:SecureTransport".to_owned(), Value::Bool(false)));
-    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    context.push(("aws:CurrentTime".to_owned(), Value::Text(now)));
-    if !who.user.is_empty() {
-        context.push(("aws:username".to_owned(), text(&who.user)));
-    }
-    let account = match &who.principal {
-        Principal::Root { account } | Principal::Identity { account, .. } => account.as_str(),
-        _ => "",
-    };
-    if !account.is_empty() {
-        context.push(("aws:PrincipalAccount".to_owned(), text(account)));
-    }
+    context.extend(facts_of(who));
     let question = Question {
         principal: who.principal.clone(),
         action: action.to_owned(),

@@ -74,8 +74,14 @@ pub(crate) async fn serve_logs(
 ) -> Result<Response, ApiError> {
     let who = auth::authenticate(api, Surface::Logs, parts, body, peer)?;
     let operation = known(&model::SERVICE, name)?;
-    authorize(&who, api, Surface::Logs, &format!("logs:{}", operation.name))?;
     let sent = Value::Object(bind::object(body)?);
+    let action = format!("logs:{}", operation.name);
+    let wambda_control::Identity { region, account } = &api.identity;
+    let resource = match logs::named_group(operation, &sent) {
+        Some(group) => format!("arn:aws:logs:{region}:{account}:log-group:{group}:*"),
+        None => format!("arn:aws:logs:{region}:{account}:*"),
+    };
+    auth::authorize(Surface::Logs, &who, &action, &resource, None)?;
     let op = operation.op.and_then(|at| model::Op::ALL.get(at)).copied();
     let op = op.ok_or_else(|| ApiError::internal("an operation without an arm"))?;
     logs::dispatch(&Cx { api }, op, operation, sent).await

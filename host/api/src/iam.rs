@@ -41,14 +41,12 @@ impl Cx<'_> {
         self.api.auth.directories.current()
     }
 
-    /// Changes the directory; functions then reach what their roles allow.
+    /// Changes the directory.
     pub(crate) async fn edit<T>(
         &self,
         change: impl FnOnce(&mut Directory) -> Result<T, ApiError>,
     ) -> Result<T, ApiError> {
-        let value = self.api.auth.directories.edit(change).await?;
-        self.api.functions.regrant();
-        Ok(value)
+        self.api.auth.directories.edit(change).await
     }
 }
 
@@ -90,7 +88,7 @@ pub(crate) async fn serve(
     let found = SERVICE.operation(action);
     let op = found.and_then(|operation| operation.op).and_then(|at| Op::ALL.get(at));
     let (Some(operation), Some(op)) = (found, op) else { return Err(unknown(action)) };
-    authorize(&cx, operation.name, form)?;
+    authorize(&cx, operation, form)?;
     dispatch(&cx, *op, &Call { service: &SERVICE, operation, form }).await
 }
 
@@ -100,28 +98,42 @@ pub(crate) fn unknown(action: &str) -> ApiError {
     ApiError::aws(400, "InvalidAction", format!("Could not find operation {action} here"))
 }
 
-fn authorize(cx: &Cx<'_>, operation: &str, form: &Form) -> Result<(), ApiError> {
-    let value = |name: &str| form.iter().find(|(key, _)| key == name).map(|(_, v)| v.as_str());
+/// Whether the caller may do this to what the operation is about: a role, a user or a policy, by the
+/// member that the operation has. Members that it does not have say nothing.
+fn authorize(cx: &Cx<'_>, operation: &Operation, form: &Form) -> Result<(), ApiError> {
+    let members = operation.input.map_or(&[][..], |at| SERVICE.shape(at).members);
+    let takes = |name: &str| members.iter().any(|member| member.wire == name);
+    let value = |name: &str| {
+        let sent = form.iter().find(|(key, _)| key == name);
+        sent.filter(|_| takes(name)).map(|(_, value)| value.as_str())
+    };
     let account = cx.account();
     let directory = cx.directory();
+    let unknown = |noun: &str, name: &str| {
+        format!("arn:aws:iam::{account}:{noun}{}{name}", value("Path").unwrap_or("/"))
+    };
     let resource = if let Some(name) = value("RoleName") {
         let known = directory.roles.get(name).map(|role| role.entity.arn.clone());
-        known.unwrap_or_else(|| format!("arn:aws:iam::{account}:role/{name}"))
+        known.unwrap_or_else(|| unknown("role", name))
     } else if let Some(name) = value("UserName") {
         let known = directory.users.get(name).map(|user| user.entity.arn.clone());
-        known.unwrap_or_else(|| format!("arn:aws:iam::{account}:user/{name}"))
+        known.unwrap_or_else(|| unknown("user", name))
+    } else if takes("UserName") {
+        // The caller's own.
+        cx.who.arn()
     } else if let Some(arn) = value("PolicyArn") {
         arn.to_owned()
     } else if let Some(name) = value("PolicyName") {
-        format!("arn:aws:iam::{account}:policy/{name}")
-    } else if let (Principal::Identity { arn, .. }, true) =
-        (&cx.who.principal, operation == "GetUser")
-    {
-        arn.clone()
+        unknown("policy", name)
     } else {
         format!("arn:aws:iam::{account}:*")
     };
-    auth::authorize(Surface::Iam, cx.who, &format!("iam:{operation}"), &resource, None)
+    let fact = |key: &str, value: Option<&str>| {
+        value.map(|text| (key.to_owned(), wambda_policy::Value::Text(text.to_owned())))
+    };
+    let facts = fact("iam:PolicyARN", value("PolicyArn")).into_iter().collect();
+    let action = format!("iam:{}", operation.name);
+    auth::authorize_with(Surface::Iam, cx.who, &action, &resource, (None, facts))
 }
 
 /// A form for an operation.

@@ -147,6 +147,7 @@ pub(crate) async fn serve(
         _ => {}
     }
     let (parts, incoming) = request.into_parts();
+    auth::expect(api, Surface::Lambda, &parts)?;
     let whole = body::read(&parts.headers, incoming, REQUEST_BYTES_MAX).await;
     let whole = whole.map_err(|error| match error.aws_code() {
         "RequestTooLargeException" => {
@@ -161,7 +162,7 @@ pub(crate) async fn serve(
     let who = auth::authenticate(api, Surface::Lambda, &parts, &whole.bytes, peer)?;
     let host = parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
     let cx = Cx { api, who: &who, host: host.unwrap_or("localhost") };
-    authorize(&cx, operation, &labels, &parts)?;
+    authorize(&cx, operation, &labels, &parts, &whole.bytes)?;
     let call = Call { operation, labels: &labels, parts: &parts, body: &whole.bytes };
     dispatch(&cx, op, &call).await
 }
@@ -173,6 +174,7 @@ fn authorize(
     operation: &Operation,
     labels: &[(&str, &str)],
     parts: &Parts,
+    body: &[u8],
 ) -> Result<(), ApiError> {
     if cx.who.trusted || operation.name == "CreateFunction" {
         return Ok(());
@@ -180,24 +182,59 @@ fn authorize(
     let decode =
         |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
     let Identity { region, account } = cx.identity();
+    let members = operation.input.map_or(&[][..], |at| SERVICE.shape(at).members);
+    let query = |name: &str| {
+        let pairs = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
+        let mut pairs = pairs.filter(|(key, _)| key == name);
+        pairs.next().map(|(_, value)| value.into_owned())
+    };
     let resource = match labels.first() {
-        Some(("FunctionName", text)) => {
-            let pairs = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
-            let mut pairs = pairs.filter(|(key, _)| key == "Qualifier");
-            let qualifier = pairs.next().map(|(_, value)| value.into_owned());
-            cx.named(&decode(text), qualifier.as_deref())?.qualified_arn(cx.identity())
+        // An operation without a qualifier is about the function, whatever the client names.
+        Some(("FunctionName", text)) if members.iter().any(|m| m.wire == "Qualifier") => {
+            cx.named(&decode(text), query("Qualifier").as_deref())?.qualified_arn(cx.identity())
         }
+        Some(("FunctionName", text)) => cx.named(&decode(text), None)?.arn(cx.identity()),
         Some(("Resource", arn)) => decode(arn),
-        Some(("LayerName", layer)) => match decode(layer) {
-            arn if arn.starts_with("arn:") => arn,
-            layer => format!("arn:aws:lambda:{region}:{account}:layer:{layer}"),
-        },
+        Some(("LayerName", layer)) => {
+            let layer = match decode(layer) {
+                arn if arn.starts_with("arn:") => arn,
+                layer => format!("arn:aws:lambda:{region}:{account}:layer:{layer}"),
+            };
+            match labels.get(1) {
+                // As it is read later: `01` is version 1.
+                Some(("VersionNumber", number)) => {
+                    let number = decode(number).parse().unwrap_or(0i64);
+                    format!("{layer}:{number}")
+                }
+                _ => layer,
+            }
+        }
         Some(("UUID", id)) => {
             format!("arn:aws:lambda:{region}:{account}:event-source-mapping:{}", decode(id))
         }
+        _ if operation.name == "GetLayerVersionByArn" => query("Arn").unwrap_or_default(),
         _ => format!("arn:aws:lambda:{region}:{account}:*"),
     };
-    cx.authorize(&format!("lambda:{}", operation.name), &resource)
+    let action = match operation.name {
+        // The same permission, however the layer is named.
+        "GetLayerVersionByArn" => "GetLayerVersion",
+        name => name,
+    };
+    let facts = url_auth(operation, body).into_iter().collect();
+    let action = format!("lambda:{action}");
+    auth::authorize_with(Surface::Lambda, cx.who, &action, &resource, (None, facts))
+}
+
+/// What a request says about who may call a function's URL, for `lambda:FunctionUrlAuthType`.
+fn url_auth(operation: &Operation, body: &[u8]) -> Option<(String, wambda_policy::Value)> {
+    let member = match operation.name {
+        "CreateFunctionUrlConfig" | "UpdateFunctionUrlConfig" => "AuthType",
+        "AddPermission" => "FunctionUrlAuthType",
+        _ => return None,
+    };
+    let sent = bind::object(body).ok()?;
+    let text = sent.get(member)?.as_str()?.to_owned();
+    Some(("lambda:FunctionUrlAuthType".to_owned(), wambda_policy::Value::Text(text)))
 }
 
 /// A request to an operation, as it came.

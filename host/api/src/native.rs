@@ -1,5 +1,6 @@
 //! The native API, `/v1`: what curl users type. docs in `/openapi.json`.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -25,6 +26,17 @@ pub(crate) fn version_of(api: &Api, name: &FunctionName) -> Result<Arc<Version>,
 /// Whether a query sets what can be set.
 pub(crate) fn check_query(query: &str) -> Result<(), ApiError> {
     Ok(query::apply(query, &mut wambda_model::Draft::default())?)
+}
+
+/// What a query's parameters do, besides new code, in the words of policies.
+pub(crate) fn actions(query: &str) -> BTreeSet<&'static str> {
+    let names = form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name);
+    let actions = names.map(|name| match &*name {
+        "concurrency" => "lambda:PutFunctionConcurrency",
+        "provisioned" => "lambda:PutProvisionedConcurrencyConfig",
+        _ => "lambda:UpdateFunctionConfiguration",
+    });
+    actions.collect()
 }
 
 /// `PUT /v1/functions/{name}`
@@ -231,7 +243,9 @@ pub(crate) async fn invoke(
         check_mode(query)?;
     }
     let (parts, incoming) = request.into_parts();
-    let limit = function.as_ref().map_or(PAYLOAD_BYTES_MAX, |f| f.latest.config.payload_bytes);
+    let limit = function.as_ref().filter(|_| !api.auth.required);
+    let limit = limit.map_or(PAYLOAD_BYTES_MAX, |f| f.latest.config.payload_bytes);
+    auth::expect(api, Surface::Native, &parts)?;
     let event = body::read(&parts.headers, incoming, limit).await?;
     if api.auth.required {
         let who = auth::authenticate(api, Surface::Native, &parts, &event.bytes, peer)?;

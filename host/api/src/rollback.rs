@@ -164,6 +164,7 @@ async fn roll_back(
         }
         (changed.version, changed.canary) = (sentence.to.clone(), None);
         changed.previous = None;
+        changed.watch.forget(&sentence.from);
         changed.revision_id = RequestId::random().to_string();
         changed.rolled = Some(sentence);
         details.aliases.insert(alias, Arc::new(changed));

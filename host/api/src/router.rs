@@ -17,6 +17,8 @@ use crate::{
 
 /// Bytes of a form or of a JSON or CBOR request to the smaller services.
 const SMALL_BYTES_MAX: u64 = 1 << 20;
+/// Fields of a form.
+const FORM_FIELDS_MAX: usize = 4_096;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Route {
@@ -133,7 +135,12 @@ async fn small(
             (surface, answered)
         }
         _ => {
-            let form: Vec<(String, String)> = form_urlencoded::parse(sent).into_owned().collect();
+            let form = form_urlencoded::parse(sent).into_owned().take(FORM_FIELDS_MAX + 1);
+            let form: Vec<(String, String)> = form.collect();
+            if form.len() > FORM_FIELDS_MAX {
+                let message = format!("a form may have {FORM_FIELDS_MAX} fields");
+                return (surface, Err(ApiError::aws(400, "ValidationError", message)));
+            }
             match iam::surface_of(&form) {
                 Some(surface) => {
                     (surface, iam::serve(api, surface, &form, (&parts, sent), peer).await)
@@ -236,6 +243,7 @@ async fn functions(
         // The query is checked before the body is read, and the body before it is compiled.
         native::check_query(parts.uri.query().unwrap_or_default())?;
     }
+    auth::expect(api, Surface::Native, &parts)?;
     let whole = body::read(&parts.headers, incoming, limit.max(SMALL_BYTES_MAX)).await?;
     let who = auth::authenticate(api, Surface::Native, &parts, &whole.bytes, peer)?;
     authorize(api, &who, action, name.as_ref())?;
@@ -245,6 +253,10 @@ async fn functions(
         (Route::Function, &Method::PUT, Some(name)) => {
             if api.catalog.get(name).is_none() {
                 authorize(api, &who, "lambda:CreateFunction", Some(name))?;
+            }
+            // One request that does what takes AWS's clients several.
+            for action in native::actions(query.unwrap_or_default()) {
+                authorize(api, &who, action, Some(name))?;
             }
             native::publish(api, name, query.unwrap_or_default(), whole).await
         }
@@ -271,7 +283,10 @@ fn authorize(
     let wambda_control::Identity { region, account } = &api.identity;
     let resource = match name {
         Some(name) if action.starts_with("logs:") => {
-            format!("arn:aws:logs:{region}:{account}:log-group:/aws/lambda/{name}:*")
+            let function = api.catalog.get(name);
+            let group = function.map(|function| function.latest.log_group.to_string());
+            let group = group.unwrap_or_else(|| format!("/aws/lambda/{name}"));
+            format!("arn:aws:logs:{region}:{account}:log-group:{group}:*")
         }
         Some(name) => crate::name::function_arn(&api.identity, name),
         None => format!("arn:aws:lambda:{region}:{account}:*"),

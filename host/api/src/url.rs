@@ -97,6 +97,9 @@ pub(crate) async fn serve(
     };
     let name =
         FunctionName::new(name).map_err(|e| ApiError::invalid("InvalidName", e.to_string()))?;
+    if let Some(qualifier) = qualifier {
+        crate::name::check_qualifier(qualifier)?;
+    }
     let named = Named { name, qualifier: qualifier.map(str::to_owned) };
     let function = api.catalog.get(&named.name);
     let target = function.as_ref().and_then(|f| f.resolve(named.or_latest(), fastrand::f64));
@@ -138,10 +141,12 @@ async fn admit(
         None => api.auth.required,
     };
     let (who, content) = if signs && api.auth.required {
-        let limit = door.target.version.config.payload_bytes;
+        auth::expect(api, Surface::Url, parts).map_err(|_| forbidden())?;
+        let limit = wambda_model::limits::PAYLOAD_BYTES_MAX;
         let whole = body::read(&parts.headers, incoming, limit).await?;
         let verified = auth::verify(api, Surface::Url, parts, &whole.bytes, peer);
-        let who = verified.map_err(|error| error.named(403, "AccessDeniedException"))?;
+        // What is not there and what is not allowed look alike.
+        let who = verified.map_err(|_| forbidden())?;
         (Some(who), Content::Whole(whole))
     } else {
         let query = parts.uri.query().unwrap_or_default();

@@ -5,7 +5,7 @@
 //! directory through [`Directories::edit`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use serde::de::DeserializeOwned;
@@ -15,9 +15,9 @@ use wambda_model::Clock;
 use wambda_policy::{Grants, Policy, Principal};
 use wambda_store::{Expect, Records, StoreError};
 
-use crate::Identity;
 use crate::managed;
 use crate::session::{Session, SessionKey};
+use crate::{Identity, to_the_end};
 
 /// Records of one read while loading.
 const LOAD_PAGE: usize = 1_000;
@@ -200,7 +200,8 @@ pub struct Directories {
     keys: ArcSwap<HashMap<String, String>>,
     root: RootKey,
     session_key: SessionKey,
-    commit: Mutex<()>,
+    commit: Arc<Mutex<()>>,
+    changed: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl std::fmt::Debug for Directories {
@@ -236,8 +237,18 @@ impl Directories {
         let root = root.await?;
         let session_key = once(&*records, "iam/session-key", SessionKey::generate).await?;
         let keys = ArcSwap::from_pointee(keys_of(&directory));
-        let (current, commit) = (ArcSwap::from_pointee(directory), Mutex::new(()));
-        Ok(Arc::new(Self { records, clock, identity, current, keys, root, session_key, commit }))
+        let (current, commit) = (ArcSwap::from_pointee(directory), Arc::default());
+        Ok(Arc::new(Self {
+            records,
+            clock,
+            identity,
+            current,
+            keys,
+            root,
+            session_key,
+            commit,
+            changed: OnceLock::new(),
+        }))
     }
 
     /// Everyone now.
@@ -269,19 +280,32 @@ impl Directories {
     /// # Errors
     /// What `change` says, or that storage failed; readers see nothing of it then.
     pub async fn edit<T, E: From<StoreError>>(
-        &self,
+        self: &Arc<Self>,
         change: impl FnOnce(&mut Directory) -> Result<T, E>,
     ) -> Result<T, E> {
-        let _commit = self.commit.lock().await;
+        let commit = Arc::clone(&self.commit).lock_owned().await;
         let before = self.current.load_full();
         let mut next = (*before).clone();
         let value = change(&mut next)?;
-        self.write(ROLE, &before.roles, &next.roles).await?;
-        self.write(USER, &before.users, &next.users).await?;
-        self.write(POLICY, &before.policies, &next.policies).await?;
-        self.keys.store(Arc::new(keys_of(&next)));
-        self.current.store(Arc::new(next));
+        let this = Arc::clone(self);
+        let write = async move {
+            this.write(ROLE, &before.roles, &next.roles).await?;
+            this.write(USER, &before.users, &next.users).await?;
+            this.write(POLICY, &before.policies, &next.policies).await?;
+            this.keys.store(Arc::new(keys_of(&next)));
+            this.current.store(Arc::new(next));
+            if let Some(changed) = this.changed.get() {
+                changed();
+            }
+            Ok(())
+        };
+        to_the_end(commit, write).await?;
         Ok(value)
+    }
+
+    /// Says what to do after every change. The first one counts.
+    pub fn on_change(&self, changed: impl Fn() + Send + Sync + 'static) {
+        let _ = self.changed.set(Box::new(changed));
     }
 
     async fn write<V: Serialize>(

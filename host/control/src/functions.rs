@@ -303,8 +303,8 @@ impl Functions {
         let known = self.catalog.get(name);
         let known = known.as_deref();
         let latest = self.version(name, latest, known);
-        let version =
-            |(number, record)| (number, self.version(name, record, Some(&alone(&latest, known))));
+        let kin = alone(&latest, known);
+        let version = |(number, record)| (number, self.version(name, record, Some(&kin)));
         let versions = versions.into_iter().map(version).collect();
         Function { latest, versions, details }
     }
@@ -377,14 +377,15 @@ impl Functions {
             for (qualifier, provisioned) in &function.details.provisioned {
                 let target = function.resolve(qualifier, || 1.0);
                 if let Some(target) = target {
-                    *kept.entry(target.version.uid).or_default() += provisioned.count;
+                    let kept = kept.entry(target.version.uid).or_default();
+                    *kept = kept.saturating_add(provisioned.count);
                 }
             }
             for version in function.all_versions() {
                 let count = kept.get(&version.uid).copied().unwrap_or_default();
                 version.provisioned.store(count, Relaxed);
             }
-            let all_kept: u32 = kept.values().sum();
+            let all_kept = kept.values().fold(0u32, |sum, count| sum.saturating_add(*count));
             let reserved = function.details.reserved;
             function.latest.share.reserve(reserved.map(|own| own.saturating_sub(all_kept)));
             taken += u64::from(reserved.unwrap_or(all_kept));
@@ -518,6 +519,14 @@ impl Functions {
         self.in_flight.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    /// As [`Self::sweep_later`], for what was `$LATEST`, when it is not any more.
+    pub(crate) fn sweep_replaced(self: &Arc<Self>, before: &Arc<Version>) {
+        let now = self.catalog.get(&before.name);
+        if now.is_none_or(|function| !Arc::ptr_eq(&function.latest, before)) {
+            self.sweep_later(Arc::clone(before));
+        }
+    }
+
     /// Removes a version's code once nobody holds the version: an invocation that was admitted
     /// before the publish still needs it.
     pub(crate) fn sweep_later(self: &Arc<Self>, version: Arc<Version>) {
@@ -536,7 +545,7 @@ impl Functions {
     }
 
     /// Removes code that no function has any more. Failing to only costs space until the next start.
-    async fn sweep_one(&self, digest: Digest, upload: Digest) {
+    pub(crate) async fn sweep_one(&self, digest: Digest, upload: Digest) {
         let used = self.used();
         let mut keys = Vec::new();
         if !used.contains(&digest) {

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use wambda_store::{Expect, Records, StoreError};
 
+use crate::to_the_end;
+
 /// A log group.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
@@ -25,7 +27,7 @@ type Snapshot = BTreeMap<String, Group>;
 pub struct Groups {
     records: Arc<dyn Records>,
     current: ArcSwap<Snapshot>,
-    commit: Mutex<()>,
+    commit: Arc<Mutex<()>>,
 }
 
 impl std::fmt::Debug for Groups {
@@ -48,7 +50,7 @@ impl Groups {
             let read = read.map_err(|error| StoreError::Failed(format!("{key}: {error}")))?;
             all.insert(key.strip_prefix(PREFIX).unwrap_or(&key).to_owned(), read);
         }
-        let (current, commit) = (ArcSwap::from_pointee(all), Mutex::new(()));
+        let (current, commit) = (ArcSwap::from_pointee(all), Arc::default());
         Ok(Arc::new(Self { records, current, commit }))
     }
 
@@ -63,26 +65,30 @@ impl Groups {
     /// # Errors
     /// What `change` says, or that storage failed.
     pub async fn edit<E: From<StoreError>>(
-        &self,
+        self: &Arc<Self>,
         name: &str,
         change: impl FnOnce(Option<Group>) -> Result<Option<Group>, E>,
     ) -> Result<(), E> {
-        let _commit = self.commit.lock().await;
+        let commit = Arc::clone(&self.commit).lock_owned().await;
         let mut all = (*self.current()).clone();
         let key = format!("{PREFIX}{name}");
-        match change(all.get(name).cloned())? {
+        let text = match change(all.remove(name))? {
             Some(group) => {
                 let text = serde_json::to_vec(&group);
-                let text = text.map_err(|error| StoreError::Failed(error.to_string()))?;
-                self.records.put(&key, text.into(), Expect::Any).await?;
                 all.insert(name.to_owned(), group);
+                Some(text.map_err(|error| StoreError::Failed(error.to_string()))?)
             }
-            None => {
-                self.records.delete(&key, Expect::Any).await?;
-                all.remove(name);
+            None => None,
+        };
+        let this = Arc::clone(self);
+        let write = async move {
+            match text {
+                Some(text) => drop(this.records.put(&key, text.into(), Expect::Any).await?),
+                None => drop(this.records.delete(&key, Expect::Any).await?),
             }
-        }
-        self.current.store(Arc::new(all));
-        Ok(())
+            this.current.store(Arc::new(all));
+            Ok(())
+        };
+        Ok(to_the_end(commit, write).await?)
     }
 }

@@ -12,6 +12,8 @@ use wambda_model::Digest;
 use wambda_policy::ResourcePolicy;
 use wambda_store::{Blobs, Expect, Records, StoreError};
 
+use crate::to_the_end;
+
 /// A layer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct LayerRecord {
@@ -53,7 +55,7 @@ pub struct Layers {
     records: Arc<dyn Records>,
     blobs: Arc<dyn Blobs>,
     current: ArcSwap<Snapshot>,
-    commit: Mutex<()>,
+    commit: Arc<Mutex<()>>,
 }
 
 impl std::fmt::Debug for Layers {
@@ -97,7 +99,7 @@ impl Layers {
                 blobs.delete(&key).await?;
             }
         }
-        let (current, commit) = (ArcSwap::from_pointee(all), Mutex::new(()));
+        let (current, commit) = (ArcSwap::from_pointee(all), Arc::default());
         Ok(Arc::new(Self { records, blobs, current, commit }))
     }
 
@@ -112,7 +114,7 @@ impl Layers {
     /// # Errors
     /// When storage fails.
     pub async fn publish(
-        &self,
+        self: &Arc<Self>,
         name: &str,
         zip: Bytes,
         version: LayerVersion,
@@ -131,18 +133,23 @@ impl Layers {
     /// # Errors
     /// What `change` says, or that storage failed.
     pub async fn edit<T, E: From<StoreError>>(
-        &self,
+        self: &Arc<Self>,
         name: &str,
         change: impl FnOnce(&mut LayerRecord) -> Result<T, E>,
     ) -> Result<T, E> {
-        let _commit = self.commit.lock().await;
+        let commit = Arc::clone(&self.commit).lock_owned().await;
         let mut all = (*self.current()).clone();
         let mut layer = all.get(name).map(|layer| (**layer).clone()).unwrap_or_default();
         let value = change(&mut layer)?;
         let text = serde_json::to_vec(&layer).map_err(|e| StoreError::Failed(e.to_string()))?;
-        self.records.put(&format!("{PREFIX}{name}"), text.into(), Expect::Any).await?;
         all.insert(name.to_owned(), Arc::new(layer));
-        self.current.store(Arc::new(all));
+        let (this, key) = (Arc::clone(self), format!("{PREFIX}{name}"));
+        let write = async move {
+            this.records.put(&key, text.into(), Expect::Any).await?;
+            this.current.store(Arc::new(all));
+            Ok(())
+        };
+        to_the_end(commit, write).await?;
         Ok(value)
     }
 

@@ -10,6 +10,8 @@ use tokio::sync::Mutex;
 use wambda_model::FunctionName;
 use wambda_store::{Expect, Records, StoreError};
 
+use crate::to_the_end;
+
 /// A mapping.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Mapping {
@@ -67,7 +69,7 @@ type Snapshot = BTreeMap<String, Arc<Mapping>>;
 pub struct Mappings {
     records: Arc<dyn Records>,
     current: ArcSwap<Snapshot>,
-    commit: Mutex<()>,
+    commit: Arc<Mutex<()>>,
 }
 
 impl std::fmt::Debug for Mappings {
@@ -92,7 +94,7 @@ impl Mappings {
             let read = read.map_err(|error| StoreError::Failed(format!("{key}: {error}")))?;
             all.insert(read.id.clone(), Arc::new(read));
         }
-        let (current, commit) = (ArcSwap::from_pointee(all), Mutex::new(()));
+        let (current, commit) = (ArcSwap::from_pointee(all), Arc::default());
         Ok(Arc::new(Self { records, current, commit }))
     }
 
@@ -107,27 +109,35 @@ impl Mappings {
     /// # Errors
     /// What `change` says, or that storage failed.
     pub async fn edit<E: From<StoreError>>(
-        &self,
+        self: &Arc<Self>,
         id: &str,
         change: impl FnOnce(&Snapshot) -> Result<Option<Mapping>, E>,
     ) -> Result<Option<Arc<Mapping>>, E> {
-        let _commit = self.commit.lock().await;
+        let commit = Arc::clone(&self.commit).lock_owned().await;
         let mut all = (*self.current()).clone();
         let key = format!("{PREFIX}{id}");
         let changed = change(&all)?.map(Arc::new);
-        match &changed {
+        let text = match &changed {
             Some(mapping) => {
-                let text = serde_json::to_vec(mapping);
-                let text = text.map_err(|error| StoreError::Failed(error.to_string()))?;
-                self.records.put(&key, text.into(), Expect::Any).await?;
                 all.insert(id.to_owned(), Arc::clone(mapping));
+                let text = serde_json::to_vec(&**mapping);
+                Some(text.map_err(|error| StoreError::Failed(error.to_string()))?)
             }
             None => {
-                self.records.delete(&key, Expect::Any).await?;
                 all.remove(id);
+                None
             }
-        }
-        self.current.store(Arc::new(all));
+        };
+        let this = Arc::clone(self);
+        let write = async move {
+            match text {
+                Some(text) => drop(this.records.put(&key, text.into(), Expect::Any).await?),
+                None => drop(this.records.delete(&key, Expect::Any).await?),
+            }
+            this.current.store(Arc::new(all));
+            Ok(())
+        };
+        to_the_end(commit, write).await?;
         Ok(changed)
     }
 
@@ -135,7 +145,7 @@ impl Mappings {
     ///
     /// # Errors
     /// When storage fails.
-    pub async fn forget(&self, function: &FunctionName) -> Result<(), StoreError> {
+    pub async fn forget(self: &Arc<Self>, function: &FunctionName) -> Result<(), StoreError> {
         let current = self.current();
         for mapping in current.values().filter(|mapping| mapping.function == *function) {
             self.edit(&mapping.id, |_| Ok::<_, StoreError>(None)).await?;

@@ -21,6 +21,10 @@ use wambda_store::{Expect, StoreError};
 use crate::functions::{Committed, Functions, Pinned, PublishError, records_of};
 use crate::record::{self, Staged, VersionRecord};
 
+/// Between attempts to write what has been compiled.
+const COMMIT_RETRY_MIN: Duration = Duration::from_secs(1);
+const COMMIT_RETRY_MAX: Duration = Duration::from_secs(60);
+
 /// What a publish does to a function's configuration.
 pub type Change = Arc<dyn Fn(&mut Draft) -> Result<(), InvalidConfig> + Send + Sync>;
 
@@ -180,12 +184,18 @@ impl Functions {
         details.reserved = draft.reserved;
         keep_latest(&mut details, draft.provisioned, now);
         // Whatever was being compiled for it is overtaken.
-        commit.staged.remove(name);
+        let overtaken = commit.staged.remove(name);
         let versions = known.as_ref().map(|f| records_of(f).1).unwrap_or_default();
-        let function = self.write(name, latest, versions, details, &commit).await?;
+        let function = match self.write(name, latest, versions, details, &commit).await {
+            Ok(function) => function,
+            Err(error) => {
+                commit.staged.extend(overtaken.map(|staged| (name.clone(), staged)));
+                return Err(error.into());
+            }
+        };
         let created = known.is_none();
         if let Some(before) = known {
-            self.sweep_later(Arc::clone(&before.latest));
+            self.sweep_replaced(&before.latest);
         }
         Ok(Published { version: Arc::clone(&function.latest), created })
     }
@@ -329,11 +339,17 @@ impl Functions {
         tokio::spawn(async move {
             let Some(staged) = staged else { return };
             let built = this.compile(&staged.version).await;
-            if let Err(error) = this.commit_finish(&name, &staged, built).await {
-                // The record still says what is to be done: the next start does it.
-                tracing::error!(function = %name, %error, "cannot commit compiled code");
+            // The record says what is to be done; while it cannot be written, nothing else can.
+            let mut pause = COMMIT_RETRY_MIN;
+            while let Err(error) = this.commit_finish(&name, &staged, &built).await {
+                tracing::error!(function = %name, %error, "cannot commit compiled code: trying again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(COMMIT_RETRY_MAX);
             }
             drop(pinned);
+            // What was not taken goes again; what was is in use.
+            let _commit = this.lock().await;
+            this.sweep_one(staged.version.digest, staged.version.upload).await;
         })
     }
 
@@ -362,7 +378,7 @@ impl Functions {
         self: &Arc<Self>,
         name: &FunctionName,
         staged: &Staged,
-        built: Result<Duration, String>,
+        built: &Result<Duration, String>,
     ) -> Result<(), StoreError> {
         let mut commit = self.lock().await;
         let function = self.catalog().get(name);
@@ -370,7 +386,6 @@ impl Functions {
         let (Some(function), true) = (function, commit.staged.get(name) == Some(staged)) else {
             return Ok(());
         };
-        commit.staged.remove(name);
         let (mut latest, mut versions) = records_of(&function);
         let mut details = function.details.clone();
         details.revision_id = revision_id();
@@ -380,18 +395,31 @@ impl Functions {
                 latest.compile_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
                 (details.state, details.last_update) = (State::Active, LastUpdate::Successful);
                 if let Some(description) = &staged.publish {
-                    self.number(name, &latest, &mut versions, &mut details, Some(description))
-                        .await?;
+                    let description = Some(description.as_str());
+                    let number =
+                        self.number(name, &latest, &mut versions, &mut details, description);
+                    match number.await {
+                        Err(PublishError::Store(error)) => return Err(error),
+                        // The code is in place; that there is no version of it is told.
+                        Err(why) => details.last_update = LastUpdate::Failed(why.to_string()),
+                        Ok(_) => {}
+                    }
                 }
             }
-            Err(why) if details.state == State::Pending => details.state = State::Failed(why),
-            Err(why) => details.last_update = LastUpdate::Failed(why),
+            Err(why) if details.state == State::Pending => {
+                details.state = State::Failed(why.clone());
+            }
+            Err(why) => details.last_update = LastUpdate::Failed(why.clone()),
         }
-        if let Err(error) = self.write(name, latest, versions, details, &commit).await {
-            commit.staged.insert(name.clone(), staged.clone());
-            return Err(error);
-        }
-        self.sweep_later(Arc::clone(&function.latest));
+        commit.staged.remove(name);
+        let function = match self.write(name, latest, versions, details, &commit).await {
+            Ok(_) => function,
+            Err(error) => {
+                commit.staged.insert(name.clone(), staged.clone());
+                return Err(error);
+            }
+        };
+        self.sweep_replaced(&function.latest);
         Ok(())
     }
 
@@ -453,17 +481,9 @@ impl Functions {
             check(&function)?;
             let (latest, mut versions) = records_of(&function);
             let mut details = function.details.clone();
-            let known = versions.contains_key(&details.last_number);
-            if !known && versions.len() >= VERSIONS_MAX {
-                let count = versions.len();
-                let what = format!("a function may have {VERSIONS_MAX} versions, it has {count}");
-                return Err(PublishError::Limit(what).into());
-            }
             let description = description.as_deref();
-            let number = this
-                .number(&name, &latest, &mut versions, &mut details, description)
-                .await
-                .map_err(PublishError::from)?;
+            let number =
+                this.number(&name, &latest, &mut versions, &mut details, description).await?;
             let function = this
                 .write(&name, latest, versions, details, &commit)
                 .await
@@ -483,10 +503,15 @@ impl Functions {
         versions: &mut BTreeMap<u64, VersionRecord>,
         details: &mut Details,
         description: Option<&str>,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<u64, PublishError> {
         let newest = versions.get(&details.last_number);
         if newest.is_some_and(|newest| newest.is_same(latest)) {
             return Ok(details.last_number);
+        }
+        if versions.len() >= VERSIONS_MAX {
+            let count = versions.len();
+            let what = format!("a function may have {VERSIONS_MAX} versions, it has {count}");
+            return Err(PublishError::Limit(what));
         }
         let number = details.last_number + 1;
         let mut version = VersionRecord {

@@ -9,8 +9,8 @@ use papaya::HashMap;
 use wambda_model::invocation::InstanceCounts;
 use wambda_model::scaling::ScalingReport;
 use wambda_model::{
-    BoxFuture, Budget, CatalogCell, Clock, Execute, FunctionMetrics, FunctionName, Invocation,
-    Invoke, InvokeError, Outcome, Payload, Version,
+    BoxFuture, Budget, CatalogCell, Clock, Execute, FunctionMetrics, Invocation, Invoke,
+    InvokeError, Outcome, Payload, Version,
 };
 
 use crate::lane::{Admission, Lane};
@@ -27,7 +27,7 @@ pub struct Dispatcher {
     /// By the number of their version.
     lanes: HashMap<u64, Arc<Lane>>,
     /// Functions whose gauges were shown in the last round.
-    shown: Mutex<BTreeMap<FunctionName, Shown>>,
+    shown: Mutex<BTreeMap<usize, Shown>>,
     /// Second of the last sample.
     sampled: AtomicU64,
     catalog: CatalogCell,
@@ -144,41 +144,45 @@ impl Dispatcher {
         self.show();
     }
 
-    /// Shows each function's lanes in its gauges, and samples its counters once a second.
+    /// Once a second, shows each function's lanes in its gauges, and samples its counters.
     fn show(&self) {
-        let mut all: BTreeMap<FunctionName, Shown> = BTreeMap::new();
+        let unix_ms = self.clock.unix_ms();
+        if self.sampled.swap(unix_ms / 1_000, Relaxed) == unix_ms / 1_000 {
+            return;
+        }
+        // Versions of a function share their metrics.
+        let mut all: BTreeMap<usize, Shown> = BTreeMap::new();
         for lane in self.lanes.pin().values().filter(|lane| lane.is_active()) {
             let version = lane.version();
             let (depth, oldest) = lane.queue();
             let counts = self.execute.counts(version);
-            let shown = all.entry(version.name.clone()).or_insert_with(|| Shown {
+            let key = Arc::as_ptr(&version.metrics) as usize;
+            let shown = all.entry(key).or_insert_with(|| Shown {
                 metrics: Arc::clone(&version.metrics),
                 instances: InstanceCounts::default(),
                 depth: 0,
                 oldest: Duration::ZERO,
                 running: 0,
+                desired: 0,
             });
             shown.instances.busy += counts.busy;
             shown.instances.warm += counts.warm;
             shown.instances.prewarmed += counts.prewarmed;
             shown.depth += depth;
             shown.oldest = shown.oldest.max(oldest);
-            shown.running += lane.running();
+            shown.running += lane.take_peak();
+            shown.desired += lane.desired();
         }
-        let unix_ms = self.clock.unix_ms();
-        let samples = self.sampled.swap(unix_ms / 1_000, Relaxed) != unix_ms / 1_000;
         let mut before = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        for (_, gone) in before.iter().filter(|(name, _)| !all.contains_key(*name)) {
-            gone.metrics.show_instances(InstanceCounts::default());
+        for (_, gone) in before.iter().filter(|(key, _)| !all.contains_key(*key)) {
+            gone.metrics.show_instances(InstanceCounts::default(), 0);
             gone.metrics.show_queue(0, Duration::ZERO);
             gone.metrics.sample(unix_ms, 0);
         }
         for shown in all.values() {
-            shown.metrics.show_instances(shown.instances);
+            shown.metrics.show_instances(shown.instances, shown.desired);
             shown.metrics.show_queue(shown.depth, shown.oldest);
-            if samples {
-                shown.metrics.sample(unix_ms, shown.running);
-            }
+            shown.metrics.sample(unix_ms, shown.running);
         }
         *before = all;
     }
@@ -191,6 +195,7 @@ struct Shown {
     depth: usize,
     oldest: Duration,
     running: u32,
+    desired: u32,
 }
 
 impl Invoke for Dispatcher {

@@ -8,11 +8,12 @@
 //! limits allow, so that a few slow calls never hold up the rest.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
+use wambda_model::gate::Turn;
 use wambda_model::limits::{QUEUE_AGE_MAX, QUEUE_BYTES_MAX};
 use wambda_model::scaling::{Decision, ScalingReport};
 use wambda_model::{Budget, Clock, InvokeError, Permit, Release, ThrottleReason, Version};
@@ -29,6 +30,10 @@ pub struct Lane {
     version: Arc<Version>,
     /// Whether the tick has anything to do here. Written under the lock.
     active: AtomicBool,
+    /// Whether a newer version's lane has taken over what this one has learned.
+    succeeded: AtomicBool,
+    /// Most that ran at once since somebody asked.
+    peak: AtomicU32,
     state: Mutex<State>,
     clock: Arc<dyn Clock>,
     /// Permits that are always worth having: one per core.
@@ -41,6 +46,8 @@ struct State {
     /// Places taken in a gate of the share: of the function's own, or of the account's.
     pooled: u32,
     own: bool,
+    /// Whether it waits for its turn at the gate.
+    at_gate: bool,
     waiters: VecDeque<Waiter>,
     waiting_bytes: u64,
     next_waiter: u64,
@@ -108,6 +115,7 @@ impl Lane {
             running: 0,
             pooled: 0,
             own: version.share.is_reserved(),
+            at_gate: false,
             waiters: VecDeque::new(),
             waiting_bytes: 0,
             next_waiter: 0,
@@ -120,7 +128,17 @@ impl Lane {
             decisions: VecDeque::new(),
         };
         let active = AtomicBool::new(true);
-        Arc::new(Self { version, active, state: Mutex::new(state), clock, cores, budget })
+        let (succeeded, peak) = (AtomicBool::new(false), AtomicU32::new(0));
+        Arc::new(Self {
+            version,
+            active,
+            succeeded,
+            peak,
+            state: Mutex::new(state),
+            clock,
+            cores,
+            budget,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -152,8 +170,12 @@ impl Lane {
         state.running == 0 && state.waiters.is_empty()
     }
 
-    /// Takes over what a replaced version's lane has learned: the new one is wanted as much.
+    /// Takes over what a replaced version's lane has learned: the new one is wanted as much. Once: what
+    /// the old one learns while its last calls end says nothing.
     pub fn succeed(&self, before: &Self) {
+        if before.succeeded.swap(true, Relaxed) {
+            return;
+        }
         let (rate, window, desired) = {
             let mut before = before.lock();
             let desired = std::mem::take(&mut before.desired);
@@ -178,6 +200,7 @@ impl Lane {
             // Nobody ticked it meanwhile: spread over its sleep, this arrival would count as none.
             state.ticked = now;
         }
+        self.move_gate(&mut state);
         let config = &version.config;
         let throttled = |reason, limit, value| {
             version.metrics.throttled(reason);
@@ -224,17 +247,43 @@ impl Lane {
         worth_it && self.has_room(state)
     }
 
-    /// Begins to run, when there is a place: one that is provisioned, or one of the share.
-    fn enter(&self, state: &mut State) -> bool {
+    /// Begins to run, when there is a place: one that is provisioned, or one of the share. Without one it
+    /// waits for its turn.
+    fn enter(self: &Arc<Self>, state: &mut State) -> bool {
         let free = self.version.provisioned.load(Relaxed).saturating_add(state.pooled);
         if state.running >= free {
-            if !self.version.share.gate(state.own).try_enter() {
-                return false;
+            let gate = self.version.share.gate(state.own);
+            if !gate.try_enter() {
+                if !state.at_gate {
+                    state.at_gate = true;
+                    let weak = Arc::downgrade(self);
+                    gate.wait(weak);
+                }
+                // Whoever left meanwhile may not have seen us.
+                if !gate.try_enter() {
+                    return false;
+                }
             }
             state.pooled += 1;
         }
         state.running += 1;
+        // Under the lock: nobody else writes it but whoever takes it.
+        if state.running > self.peak.load(Relaxed) {
+            self.peak.store(state.running, Relaxed);
+        }
         true
+    }
+
+    /// Instances that the plan wants.
+    #[must_use]
+    pub fn desired(&self) -> u32 {
+        self.lock().desired
+    }
+
+    /// Most invocations that ran at once since the last call.
+    pub fn take_peak(&self) -> u32 {
+        let state = self.lock();
+        self.peak.swap(state.running, Relaxed).max(state.running)
     }
 
     /// Gives places back that nobody runs on any more.
@@ -254,9 +303,8 @@ impl Lane {
         if own != state.own {
             self.version.share.gate(state.own).leave(state.pooled);
             self.version.share.gate(own).force(state.pooled);
-            state.own = own;
+            (state.own, state.at_gate) = (own, false);
         }
-        self.give_back(state);
     }
 
     /// One runs in any case; more while the memory budget is not tight.
@@ -270,6 +318,7 @@ impl Lane {
         state: &mut State,
         now: Instant,
     ) -> Vec<(oneshot::Sender<Permit>, Permit)> {
+        self.move_gate(state);
         let mut grants = Vec::new();
         while let Some(head) = state.waiters.front() {
             let overdue = now.saturating_duration_since(head.since) >= TARGET_WAIT;
@@ -322,6 +371,7 @@ impl Lane {
         let arrivals = std::mem::take(&mut state.arrivals);
         state.rate.tick(arrivals, passed);
         self.move_gate(&mut state);
+        self.give_back(&mut state);
         let now_needed = need(&self.stats(&state, 0, instance_bytes));
         state.window.push(now, now_needed);
         let window_max = state.window.max(now, DOWN_WINDOW);
@@ -394,14 +444,24 @@ impl Release for Lane {
         let mut state = self.lock();
         state.running = state.running.saturating_sub(1);
         self.give_back(&mut state);
+        let own = state.own;
         let took = now.saturating_duration_since(taken).as_secs_f64();
         let mean = state.service_s.map_or(took, |mean| mean + SERVICE_WEIGHT * (took - mean));
         state.service_s = Some(mean);
         let waiting = !state.waiters.is_empty();
         drop(state);
+        // Others first: with a queue of its own this lane would take every place that it leaves.
+        self.version.share.gate(own).call();
         if waiting {
             self.grant();
         }
+    }
+}
+
+impl Turn for Lane {
+    fn turn(self: Arc<Self>) {
+        self.lock().at_gate = false;
+        self.nudge();
     }
 }
 
@@ -567,6 +627,52 @@ mod tests {
             refused,
             InvokeError::Throttled { reason: ThrottleReason::Concurrency, reserved: true, .. }
         ));
+    }
+
+    #[test]
+    fn a_reservation_counts_at_once_however_long_a_lane_was_idle() {
+        let account = Arc::new(Gate::new(10));
+        let version = version(Share::of(&account));
+        let (lane, _) = lane(Arc::clone(&version));
+        drop(granted(&lane).unwrap());
+        version.share.reserve(Some(1));
+        let _first = granted(&lane).unwrap();
+        assert!(granted(&lane).is_none(), "more than is reserved");
+        assert_eq!(account.running(), 0);
+        version.share.reserve(None);
+        let _second = granted(&lane).unwrap();
+        assert_eq!(account.running(), 2, "the first one has moved as well");
+    }
+
+    #[test]
+    fn lanes_at_one_gate_take_turns() {
+        let account = Arc::new(Gate::new(1));
+        let share = Arc::new(Share::of(&account));
+        let lanes: Vec<_> = (0..2)
+            .map(|_| {
+                let mut version = Arc::into_inner(version(Share::of(&account))).unwrap();
+                version.share = Arc::clone(&share);
+                lane(Arc::new(version)).0
+            })
+            .collect();
+        let mut running = granted(&lanes[0]);
+        let mut waiting = Vec::new();
+        for lane in lanes.iter().cycle().take(8) {
+            match lane.admit(0).unwrap() {
+                Admission::Waiting(place) => waiting.push(place),
+                Admission::Granted(_) => panic!("the gate is closed"),
+            }
+        }
+        let mut order = Vec::new();
+        for _ in 0..8 {
+            drop(running.take());
+            let at = waiting.iter_mut().position(|place| {
+                place.granted.try_recv().is_ok_and(|permit| running.replace(permit).is_none())
+            });
+            let place = waiting.remove(at.unwrap());
+            order.push(usize::from(Arc::ptr_eq(&place.lane, &lanes[1])));
+        }
+        assert_eq!(order, [0, 1, 0, 1, 0, 1, 0, 1]);
     }
 
     #[test]

@@ -119,6 +119,16 @@ impl Watch {
         samples.push(Sample { unix_ms, failed, duration });
     }
 
+    /// Forgets what `version` did.
+    pub fn forget(&self, version: &str) {
+        self.lock().remove(version);
+    }
+
+    /// Forgets what versions did that are not wanted any more.
+    pub fn retain(&self, wanted: impl Fn(&str) -> bool) {
+        self.lock().retain(|version, _| wanted(version));
+    }
+
     fn standing(&self, version: &str, since_ms: u64) -> Option<Standing> {
         let all = self.lock();
         let within = all.get(version)?.iter().filter(|sample| sample.unix_ms >= since_ms);

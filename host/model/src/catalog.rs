@@ -111,7 +111,9 @@ impl Function {
         if label == LATEST {
             return Some(&self.latest);
         }
-        label.parse().ok().and_then(|number: u64| self.versions.get(&number))
+        // One spelling each: `01` is no other name of version 1.
+        let number: u64 = label.parse().ok().filter(|number: &u64| number.to_string() == label)?;
+        self.versions.get(&number)
     }
 
     /// What a qualifier means: a version, or an alias and the version that it chooses. `draw` is

@@ -1,23 +1,41 @@
 //! How many invocations may run at once: a function's reserved concurrency, or the account's pool of
 //! what nobody has reserved.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::limits::UNRESERVED_MIN;
 
-/// A counted limit. Never waits: whoever finds it closed comes back later.
+/// Somebody who found a gate closed.
+pub trait Turn: Send + Sync {
+    /// It may be open now.
+    fn turn(self: Arc<Self>);
+}
+
+/// A counted limit. Never blocks: whoever finds it closed is called, each in turn, when it opens.
 #[derive(Debug)]
 pub struct Gate {
     limit: AtomicU32,
     running: AtomicU32,
+    waiting: Mutex<VecDeque<Weak<dyn Turn>>>,
+    /// Whether somebody is in the queue; so that nobody locks it for nothing.
+    is_awaited: AtomicBool,
 }
+
+/// Calls of one opening: who is called may find that it does not want to pass any more.
+const CALLS_MAX: usize = 64;
 
 impl Gate {
     /// A gate that lets `limit` through at once.
     #[must_use]
     pub fn new(limit: u32) -> Self {
-        Self { limit: AtomicU32::new(limit), running: AtomicU32::new(0) }
+        Self {
+            limit: AtomicU32::new(limit),
+            running: AtomicU32::new(0),
+            waiting: Mutex::default(),
+            is_awaited: AtomicBool::new(false),
+        }
     }
 
     /// How many it lets through at once.
@@ -56,6 +74,32 @@ impl Gate {
         self.running.fetch_add(count, Relaxed);
     }
 
+    /// Takes a place in the queue of those who are called when it opens.
+    pub fn wait(&self, who: Weak<dyn Turn>) {
+        self.lock().push_back(who);
+        self.is_awaited.store(true, Relaxed);
+    }
+
+    /// Calls those who wait, while it is open.
+    pub fn call(&self) {
+        for _ in 0..CALLS_MAX {
+            if !self.is_awaited.load(Relaxed) || !self.is_open() {
+                return;
+            }
+            let mut waiting = self.lock();
+            let next = waiting.pop_front();
+            self.is_awaited.store(!waiting.is_empty(), Relaxed);
+            drop(waiting);
+            if let Some(next) = next.and_then(|next| next.upgrade()) {
+                next.turn();
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Weak<dyn Turn>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Leaves.
     pub fn leave(&self, count: u32) {
         let less = |running: u32| Some(running.saturating_sub(count));
@@ -82,8 +126,16 @@ impl Share {
 
     /// Sets what the function has for itself, beyond what is provisioned; none is the pool.
     pub fn reserve(&self, limit: Option<u32>) {
-        self.own.set_limit(limit.unwrap_or(0));
-        self.reserved.store(limit.is_some(), Relaxed);
+        match limit {
+            Some(limit) => {
+                self.own.set_limit(limit);
+                self.reserved.store(true, Relaxed);
+            }
+            None => {
+                self.reserved.store(false, Relaxed);
+                self.own.set_limit(0);
+            }
+        }
     }
 
     /// Whether the function has concurrency for itself.

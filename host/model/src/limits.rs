@@ -111,8 +111,8 @@ pub const ROLLBACK_SAMPLES_MAX: usize = 10_000;
 pub const ROLLBACK_WINDOW_MS_MIN: u64 = 1_000;
 /// Longest window of a rollback rule.
 pub const ROLLBACK_WINDOW_MS_MAX: u64 = 3_600_000;
-/// Minutes of measurements that are kept of a function: a day.
-pub const SERIES_MINUTES_MAX: usize = 1_440;
+/// Minutes of measurements that are kept of a function: three hours.
+pub const SERIES_MINUTES_MAX: usize = 180;
 /// Users, and roles, and policies.
 pub const IDENTITIES_MAX: usize = 5_000;
 /// Access keys of one user (IAM: 2).

@@ -310,7 +310,7 @@ pub struct FunctionMetrics {
     reuse_switched: IntCounterVec,
     rollbacks: IntCounterVec,
     cpu: Counter,
-    /// The last day, minute by minute.
+    /// The last hours, minute by minute.
     pub series: Series,
     durations: Durations,
     /// Invocations that ran, that failed, and that were refused.
@@ -423,9 +423,6 @@ impl FunctionMetrics {
     pub fn scaled(&self, from: u32, to: u32, reason: ScaleReason) {
         let direction = if to > from { "up" } else { "down" };
         self.count(&self.scale_decisions, &[direction, reason.as_str()]);
-        if self.has_gauges() {
-            self.desired.set(i64::from(to));
-        }
     }
 
     /// Functions that share a label would overwrite each other's gauges.
@@ -433,11 +430,12 @@ impl FunctionMetrics {
         self.label != OTHER
     }
 
-    /// Shows the instances by state.
-    pub fn show_instances(&self, counts: InstanceCounts) {
+    /// Shows the instances by state, and how many are wanted.
+    pub fn show_instances(&self, counts: InstanceCounts, desired: u32) {
         if !self.has_gauges() {
             return;
         }
+        self.desired.set(i64::from(desired));
         let [busy, warm, prewarmed] = &self.instances;
         busy.set(i64::from(counts.busy));
         warm.set(i64::from(counts.warm));

@@ -1,4 +1,4 @@
-//! A function's last day, minute by minute: what CloudWatch shows of a function. Filled by sampling
+//! A function's last hours, minute by minute: what CloudWatch shows of a function. Filled by sampling
 //! counters, so that an invocation pays for one addition.
 
 use std::collections::VecDeque;

@@ -48,6 +48,9 @@ struct Statement {
     who: Who,
     denies: bool,
     has_conditions: bool,
+    /// Variables without a default that an allowing statement has: without a value for each of them, it
+    /// does not apply.
+    needs: Vec<String>,
     engine: PolicyEvaluator,
 }
 
@@ -254,6 +257,13 @@ impl Statement {
             if resource != "*" && Arn::parse(&resource).is_err() {
                 return Err(bad(format!("resource {resource:?} must be \"*\" or an ARN")));
             }
+            // The engine takes these letter by letter: a pattern would match nothing, and deny nothing.
+            let mut fixed = resource.split(':').skip(1).take(2);
+            if resource != "*" && fixed.any(|part| part.contains(['*', '?'])) {
+                return Err(bad(format!(
+                    "resource {resource:?} must have a partition and a service without wildcards"
+                )));
+            }
         }
         let mut plain = given.clone();
         plain.remove("Principal");
@@ -262,12 +272,21 @@ impl Statement {
         if let Some(conditions) = plain.get_mut("Condition") {
             *conditions = normalized(conditions)?;
         }
+        let denies = given.get("Effect").and_then(Json::as_str) == Some("Deny");
+        let mut needs = Vec::new();
+        for part in ["Resource", "NotResource", "Condition"] {
+            if let Some(part) = plain.get_mut(part) {
+                variables(part, denies, &mut needs)?;
+            }
+        }
         let mut shape = Map::new();
         shape.insert("Version".to_owned(), "2012-10-17".into());
         shape.insert("Statement".to_owned(), Json::Array(vec![Json::Object(plain)]));
         let parsed: IAMPolicy = serde_json::from_value(Json::Object(shape))
             .map_err(|error| bad(format!("a statement is not valid: {error}")))?;
-        let denies = parsed.statement.first().is_some_and(|s| s.effect == IAMEffect::Deny);
+        if parsed.statement.first().is_none_or(|s| denies != (s.effect == IAMEffect::Deny)) {
+            return Err(bad("a statement must have an Effect".to_owned()));
+        }
         let options = EvaluationOptions {
             ignore_resource_constraints: !has_resource,
             ..EvaluationOptions::default()
@@ -275,7 +294,7 @@ impl Statement {
         let engine = PolicyEvaluator::with_policies(vec![parsed]).with_options(options);
         let has_conditions =
             given.contains_key("Condition") || statement.to_string().contains("${");
-        Ok(Self { who, denies, has_conditions, engine })
+        Ok(Self { who, denies, has_conditions, needs, engine })
     }
 
     /// Naming an account denies all of its users, but allows only the account itself: it hands the
@@ -295,6 +314,9 @@ impl Statement {
     /// Whether action, resource and conditions fit; none when that cannot be said.
     fn applies(&self, request: &Prepared) -> Option<bool> {
         let request = request.0.as_ref()?;
+        if self.needs.iter().any(|key| request.context.get(key).is_none()) {
+            return Some(false);
+        }
         let result = self.engine.evaluate(request).ok()?;
         Some(result.decision != iam_rs::Decision::NotApplicable)
     }
@@ -373,6 +395,55 @@ fn normalized(conditions: &Json) -> Result<Json, MalformedPolicy> {
         }
     }
     Ok(Json::Object(out))
+}
+
+/// A default that no ARN and no value contains.
+const NOTHING: char = '\u{1}';
+
+/// Brings policy variables into the engine's form: keys in lower case. The engine takes one without a
+/// value for empty, and what is left of `${aws:username}*` would match everything: allowing statements
+/// tell which variables they need, and in denying ones they stand for nothing that exists.
+fn variables(
+    value: &mut Json,
+    denies: bool,
+    needs: &mut Vec<String>,
+) -> Result<(), MalformedPolicy> {
+    match value {
+        Json::String(text) => {
+            let mut out = String::new();
+            let mut rest = text.as_str();
+            while let Some((before, variable)) = rest.split_once("${") {
+                let unclosed = || MalformedPolicy(format!("a variable of {text:?} is not closed"));
+                let (variable, after) = variable.split_once('}').ok_or_else(unclosed)?;
+                let (key, default) = match variable.split_once(',') {
+                    Some((key, default)) => (key, Some(default)),
+                    None => (variable, None),
+                };
+                let key = key.trim().to_ascii_lowercase();
+                if key.is_empty() || ["*", "?", "$"].contains(&key.as_str()) {
+                    return Err(MalformedPolicy(format!(
+                        "the variable ${{{key}}} is not supported"
+                    )));
+                }
+                out += before;
+                match (default, denies) {
+                    (Some(default), _) => out += &format!("${{{key},{default}}}"),
+                    (None, true) => out += &format!("${{{key}, '{NOTHING}'}}"),
+                    (None, false) => {
+                        out += &format!("${{{key}}}");
+                        needs.push(key);
+                    }
+                }
+                rest = after;
+            }
+            out += rest;
+            *text = out;
+            Ok(())
+        }
+        Json::Array(all) => all.iter_mut().try_for_each(|one| variables(one, denies, needs)),
+        Json::Object(all) => all.values_mut().try_for_each(|one| variables(one, denies, needs)),
+        _ => Ok(()),
+    }
 }
 
 impl PartialEq for Policy {

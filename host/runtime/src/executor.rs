@@ -214,7 +214,7 @@ impl Inner {
         let mold = Mold {
             engine: engine.ok_or_else(|| InvokeError::Internal("engine is off".to_owned()))?,
             prepared: &ready.prepared,
-            opt: ready.opt.as_deref(),
+            opt: ready.opt.as_ref(),
             version,
             region: &self.region,
             budget: &self.budget,

@@ -1,6 +1,5 @@
 //! One live instance of one version, of whichever kind.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,6 +11,7 @@ use wasmtime_wasi_http::p2::bindings::Proxy;
 use wasmtime_wasi_http::p3::bindings::Service;
 
 use crate::contract::Handler;
+use crate::layer::Tree;
 use crate::link::Prepared;
 use crate::meter::Meter;
 use crate::sink::Sink;
@@ -43,7 +43,7 @@ pub(crate) struct Mold<'a> {
     pub(crate) engine: &'a Engine,
     pub(crate) prepared: &'a Prepared,
     /// What it finds at `/opt`.
-    pub(crate) opt: Option<&'a Path>,
+    pub(crate) opt: Option<&'a Arc<Tree>>,
     pub(crate) version: &'a Arc<Version>,
     pub(crate) region: &'a Arc<str>,
     pub(crate) budget: &'a Arc<Budget>,

@@ -1,19 +1,24 @@
 //! Layers: zips of plain files, unpacked once into a directory that functions see at `/opt`,
 //! read-only. Several layers are laid over each other, the last one on top.
 //!
-//! The directories are a cache: they are made at the first use, and anew after a restart.
+//! A directory is made at the first use, and goes with the last instance that sees it.
 
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{Cursor, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use wambda_model::limits::{LAYER_FILES_MAX, LAYERS_BYTES_MAX, ZIP_RATIO_MAX};
 use wambda_model::{BoxFuture, BuildError, Digest, LayerUse};
 use zip::ZipArchive;
+
+/// Length and depth of a file's path within a layer.
+const PATH_BYTES_MAX: usize = 1_024;
+const PATH_DEPTH_MAX: usize = 32;
 
 /// Fetches the zip of a layer.
 pub type LayerSource =
@@ -23,6 +28,34 @@ pub type LayerSource =
 pub struct LayerDirs {
     dir: PathBuf,
     source: LayerSource,
+    /// What is unpacked, by its layers in their order.
+    trees: Mutex<HashMap<Vec<Digest>, Weak<Tree>>>,
+}
+
+/// Unpacked layers. The directory is removed with it.
+#[derive(Debug)]
+pub(crate) struct Tree(PathBuf);
+
+impl Tree {
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        let path = std::mem::take(&mut self.0);
+        let remove = move || {
+            if let Err(error) = fs::remove_dir_all(&path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove unpacked layers");
+            }
+        };
+        // Thousands of files take a while.
+        match tokio::runtime::Handle::try_current() {
+            Ok(handle) => drop(handle.spawn_blocking(remove)),
+            Err(_) => remove(),
+        }
+    }
 }
 
 impl std::fmt::Debug for LayerDirs {
@@ -43,27 +76,38 @@ impl LayerDirs {
             _ => {}
         }
         DirBuilder::new().mode(0o700).create(&dir)?;
-        Ok(Self { dir, source })
+        Ok(Self { dir, source, trees: Mutex::default() })
     }
 
     /// The directory of these layers; none when there are none.
-    pub(crate) async fn get(&self, layers: &[LayerUse]) -> Result<Option<PathBuf>, String> {
+    pub(crate) async fn get(&self, layers: &[LayerUse]) -> Result<Option<Arc<Tree>>, String> {
         if layers.is_empty() {
             return Ok(None);
         }
-        let names: Vec<String> = layers.iter().map(|layer| layer.digest.to_string()).collect();
-        let place = self.dir.join(Digest::of(names.join("\n").as_bytes()).to_string());
-        if place.is_dir() {
-            return Ok(Some(place));
+        let key: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
+        if let Some(known) = self.lock().get(&key).and_then(Weak::upgrade) {
+            return Ok(Some(known));
         }
         let mut zips = Vec::new();
         for layer in layers {
             zips.push((self.source)(layer.digest).await?);
         }
         let dir = self.dir.clone();
-        let work = move || unpack_all(&dir, &place, &zips).map(|()| place);
-        let unpacked = tokio::task::spawn_blocking(work).await.map_err(|lost| lost.to_string())?;
-        unpacked.map(Some).map_err(|error| error.to_string())
+        let unpacked = tokio::task::spawn_blocking(move || unpack_all(&dir, &zips)).await;
+        let tree = unpacked.map_err(|lost| lost.to_string())?.map_err(|error| error.to_string())?;
+        let mut trees = self.lock();
+        trees.retain(|_, tree| tree.strong_count() > 0);
+        // Somebody else may have been quicker; what is not needed goes again.
+        if let Some(known) = trees.get(&key).and_then(Weak::upgrade) {
+            return Ok(Some(known));
+        }
+        let tree = Arc::new(tree);
+        trees.insert(key, Arc::downgrade(&tree));
+        Ok(Some(tree))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Vec<Digest>, Weak<Tree>>> {
+        self.trees.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -71,24 +115,15 @@ fn failed(error: &std::io::Error) -> BuildError {
     BuildError::Internal(format!("cannot unpack a layer: {error}"))
 }
 
-/// Unpacks beside the place, and then moves there: whoever sees the place sees all of it.
-fn unpack_all(dir: &Path, place: &Path, zips: &[Bytes]) -> Result<(), BuildError> {
+/// Unpacks into a directory of its own. What is not complete is removed.
+fn unpack_all(dir: &Path, zips: &[Bytes]) -> Result<Tree, BuildError> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    let draft = dir.join(format!("draft-{}", NEXT.fetch_add(1, Relaxed)));
+    let path = dir.join(NEXT.fetch_add(1, Relaxed).to_string());
+    DirBuilder::new().mode(0o700).create(&path).map_err(|error| failed(&error))?;
+    let tree = Tree(path);
     let mut left = LAYERS_BYTES_MAX;
-    let done = zips.iter().try_for_each(|zip| walk(zip, &mut left, Some(&draft)));
-    let moved = done.and_then(|()| {
-        DirBuilder::new().recursive(true).create(&draft).map_err(|e| failed(&e))?;
-        match fs::rename(&draft, place) {
-            // Somebody else was quicker.
-            Err(_) if place.is_dir() => Ok(()),
-            other => other.map_err(|e| failed(&e)),
-        }
-    });
-    if moved.is_err() || draft.exists() {
-        let _ = fs::remove_dir_all(&draft);
-    }
-    moved
+    zips.iter().try_for_each(|zip| walk(zip, &mut left, Some(&tree.0)))?;
+    Ok(tree)
 }
 
 /// Checks that a zip can be unpacked.
@@ -110,6 +145,7 @@ fn walk(zip: &Bytes, left: &mut u64, target: Option<&Path>) -> Result<(), BuildE
             "a layer may have {LAYER_FILES_MAX} files, got {found}"
         )));
     }
+    let mut dirs = HashSet::new();
     for at in 0..archive.len() {
         let mut entry = archive.by_index(at).map_err(bad)?;
         let shown = entry.name().map_err(bad)?.into_owned();
@@ -121,6 +157,19 @@ fn walk(zip: &Bytes, left: &mut u64, target: Option<&Path>) -> Result<(), BuildE
         let Some(inner) = inner.filter(|_| !entry.is_symlink()) else {
             return invalid("is a link or leaves the archive");
         };
+        if inner.as_os_str().len() > PATH_BYTES_MAX || inner.components().count() > PATH_DEPTH_MAX {
+            return Err(BuildError::Invalid(format!(
+                "the path of a layer's file may have {PATH_BYTES_MAX} bytes and {PATH_DEPTH_MAX} parts"
+            )));
+        }
+        // Directories take space as well, and nobody has to name them.
+        let above = inner.ancestors().skip(usize::from(!entry.is_dir()));
+        dirs.extend(above.map(Path::to_owned));
+        if dirs.len() > LAYER_FILES_MAX {
+            return Err(BuildError::Invalid(format!(
+                "a layer may have {LAYER_FILES_MAX} directories"
+            )));
+        }
         if entry.is_dir() {
             make_dir(target.map(|target| target.join(&inner)).as_deref())?;
             continue;
@@ -194,13 +243,18 @@ mod tests {
             digest: Digest::of(zip),
             bytes: zip.len() as u64,
         };
-        assert_eq!(dirs.get(&[]).await.unwrap(), None);
+        assert!(dirs.get(&[]).await.unwrap().is_none());
         let both = dirs.get(&[used(&lower), used(&upper)]).await.unwrap().unwrap();
-        assert_eq!(fs::read(both.join("lib/a.txt")).unwrap(), b"upper");
-        assert_eq!(fs::read(both.join("lib/b.txt")).unwrap(), b"b");
+        assert_eq!(fs::read(both.path().join("lib/a.txt")).unwrap(), b"upper");
+        assert_eq!(fs::read(both.path().join("lib/b.txt")).unwrap(), b"b");
         let again = dirs.get(&[used(&lower), used(&upper)]).await.unwrap().unwrap();
-        assert_eq!(again, both);
-        assert_ne!(dirs.get(&[used(&lower)]).await.unwrap().unwrap(), both);
+        assert!(Arc::ptr_eq(&again, &both));
+        assert_ne!(dirs.get(&[used(&lower)]).await.unwrap().unwrap().path(), both.path());
+        let path = both.path().to_owned();
+        drop((again, both));
+        while path.exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
         assert!(dirs.get(&[used(&zip_of(&[("x", b"")]))]).await.is_err());
     }
 
@@ -214,6 +268,12 @@ mod tests {
         let many: Vec<String> = (0..=LAYER_FILES_MAX).map(|n| n.to_string()).collect();
         let many: Vec<(&str, &[u8])> = many.iter().map(|n| (n.as_str(), &b""[..])).collect();
         assert!(said(zip_of(&many)).contains("10001"));
+        let deep = format!("{}x", "d/".repeat(PATH_DEPTH_MAX));
+        assert!(said(zip_of(&[(&deep, b"")])).contains("parts"));
+        assert!(said(zip_of(&[(&"x".repeat(PATH_BYTES_MAX + 1), b"")])).contains("bytes"));
+        let wide: Vec<String> = (0..400).map(|n| format!("{n}{}", "/d".repeat(30))).collect();
+        let wide: Vec<(&str, &[u8])> = wide.iter().map(|n| (n.as_str(), &b""[..])).collect();
+        assert!(said(zip_of(&wide)).contains("directories"));
         check(&zip_of(&[("a/b", b"1")])).unwrap();
     }
 }

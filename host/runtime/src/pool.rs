@@ -1,6 +1,5 @@
 //! The instances of one version: idle ones, used or virgin, and how many there are.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -12,6 +11,7 @@ use wambda_model::{Reuse, StartKind, Version, clock};
 
 use crate::engine::EngineKind;
 use crate::instance::Instance;
+use crate::layer::Tree;
 use crate::link::Prepared;
 
 /// Traps in reused instances, without one in a fresh instance, after which reuse is switched off.
@@ -24,7 +24,7 @@ pub(crate) struct Ready {
     pub(crate) prepared: Prepared,
     pub(crate) engine: EngineKind,
     /// What its instances find at `/opt`.
-    pub(crate) opt: Option<PathBuf>,
+    pub(crate) opt: Option<Arc<Tree>>,
 }
 
 /// One version and its instances.

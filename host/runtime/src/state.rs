@@ -1,7 +1,6 @@
 //! What a store holds besides the guest: limits, clocks, output, and WASI, which is built when the
 //! guest first asks for it, because most event handlers never do.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,6 +17,7 @@ use wasmtime_wasi_http::{
     WasiHttpView,
 };
 
+use crate::layer::Tree;
 use crate::limiter::Limiter;
 use crate::meter::Meter;
 use crate::sink::{Sink, SinkStream};
@@ -29,7 +29,7 @@ pub(crate) struct State {
     pub(crate) sink: Arc<Sink>,
     version: Arc<Version>,
     /// What the guest finds at `/opt`, read-only.
-    opt: Option<PathBuf>,
+    opt: Option<Arc<Tree>>,
     region: Arc<str>,
     /// What a command finds on its standard input.
     stdin: Bytes,
@@ -45,7 +45,7 @@ pub(crate) struct State {
 impl State {
     pub(crate) fn new(
         version: &Arc<Version>,
-        opt: Option<&Path>,
+        opt: Option<&Arc<Tree>>,
         region: &Arc<str>,
         budget: &Arc<Budget>,
         meter: Arc<Meter>,
@@ -61,7 +61,7 @@ impl State {
             meter,
             sink,
             version: Arc::clone(version),
-            opt: opt.map(Path::to_owned),
+            opt: opt.cloned(),
             region: Arc::clone(region),
             stdin: Bytes::new(),
             extra_env: Vec::new(),
@@ -93,7 +93,7 @@ impl State {
             .allow_ip_name_lookup(false)
             .arg(version.name.as_str());
         if let Some(opt) = &self.opt
-            && let Err(error) = builder.preopened_dir(opt, "/opt", FsPerms::ReadOnly)
+            && let Err(error) = builder.preopened_dir(opt.path(), "/opt", FsPerms::ReadOnly)
         {
             tracing::error!(function = %version.name, %error, "cannot open its layers");
         }

@@ -1,9 +1,9 @@
 //! Builds the parts, in the order of their need, and runs them until the end.
 
 use std::collections::BTreeSet;
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions, Permissions};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -81,6 +81,9 @@ async fn run(settings: &Settings, long_run: Handle, cores: usize) -> Result<()> 
     let records = EmbeddedRecords::open(&database).with_context(|| {
         format!("cannot open {}: is another server running on it?", database.display())
     })?;
+    // It has secrets in it, and the directory may have been made by somebody else.
+    let private = std::fs::set_permissions(&database, Permissions::from_mode(0o600));
+    private.with_context(|| format!("cannot keep {} from others", database.display()))?;
     let records: Arc<dyn Records> = Arc::new(records);
     let blobs: Arc<dyn Blobs> = Arc::new(ObjectBlobs::files(&blob_dir)?);
     let metrics = Metrics::new(VERSION)?;
@@ -105,6 +108,8 @@ async fn run(settings: &Settings, long_run: Handle, cores: usize) -> Result<()> 
     let directories = directories.await.context("cannot load users and roles")?;
     let roles = Arc::clone(&directories);
     functions.set_roles(Arc::new(move |role| roles.grants(role)));
+    let granting = Arc::clone(&functions);
+    directories.on_change(move || granting.regrant());
     let cores = u32::try_from(cores).unwrap_or(1);
     let execute: Arc<dyn Execute> = Arc::new(executor.clone());
     let dispatcher = Arc::new(Dispatcher::new(execute, catalog, Arc::clone(&budget), clock, cores));
@@ -177,6 +182,7 @@ fn write_root_key(data_dir: &Path, directories: &Directories) -> Result<()> {
     let path = data_dir.join(ROOT_KEY);
     let mut file =
         OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&path)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
     let key = directories.root();
     let text = serde_json::json!({
         "access_key_id": key.access_key_id,

@@ -92,6 +92,9 @@ fn without_dots(path: &str) -> String {
 
 /// Pairs, encoded in the one right way, sorted; without the signature itself.
 fn canonical_query(query: &str, out: &mut String) {
+    if query.is_empty() {
+        return;
+    }
     let encoded = |text: &str| {
         let decoded = percent_decode_str(text).collect::<Vec<u8>>();
         percent_encoding::percent_encode(&decoded, ENCODED).to_string()

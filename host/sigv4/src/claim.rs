@@ -177,8 +177,7 @@ impl Claim {
         now_s: i64,
         keys: &KeyCache,
     ) -> Result<(), AuthError> {
-        self.check_scope(regions, service)?;
-        self.check_time(now_s)?;
+        self.check((regions, service), now_s)?;
         self.check_headers(request)?;
         let mut signed: Vec<&str> = self.signed.iter().map(String::as_str).collect();
         signed.sort_unstable();
@@ -186,6 +185,15 @@ impl Claim {
         let key = keys.get(&self.access_key, secret, &self.scope);
         // In constant time.
         hmac::verify(&key, text.as_bytes(), &self.signature).map_err(|_| AuthError::mismatch())
+    }
+
+    /// Checks scope and time alone: what can be said before the body is there.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    pub fn check(&self, (regions, service): (&[&str], &str), now_s: i64) -> Result<(), AuthError> {
+        self.check_scope(regions, service)?;
+        self.check_time(now_s)
     }
 
     fn check_scope(&self, regions: &[&str], service: &str) -> Result<(), AuthError> {
@@ -206,16 +214,17 @@ impl Claim {
             AuthError::Incomplete(what)
         })?;
         let late = self.expires.unwrap_or(SKEW_SECONDS);
-        let (now, time) = (basic(now_s), &self.time);
+        let time = &self.time;
         if signed_at + late < now_s {
-            let (limit, minutes) = (basic(now_s - late), late / 60);
+            let (now, limit, minutes) = (basic(now_s), basic(now_s - late), late / 60);
             let what = format!(
                 "Signature expired: {time} is now earlier than {limit} ({now} - {minutes} min.)"
             );
             return Err(AuthError::Invalid(what));
         }
         if signed_at > now_s + SKEW_SECONDS {
-            let (limit, minutes) = (basic(now_s + SKEW_SECONDS), SKEW_SECONDS / 60);
+            let (now, limit) = (basic(now_s), basic(now_s + SKEW_SECONDS));
+            let minutes = SKEW_SECONDS / 60;
             let what = format!(
                 "Signature not yet current: {time} is still later than {limit} ({now} + {minutes} min.)"
             );
@@ -258,7 +267,16 @@ pub(crate) fn basic(seconds: i64) -> String {
 }
 
 fn seconds(time: &str) -> Option<i64> {
-    let at = DateTime::strptime("%Y%m%dT%H%M%SZ", time).ok()?;
+    let rest = time.strip_suffix('Z')?;
+    let (date, clock) = rest.split_once('T').filter(|(d, c)| d.len() == 8 && c.len() == 6)?;
+    let number = |text: &str, at: usize| {
+        let digits = text.get(at..at + 2)?;
+        digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse::<i8>().ok())?
+    };
+    let year = i16::from(number(date, 0)?) * 100 + i16::from(number(date, 2)?);
+    let (month, day) = (number(date, 4)?, number(date, 6)?);
+    let (hour, minute, second) = (number(clock, 0)?, number(clock, 2)?, number(clock, 4)?);
+    let at = DateTime::new(year, month, day, hour, minute, second, 0).ok()?;
     Some(at.to_zoned(TimeZone::UTC).ok()?.timestamp().as_second())
 }
 

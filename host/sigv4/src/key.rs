@@ -8,8 +8,10 @@ use ring::hmac::{self, HMAC_SHA256};
 
 use crate::claim::Scope;
 
-/// Keys that are kept.
-const KEYS_MAX: usize = 1_024;
+/// Signers whose keys are kept.
+const SIGNERS_MAX: usize = 1_024;
+/// Keys of one signer: for a few services, and a change of the day.
+const KEYS_MAX: usize = 16;
 
 /// The signing key of a scope.
 pub(crate) fn derive(secret: &str, scope: &Scope) -> hmac::Key {
@@ -30,24 +32,43 @@ pub(crate) fn string_to_sign(time: &str, scope: &Scope, canonical: &str) -> Stri
 
 /// Keys of the last signers: deriving one takes longer than all the rest of a verification.
 #[derive(Debug, Default)]
-pub struct KeyCache(Mutex<HashMap<(String, String), hmac::Key>>);
+pub struct KeyCache(Mutex<HashMap<String, Vec<Derived>>>);
+
+/// A key, and what it was derived from.
+struct Derived {
+    secret: String,
+    scope: Scope,
+    key: hmac::Key,
+}
+
+impl std::fmt::Debug for Derived {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Derived").field("scope", &self.scope).finish_non_exhaustive()
+    }
+}
 
 impl KeyCache {
     /// The key of a scope, for a signer and its secret.
     pub(crate) fn get(&self, signer: &str, secret: &str, scope: &Scope) -> hmac::Key {
-        // The secret is part of the name: a signer's new one must not find the old one's key.
-        let name = (format!("{signer}\n{secret}"), scope.to_string());
-        let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(key) = keys.get(&name) {
-            return key.clone();
+        let mut signers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A signer's new secret must not find the old one's key.
+        let known = signers.get(signer).and_then(|keys| {
+            keys.iter().find(|derived| derived.scope == *scope && derived.secret == secret)
+        });
+        if let Some(known) = known {
+            return known.key.clone();
         }
-        drop(keys);
+        drop(signers);
         let key = derive(secret, scope);
-        keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        signers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if signers.len() >= SIGNERS_MAX {
+            signers.clear();
+        }
+        let keys = signers.entry(signer.to_owned()).or_default();
         if keys.len() >= KEYS_MAX {
             keys.clear();
         }
-        keys.insert(name, key.clone());
+        keys.push(Derived { secret: secret.to_owned(), scope: scope.clone(), key: key.clone() });
         key
     }
 }

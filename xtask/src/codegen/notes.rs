@@ -29,8 +29,16 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     ("*", "SnapStart", "told back; `OptimizationStatus` is `Off`"),
     ("*", "LoggingConfig", "`LogGroup` counts; format and levels are told back"),
     ("CreateFunction", "Role", "must be there and trust Lambda; its policies are the grants"),
-    ("CreateFunction", "Code", "`ZipFile`: a zip with one `.wasm` or `bootstrap`, or the wasm itself"),
-    ("Invoke", "InvocationType", "`RequestResponse`, `DryRun`; `Event` answers 501, nothing is accepted"),
+    (
+        "CreateFunction",
+        "Code",
+        "`ZipFile`: a zip with one `.wasm` or `bootstrap`, or the wasm itself",
+    ),
+    (
+        "Invoke",
+        "InvocationType",
+        "`RequestResponse`, `DryRun`; `Event` answers 501, nothing is accepted",
+    ),
     ("Invoke", "ClientContext", "yes; must be JSON"),
     ("Invoke", "TenantId", "no: ignored"),
     ("Invoke", "DurableExecutionName", "no: ignored"),
@@ -39,7 +47,11 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     ("ListFunctions", "MasterRegion", "ignored: there are no replicas"),
     ("CreateEventSourceMapping", "Enabled", "`false` only: nothing polls sources yet"),
     ("UpdateEventSourceMapping", "Enabled", "`false` only: nothing polls sources yet"),
-    ("CreateEventSourceMapping", "EventSourceArn", "SQS, DynamoDB streams, Kinesis; kept, not looked up"),
+    (
+        "CreateEventSourceMapping",
+        "EventSourceArn",
+        "SQS, DynamoDB streams, Kinesis; kept, not looked up",
+    ),
     ("*", "AmazonManagedKafkaEventSourceConfig", "no: refused, or ignored in an update"),
     ("*", "SelfManagedEventSource", "no: refused"),
     ("*", "SelfManagedKafkaEventSourceConfig", "no: ignored"),
@@ -53,8 +65,16 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
     ("UpdateEventSourceMapping", "LoggingConfig", "no: ignored"),
     ("PutRuntimeManagementConfig", "UpdateRuntimeOn", "`Auto` only"),
     ("PutRuntimeManagementConfig", "RuntimeVersionArn", "ignored"),
-    ("CreateFunctionUrlConfig", "AuthType", "yes; with `--auth off`, `AWS_IAM` asks for a signature that nobody verifies"),
-    ("AddPermission", "PrincipalOrgID", "kept; nobody is in an organization, so that it never holds"),
+    (
+        "CreateFunctionUrlConfig",
+        "AuthType",
+        "yes; with `--auth off`, `AWS_IAM` asks for a signature that nobody verifies",
+    ),
+    (
+        "AddPermission",
+        "PrincipalOrgID",
+        "kept; nobody is in an organization, so that it never holds",
+    ),
     ("GetFunctionCodeSigningConfig", "FunctionName", "yes; the configuration is empty, always"),
 ];
 

@@ -23,7 +23,10 @@ fn table(model: &Model, source: &Source) -> Result<String> {
     for (name, operation) in model.operations() {
         let test = TESTS.iter().find(|(word, _)| name.contains(word)).map_or("", |(_, test)| test);
         if !source.supported.contains(&name) {
-            writeln!(out, "| {name} | | no: 501 `UnsupportedOperationException` | `every_operation_has_its_route` |")?;
+            writeln!(
+                out,
+                "| {name} | | no: 501 `UnsupportedOperationException` | `every_operation_has_its_route` |"
+            )?;
             continue;
         }
         writeln!(out, "| {name} | | yes | `{test}` |")?;
@@ -31,7 +34,8 @@ fn table(model: &Model, source: &Source) -> Result<String> {
             let said = NOTES.iter().find(|(operation, parameter, _)| {
                 *parameter == member.name && (*operation == name || *operation == "*")
             });
-            let own = NOTES.iter().find(|(o, parameter, _)| *parameter == member.name && *o == name);
+            let own =
+                NOTES.iter().find(|(o, parameter, _)| *parameter == member.name && *o == name);
             let status = own.or(said).map_or("yes", |(_, _, status)| status);
             writeln!(out, "| | `{}` | {status} | |", member.name)?;
         }

@@ -10,7 +10,9 @@ use super::shape::{Kind, Location, Operation, Protocol, Service, Shape};
 use crate::ApiError;
 
 /// Elements of one list of a query-protocol request.
-const FORM_LIST_MAX: usize = 1_000;
+const FORM_LIST_MAX: usize = 200;
+/// Values of one JSON body; a value takes many times the bytes that it is written with.
+const VALUES_MAX: usize = 100_000;
 /// Nesting of structures; the models' own is below 10.
 const DEPTH_MAX: usize = 32;
 
@@ -190,6 +192,12 @@ fn unfold(
 pub fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(Map::new());
+    }
+    // Commas and colons in texts count as well; what is large are texts in base64, without any.
+    let values = body.iter().filter(|byte| matches!(byte, b',' | b':' | b'[' | b'{')).count();
+    if values > VALUES_MAX {
+        let what = format!("the body may have {VALUES_MAX} values, it has up to {values}");
+        return Err(malformed(what));
     }
     match serde_json::from_slice(body) {
         Ok(Value::Object(object)) => Ok(object),

@@ -11,6 +11,8 @@ use super::shape::{Kind, Service, Shape};
 
 /// Broken constraints that one answer lists.
 const LISTED_MAX: usize = 10;
+/// Broken constraints that are looked for: a request may have millions.
+const FOUND_MAX: usize = 50;
 /// Characters of a value that an answer repeats.
 const SHOWN_MAX: usize = 500;
 
@@ -32,6 +34,9 @@ pub fn message(broken: &[String]) -> Option<String> {
 }
 
 fn walk(service: &Service, shape: &Shape, value: &Value, at: &str, broken: &mut Vec<String>) {
+    if broken.len() >= FOUND_MAX {
+        return;
+    }
     match (shape.kind, value) {
         (Kind::Structure, Value::Object(given)) => {
             for member in shape.members {
@@ -48,39 +53,34 @@ fn walk(service: &Service, shape: &Shape, value: &Value, at: &str, broken: &mut 
             }
         }
         (Kind::List, Value::Array(all)) => {
-            length(shape, all.len(), &shown(value), at, broken);
+            if !length(shape, all.len(), value, at, broken) {
+                return;
+            }
             let element = service.shape(shape.element);
-            let scalar = !matches!(element.kind, Kind::Structure | Kind::List | Kind::Map);
-            for (index, one) in all.iter().enumerate() {
-                if !scalar {
+            if has_parts(element) {
+                for (index, one) in all.iter().enumerate() {
                     walk(service, element, one, &format!("{at}.{}.member", index + 1), broken);
-                } else if let Some(why) = scalar_fault(element, one) {
-                    let why =
-                        format!("Member must satisfy constraint: [{why}, Member must not be null]");
-                    broken.push(failed(&shown(value), at, &why));
-                    break;
                 }
+            } else if let Some(why) = all.iter().find_map(|one| scalar_fault(element, one)) {
+                broken.push(failed(&shown(value), at, &each("Member", &why)));
             }
         }
         (Kind::Map, Value::Object(given)) => {
-            length(shape, given.len(), &shown(value), at, broken);
+            if !length(shape, given.len(), value, at, broken) {
+                return;
+            }
             let (key_shape, element) = (service.shape(shape.key), service.shape(shape.element));
-            for (key, one) in given {
-                let fault = scalar_fault(key_shape, &Value::from(key.as_str()));
-                if let Some(why) = fault {
-                    let why = format!(
-                        "Map keys must satisfy constraint: [{why}, Member must not be null]"
-                    );
-                    broken.push(failed(&shown(value), at, &why));
-                }
-                if matches!(element.kind, Kind::Structure | Kind::List | Kind::Map) {
+            let mut keys = given.keys().map(|key| scalar_fault(key_shape, &Value::from(&**key)));
+            if let Some(why) = keys.find_map(|fault| fault) {
+                broken.push(failed(&shown(value), at, &each("Map keys", &why)));
+            }
+            if has_parts(element) {
+                for (key, one) in given {
+                    let key: String = key.chars().take(SHOWN_MAX).collect();
                     walk(service, element, one, &format!("{at}.{key}.member"), broken);
-                } else if let Some(why) = scalar_fault(element, one) {
-                    let why = format!(
-                        "Map value must satisfy constraint: [{why}, Member must not be null]"
-                    );
-                    broken.push(failed(&shown(value), at, &why));
                 }
+            } else if let Some(why) = given.values().find_map(|one| scalar_fault(element, one)) {
+                broken.push(failed(&shown(value), at, &each("Map value", &why)));
             }
         }
         _ => {
@@ -91,16 +91,27 @@ fn walk(service: &Service, shape: &Shape, value: &Value, at: &str, broken: &mut 
     }
 }
 
-fn length(shape: &Shape, length: usize, shown: &str, at: &str, broken: &mut Vec<String>) {
+fn has_parts(shape: &Shape) -> bool {
+    matches!(shape.kind, Kind::Structure | Kind::List | Kind::Map)
+}
+
+/// What all elements, keys or values must be.
+fn each(noun: &str, why: &str) -> String {
+    format!("{noun} must satisfy constraint: [{why}, Member must not be null]")
+}
+
+/// Whether there are neither too few nor too many.
+fn length(shape: &Shape, length: usize, value: &Value, at: &str, broken: &mut Vec<String>) -> bool {
     let length = i64::try_from(length).unwrap_or(i64::MAX);
-    if length < shape.min {
-        let why = format!("Member must have length greater than or equal to {}", shape.min);
-        broken.push(failed(shown, at, &why));
-    }
-    if length > shape.max {
-        let why = format!("Member must have length less than or equal to {}", shape.max);
-        broken.push(failed(shown, at, &why));
-    }
+    let why = if length < shape.min {
+        format!("Member must have length greater than or equal to {}", shape.min)
+    } else if length > shape.max {
+        format!("Member must have length less than or equal to {}", shape.max)
+    } else {
+        return true;
+    };
+    broken.push(failed(&shown(value), at, &why));
+    false
 }
 
 /// What is wrong with a value that has no parts.
@@ -167,13 +178,17 @@ fn below(at: &str, name: &str) -> String {
     if at.is_empty() { name } else { format!("{at}.{name}") }
 }
 
-/// A value as AWS's messages show it: Java's `toString`.
+/// A value as AWS's messages show it: Java's `toString`. No more of it is looked at than is shown.
 fn shown(value: &Value) -> String {
     let text = match value {
-        Value::String(text) => text.clone(),
-        Value::Array(all) => format!("[{}]", all.iter().map(shown).collect::<Vec<_>>().join(", ")),
+        Value::String(text) => return text.chars().take(SHOWN_MAX).collect(),
+        Value::Array(all) => {
+            let all: Vec<String> = all.iter().take(SHOWN_MAX).map(shown).collect();
+            format!("[{}]", all.join(", "))
+        }
         Value::Object(all) => {
-            let all: Vec<String> = all.iter().map(|(k, v)| format!("{k}={}", shown(v))).collect();
+            let all = all.iter().take(SHOWN_MAX);
+            let all: Vec<String> = all.map(|(k, v)| format!("{k}={}", shown(v))).collect();
             format!("{{{}}}", all.join(", "))
         }
         other => other.to_string(),

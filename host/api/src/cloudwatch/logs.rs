@@ -109,12 +109,26 @@ fn find(cx: &Cx<'_>, name: &str) -> Result<Found, ApiError> {
     Ok(Found { group, entries })
 }
 
+/// The name of a group, given as such or in an ARN.
+fn bare(text: &str) -> &str {
+    match text.split_once(":log-group:") {
+        Some((_, name)) => name.trim_end_matches(":*"),
+        None => text,
+    }
+}
+
+/// The group that a request is about, by the members that its operation has and in the order in which
+/// it looks at them.
+pub(crate) fn named_group<'a>(operation: &Operation, sent: &'a Value) -> Option<&'a str> {
+    let members = operation.input.map_or(&[][..], |at| SERVICE.shape(at).members);
+    let ours = ["logGroupName", "logGroupIdentifier", "resourceArn"].into_iter();
+    let mut ours = ours.filter(|name| members.iter().any(|member| member.wire == *name));
+    ours.find_map(|member| sent.get(member)?.as_str()).map(bare)
+}
+
 /// The group's name, given as a name or an ARN.
 fn group_name(name: Option<String>, identifier: Option<String>) -> Result<String, ApiError> {
-    let identifier = identifier.map(|text| match text.split_once(":log-group:") {
-        Some((_, name)) => name.trim_end_matches(":*").to_owned(),
-        None => text,
-    });
+    let identifier = identifier.map(|text| bare(&text).to_owned());
     name.or(identifier).ok_or_else(|| {
         error("InvalidParameterException", "logGroupName or logGroupIdentifier must be there")
     })

@@ -1,4 +1,4 @@
-//! `AWS/Lambda` metrics of functions, out of what the last day's minutes hold.
+//! `AWS/Lambda` metrics of functions, out of what the last hours' minutes hold.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -38,7 +38,8 @@ struct Sum {
     invocations: u64,
     errors: u64,
     throttles: u64,
-    concurrency: Vec<u32>,
+    /// Most at once by minute, of all functions together.
+    concurrency: BTreeMap<u64, u32>,
     durations: Spread,
 }
 
@@ -47,7 +48,7 @@ impl Sum {
         self.invocations += minute.invocations;
         self.errors += minute.errors;
         self.throttles += minute.throttles;
-        self.concurrency.push(minute.concurrency);
+        *self.concurrency.entry(minute.start_s).or_default() += minute.concurrency;
         self.durations.merge(&minute.durations);
     }
 
@@ -106,7 +107,7 @@ impl Sum {
     }
 
     fn concurrent(&self, statistic: &str) -> Option<f64> {
-        let all = self.concurrency.iter().map(|count| f64::from(*count));
+        let all = self.concurrency.values().map(|count| f64::from(*count));
         let count = self.concurrency.len() as f64;
         let sum: f64 = all.clone().sum();
         match statistic {
@@ -187,6 +188,7 @@ pub(crate) fn data(
         if !ascending {
             points.reverse();
         }
+        let status = if points.len() > most { "PartialData" } else { "Complete" };
         points.truncate(most);
         let (timestamps, values) = points.into_iter().unzip();
         results.push(MetricDataResult {
@@ -196,7 +198,7 @@ pub(crate) fn data(
             })),
             id: Some(query.id),
             messages: None,
-            status_code: Some("Complete".to_owned()),
+            status_code: Some(status.to_owned()),
             timestamps: Some(timestamps),
             values: Some(values),
         });

@@ -59,7 +59,10 @@ fn trust(text: &str) -> Result<Policy, ApiError> {
     if policy.names_resources() {
         return Err(error("MalformedPolicyDocument", "Has prohibited field Resource."));
     }
-    if !policy.actions().all(|action| TRUSTED_ACTIONS.iter().any(|a| a.eq_ignore_ascii_case(action))) {
+    if !policy
+        .actions()
+        .all(|action| TRUSTED_ACTIONS.iter().any(|a| a.eq_ignore_ascii_case(action)))
+    {
         // The two spaces are IAM's.
         let message = "Trust Policy statement actions can only be sts:AssumeRole, \
                        sts:AssumeRoleWithSAML,  and sts:AssumeRoleWithWebIdentity";

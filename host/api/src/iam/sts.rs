@@ -55,7 +55,7 @@ fn assume(cx: &Cx<'_>, input: AssumeRoleRequest) -> Result<AssumeRoleResponse, A
         principal: cx.who.principal.clone(),
         action: "sts:AssumeRole".to_owned(),
         resource: role.entity.arn.clone(),
-        context: external.into_iter().collect(),
+        context: crate::auth::facts_of(cx.who).into_iter().chain(external).collect(),
     };
     let own: Vec<&Policy> = cx.who.policies.iter().map(|policy| &**policy).collect();
     if !cx.who.trusted && !may_assume(&question, &own, &role.trust) {

@@ -67,8 +67,10 @@ pub(crate) async fn create(
     let named = cx.named(&input.function_name, None)?;
     cx.function(&named)?;
     let arn = named.arn(cx.identity());
-    if input.name.bytes().all(|b| b.is_ascii_digit()) {
-        let name = &input.name;
+    // The pattern looks ahead, which the engine of the other checks does not.
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    if input.name.bytes().all(|b| b.is_ascii_digit()) || !input.name.bytes().all(plain) {
+        let name: String = input.name.chars().take(130).collect();
         return Err(ApiError::lambda(
             "ValidationException",
             format!(
@@ -156,6 +158,8 @@ pub(crate) async fn update(
                 return Err(ApiError::no_function(format!("{arn}:{version}")));
             }
             if version != alias.version {
+                // What it did when it was here before says nothing about it now.
+                alias.watch.forget(&version);
                 let before = std::mem::replace(&mut alias.version, version);
                 alias.previous = Some((before, clock::unix_ms()));
             }
@@ -164,11 +168,20 @@ pub(crate) async fn update(
             alias.description = description;
         }
         if let Some(routing) = &input.routing_config {
+            let before = alias.canary.take();
             alias.canary = canary(function, &arn, &alias.version, Some(routing))?;
+            if let Some((second, _)) = &alias.canary
+                && before.is_none_or(|(before, _)| before != *second)
+            {
+                alias.watch.forget(second);
+            }
         } else if alias.canary.as_ref().is_some_and(|(second, _)| *second == alias.version) {
             // The canary has become the version itself.
             alias.canary = None;
         }
+        alias.watch.retain(|version| {
+            alias.names(version) || alias.previous.as_ref().is_some_and(|(v, _)| v == version)
+        });
         alias.revision_id = revision_id();
         let shown = shape::alias(&arn, &alias);
         details.aliases.insert(input.name, Arc::new(alias));
@@ -184,10 +197,11 @@ pub(crate) async fn delete(cx: &Cx<'_>, input: DeleteAliasRequest) -> Result<Not
     }
     let change = move |_: &Function, details: &mut wambda_model::Details| {
         // Deleting what is not there is no error, as with AWS.
-        details.aliases.remove(&input.name);
-        details.policies.remove(&input.name);
-        details.urls.remove(&input.name);
-        details.provisioned.remove(&input.name);
+        if details.aliases.remove(&input.name).is_some() {
+            details.policies.remove(&input.name);
+            details.urls.remove(&input.name);
+            details.provisioned.remove(&input.name);
+        }
         Ok::<_, ApiError>(())
     };
     cx.api.functions.edit(&named.name, change).await?;

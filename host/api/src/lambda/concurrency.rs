@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use wambda_model::function::Provisioned;
 use wambda_model::limits::{CONCURRENCY_MAX, UNRESERVED_MIN};
-use wambda_model::{Details, Function, LATEST, clock};
+use wambda_model::{CatalogCell, Details, Function, FunctionName, LATEST, clock};
 
 use super::{Cx, Nothing, shape};
 use crate::ApiError;
@@ -21,31 +21,55 @@ use crate::name::{Named, Page};
 /// Configurations of one page.
 const PAGE: usize = 50;
 
-/// Concurrency that all functions but one have taken from the account.
-fn taken_by_others(cx: &Cx<'_>, but: &Named) -> u64 {
-    let catalog = cx.api.catalog.load();
-    let others = catalog.iter().filter(|function| *function.name() != but.name);
-    others.map(|function| u64::from(taken(&function.details))).sum()
+/// What all functions but one have taken of the account's concurrency.
+fn taken_by_others(catalog: &CatalogCell, but: &FunctionName) -> u64 {
+    let catalog = catalog.load();
+    let others = catalog.iter().filter(|function| function.name() != but);
+    others.map(|function| taken(&function.details)).sum()
 }
 
-fn taken(details: &Details) -> u32 {
-    details.reserved.unwrap_or_else(|| provisioned(details))
+fn taken(details: &Details) -> u64 {
+    details.reserved.map_or_else(|| provisioned(details), u64::from)
 }
 
-fn provisioned(details: &Details) -> u32 {
-    details.provisioned.values().map(|kept| kept.count).sum()
+fn provisioned(details: &Details) -> u64 {
+    details.provisioned.values().map(|kept| u64::from(kept.count)).sum()
 }
 
-fn at_most(cx: &Cx<'_>, named: &Named, wanted: u32) -> Result<(), ApiError> {
-    let (limit, _) = cx.api.functions.concurrency();
-    let left = u64::from(limit).saturating_sub(taken_by_others(cx, named) + u64::from(wanted));
-    if wanted == 0 || (left >= u64::from(UNRESERVED_MIN) && wanted <= CONCURRENCY_MAX) {
-        return Ok(());
+/// The account's concurrency, and who has taken what of it. To be asked under the commit lock, where
+/// nobody takes any meanwhile.
+struct Account {
+    limit: u32,
+    catalog: CatalogCell,
+    name: FunctionName,
+}
+
+impl Account {
+    fn of(cx: &Cx<'_>, named: &Named) -> Self {
+        let (limit, _) = cx.api.functions.concurrency();
+        Self { limit, catalog: cx.api.catalog.clone(), name: named.name.clone() }
     }
-    Err(ApiError::value(format!(
-        "Specified ReservedConcurrentExecutions for function decreases account's \
-         UnreservedConcurrentExecution below its minimum value of [{UNRESERVED_MIN}]."
-    )))
+
+    /// Whether the function may take `wanted` in all.
+    fn gives(&self, wanted: u64, noun: &str) -> Result<(), ApiError> {
+        let taken = taken_by_others(&self.catalog, &self.name) + wanted;
+        let left = u64::from(self.limit).saturating_sub(taken);
+        if wanted == 0 || left >= u64::from(UNRESERVED_MIN) {
+            return Ok(());
+        }
+        Err(ApiError::value(format!(
+            "Specified {noun} for function decreases account's UnreservedConcurrentExecution below \
+             its minimum value of [{UNRESERVED_MIN}]."
+        )))
+    }
+}
+
+/// A count of the model, which has no maximum.
+fn count(given: i64, noun: &str) -> Result<u32, ApiError> {
+    let count = u32::try_from(given).ok().filter(|count| *count <= CONCURRENCY_MAX);
+    count.ok_or_else(|| {
+        ApiError::value(format!("{noun} must be at most {CONCURRENCY_MAX}, got {given}"))
+    })
 }
 
 pub(crate) async fn put(
@@ -54,11 +78,14 @@ pub(crate) async fn put(
 ) -> Result<Concurrency, ApiError> {
     let named = cx.named(&input.function_name, None)?;
     cx.function(&named)?;
-    let wanted = u32::try_from(input.reserved_concurrent_executions).unwrap_or(u32::MAX);
-    at_most(cx, &named, wanted)?;
+    let noun = "ReservedConcurrentExecutions";
+    let account = Account::of(cx, &named);
+    let given = input.reserved_concurrent_executions;
     let change = move |_: &Function, details: &mut Details| {
+        account.gives(u64::try_from(given).unwrap_or_default(), noun)?;
+        let wanted = count(given, noun)?;
         let kept = provisioned(details);
-        if wanted < kept {
+        if u64::from(wanted) < kept {
             return Err(ApiError::value(format!(
                 " ReservedConcurrentExecutions  {wanted} should not be lower than function's total provisioned concurrency [{kept}]."
             )));
@@ -67,7 +94,7 @@ pub(crate) async fn put(
         Ok(())
     };
     cx.api.functions.edit(&named.name, change).await?;
-    Ok(Concurrency { reserved_concurrent_executions: Some(i64::from(wanted)) })
+    Ok(Concurrency { reserved_concurrent_executions: Some(given) })
 }
 
 pub(crate) async fn get(
@@ -103,23 +130,21 @@ pub(crate) async fn put_provisioned(
             "Provisioned Concurrency Configs cannot be applied to unpublished function versions.",
         ));
     }
-    let function = cx.qualified(&named)?;
-    let wanted = u32::try_from(input.provisioned_concurrent_executions).unwrap_or(u32::MAX);
-    if function.details.reserved.is_none() {
-        let others: u32 = provisioned(&function.details);
-        at_most(cx, &named, wanted.saturating_add(others)).map_err(|_| {
-            ApiError::value(format!(
-                "Specified ConcurrentExecutions for function decreases account's UnreservedConcurrentExecution below its minimum value of [{UNRESERVED_MIN}]."
-            ))
-        })?;
-    }
+    cx.qualified(&named)?;
+    let given = input.provisioned_concurrent_executions;
+    let account = Account::of(cx, &named);
     let now = clock::unix_ms();
     let qualifier = named.or_latest().to_owned();
     let change = move |function: &Function, details: &mut Details| {
         conflicts(function, details, &qualifier)?;
-        let kept = Provisioned { count: wanted, modified_ms: now };
-        details.provisioned.insert(qualifier, kept);
-        let (all, reserved) = (provisioned(details), details.reserved);
+        details.provisioned.remove(&qualifier);
+        if details.reserved.is_none() {
+            let all = provisioned(details) + u64::try_from(given).unwrap_or_default();
+            account.gives(all, "ConcurrentExecutions")?;
+        }
+        let count = count(given, "ProvisionedConcurrentExecutions")?;
+        details.provisioned.insert(qualifier, Provisioned { count, modified_ms: now });
+        let (all, reserved) = (provisioned(details), details.reserved.map(u64::from));
         if let Some(reserved) = reserved.filter(|reserved| *reserved < all) {
             return Err(ApiError::value(format!(
                 "Requested Provisioned Concurrency should not be greater than the reservedConcurrentExecution for function: {all} of {reserved}"
@@ -129,7 +154,7 @@ pub(crate) async fn put_provisioned(
     };
     cx.api.functions.edit(&named.name, change).await?;
     Ok(PutProvisionedConcurrencyConfigResponse {
-        requested_provisioned_concurrent_executions: Some(i64::from(wanted)),
+        requested_provisioned_concurrent_executions: Some(given),
         allocated_provisioned_concurrent_executions: Some(0),
         available_provisioned_concurrent_executions: Some(0),
         status: Some("IN_PROGRESS".to_owned()),

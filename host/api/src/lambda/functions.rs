@@ -186,7 +186,9 @@ pub(crate) async fn delete(cx: &Cx<'_>, input: DeleteFunctionRequest) -> Result<
             "Deletion of aliases is not currently supported. Please use DeleteAlias.",
         ));
     }
-    let number: u64 = qualifier.parse().map_err(|_| missing())?;
+    let number: Option<u64> = qualifier.parse().ok();
+    // One spelling each: policies see the qualifier.
+    let number = number.filter(|number| number.to_string() == *qualifier).ok_or_else(missing)?;
     let label = number.to_string();
     let check = move |function: &Function| {
         let aliases = function.details.aliases.values();

@@ -62,12 +62,14 @@ pub(crate) async fn admit(
     };
     let function = api.catalog.get(&named.name);
     let target = function.as_ref().and_then(|f| f.resolve(named.or_latest(), fastrand::f64));
-    let limit =
-        target.as_ref().map_or(PAYLOAD_BYTES_MAX, |target| target.version.config.payload_bytes);
-    // Strangers learn nothing about functions before they have proved who they are.
-    if target.is_none() && !api.auth.required {
-        return Err(missing());
-    }
+    let limit = target.as_ref().map(|target| target.version.config.payload_bytes);
+    // Strangers learn nothing about functions, their limits included, before they have proved who
+    // they are; the function's limit is looked at again where it is invoked.
+    let limit = match (api.auth.required, limit) {
+        (true, _) => PAYLOAD_BYTES_MAX,
+        (false, limit) => limit.ok_or_else(missing)?,
+    };
+    auth::expect(api, Surface::Lambda, &parts)?;
     let whole = body::read(&parts.headers, incoming, limit).await?;
     let who = auth::authenticate(api, Surface::Lambda, &parts, &whole.bytes, peer)?;
     authorize(api, &who, &named, function.as_deref())?;

@@ -47,7 +47,14 @@ fn missing() -> ApiError {
 /// The version of an ARN; none when there is no such version here.
 pub(crate) fn version_of_arn(cx: &Cx<'_>, text: &str) -> Result<Found, ApiError> {
     let Some((layer, number)) = text.rsplit_once(':') else { return Ok(None) };
-    let (Ok(name), Ok(number)) = (layer_name(cx, layer), number.parse()) else { return Ok(None) };
+    let (Ok(name), Ok(parsed)) = (layer_name(cx, layer), number.parse::<u64>()) else {
+        return Ok(None);
+    };
+    // One spelling each: policies see the ARN.
+    if parsed.to_string() != number {
+        return Ok(None);
+    }
+    let number = parsed;
     let found = cx.api.layers.current().get(name).and_then(|l| l.versions.get(&number).cloned());
     Ok(found.map(|version| (name.to_owned(), number, version)))
 }

@@ -5,17 +5,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use wambda_control::{Change, PublishError, Upload};
+use wambda_model::function::LastUpdate;
 use wambda_model::limits::{ENV_BYTES_MAX, LAYERS_BYTES_MAX, LAYERS_MAX};
 use wambda_model::{Draft, LayerUse};
 
 use super::{Cx, layers, shape};
-use crate::ApiError;
 use crate::aws::generated::lambda::{
     CreateFunctionRequest, FunctionConfiguration, LoggingConfig, SERVICE,
     UpdateFunctionCodeRequest, UpdateFunctionConfigurationRequest, VpcConfig,
 };
 use crate::aws::shape::Blob;
 use crate::name::Named;
+use crate::{ApiError, Surface, auth};
 
 /// Where code comes from.
 pub(crate) struct Code {
@@ -161,7 +162,9 @@ fn check_role(cx: &Cx<'_>, role: &str) -> Result<(), ApiError> {
             "Cross-account pass role is not allowed.",
         ));
     }
-    cx.authorize("iam:PassRole", role)?;
+    let service = wambda_policy::Value::Text("lambda.amazonaws.com".to_owned());
+    let facts = vec![("iam:PassedToService".to_owned(), service)];
+    auth::authorize_with(Surface::Lambda, cx.who, "iam:PassRole", role, (None, facts))?;
     let directory = cx.api.auth.directories.current();
     let trusted = directory.role_of(role).is_some_and(|role| crate::iam::lambda_may_assume(role));
     if trusted {
@@ -204,6 +207,7 @@ fn layers(cx: &Cx<'_>, arns: &[String]) -> Result<Vec<LayerUse>, ApiError> {
     let mut used: Vec<LayerUse> = Vec::new();
     for arn in arns {
         let found = layers::version_of_arn(cx, arn)?;
+        cx.authorize("lambda:GetLayerVersion", arn)?;
         let Some((_, _, version)) = found else {
             let message = format!("One or more LayerVersion does not exist ['{arn}']");
             return Err(ApiError::lambda("ResourceNotFoundException", message));
@@ -290,7 +294,9 @@ pub(crate) async fn code(
         Upload { bytes, publish: publish.then(String::new), revision_id: input.revision_id };
     let updated = cx.api.functions.update_code(&named.name, upload, change).await;
     let function = updated.map_err(|error| refused(cx, &named, error))?;
-    let newest = function.versions.values().next_back().filter(|_| publish);
+    // While it is compiled, or when that has failed, the newest version is still the one before.
+    let done = publish && function.details.last_update == LastUpdate::Successful;
+    let newest = function.versions.values().next_back().filter(|_| done);
     let version = newest.unwrap_or(&function.latest);
     let mut arn = named.arn(cx.identity());
     if version.number.is_some() {

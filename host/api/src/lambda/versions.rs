@@ -2,6 +2,7 @@
 
 use wambda_control::PublishError;
 use wambda_model::Function;
+use wambda_model::function::State;
 
 use super::shape::{configuration, sha256, version_arn};
 use super::{Cx, update};
@@ -55,10 +56,15 @@ pub(crate) async fn publish(
         if revision.is_some_and(|id| id != function.details.revision_id) {
             return Err(Refused::Said(ApiError::stale()));
         }
-        if function.details.state != wambda_model::function::State::Active {
-            return Err(Refused::Failed(PublishError::InProgress));
+        match &function.details.state {
+            State::Active => Ok(()),
+            State::Pending => Err(Refused::Failed(PublishError::InProgress)),
+            // Not in progress: clients wait for that to end.
+            State::Failed(_) => Err(Refused::Said(ApiError::lambda(
+                "ResourceConflictException",
+                "The operation cannot be performed at this time. The function is currently in the following state: Failed",
+            ))),
         }
-        Ok(())
     };
     let done = cx.api.functions.publish_version(&named.name, input.description, check).await;
     let (version, function) = done.map_err(|refused| match refused {
