@@ -44,6 +44,14 @@ fn keys_are_asked_for() {
 }
 
 #[test]
+fn nobody_gets_around_a_policy() {
+    let server = Server::with(&["--auth", "keys"]);
+    let key = server.data().join("root-key.json");
+    script_with(&server, "detours.py", &[("WAMBDA_ROOT_KEY", key.to_str().unwrap())]);
+    server.assert_well();
+}
+
+#[test]
 fn bad_input_is_told_in_awss_words() {
     let server = Server::start();
     script(&server, "fuzz.py");

@@ -35,6 +35,19 @@ pub struct Origin<'a> {
     pub unix_ms: u64,
 }
 
+/// The parameters of a query; those that come more than once are joined.
+fn parameters(query: &str) -> Map<String, Value> {
+    let mut parameters: Map<String, Value> = Map::new();
+    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        let joined = match parameters.get(&*key).and_then(Value::as_str) {
+            Some(before) => format!("{before},{value}"),
+            None => value.into_owned(),
+        };
+        parameters.insert(key.into_owned(), joined.into());
+    }
+    parameters
+}
+
 /// An HTTP request as an event.
 #[must_use]
 pub fn event_from_request(
@@ -51,14 +64,7 @@ pub fn event_from_request(
     let host = headers.get("host").and_then(Value::as_str).unwrap_or_default().to_owned();
     let agent = headers.get("user-agent").cloned().unwrap_or_default();
     let query = parts.uri.query().unwrap_or_default();
-    let mut parameters: Map<String, Value> = Map::new();
-    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
-        let joined = match parameters.get(&*key).and_then(Value::as_str) {
-            Some(before) => format!("{before},{value}"),
-            None => value.into_owned(),
-        };
-        parameters.insert(key.into_owned(), joined.into());
-    }
+    let parameters = parameters(query);
     let cookies: Vec<String> = parts
         .headers
         .get_all(COOKIE)

@@ -259,7 +259,6 @@ impl Call<'_> {
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Nothing {}
 
-#[expect(clippy::too_many_lines, reason = "a table, one operation a row")]
 async fn dispatch(cx: &Cx<'_>, op: Op, call: &Call<'_>) -> Result<Response, ApiError> {
     macro_rules! run {
         ($operation:path) => {

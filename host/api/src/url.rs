@@ -71,10 +71,8 @@ pub(crate) async fn serve_host(
     let alias = (qualifier != LATEST).then_some(qualifier);
     let named = Named { name, qualifier: alias };
     let origin = request.headers().get("origin").cloned();
-    if let Some(cors) = &config.cors {
-        if let Some(answer) = cors::preflight(cors, &request) {
-            return Ok(answer);
-        }
+    if let Some(answer) = config.cors.as_ref().and_then(|cors| cors::preflight(cors, &request)) {
+        return Ok(answer);
     }
     let door = Door { function, target, named, config: Some(&config), by_host: true };
     let mut response = pass(api, door, path, request, peer).await?;

@@ -568,10 +568,9 @@ impl Functions {
 
 /// Instances kept for `$LATEST`, as `/v1` sets them.
 fn keep_latest(details: &mut Details, count: u32, modified_ms: u64) {
-    match count {
-        0 => drop(details.provisioned.remove(LATEST)),
-        _ => {
-            drop(details.provisioned.insert(LATEST.to_owned(), Provisioned { count, modified_ms }))
-        }
+    if count == 0 {
+        details.provisioned.remove(LATEST);
+    } else {
+        details.provisioned.insert(LATEST.to_owned(), Provisioned { count, modified_ms });
     }
 }

@@ -116,7 +116,7 @@ impl VersionRecord {
 /// A text that says what is wrong with it.
 pub fn read(stored: &[u8]) -> Result<FunctionRecord, String> {
     let value: Value = serde_json::from_slice(stored).map_err(|error| error.to_string())?;
-    let schema = value["schema"].as_u64().unwrap_or_default();
+    let schema = value.get("schema").and_then(Value::as_u64).unwrap_or_default();
     if schema > u64::from(SCHEMA) {
         return Err(format!("made by a newer Wambda: schema {schema}"));
     }
@@ -126,14 +126,14 @@ pub fn read(stored: &[u8]) -> Result<FunctionRecord, String> {
 
 /// Schema 1 had one version a function, and its concurrency within the configuration.
 fn from_1(mut old: Value) -> Value {
-    let mut take = |key: &str| old["config"].as_object_mut().and_then(|config| config.remove(key));
+    let mut take = |key: &str| old.get_mut("config")?.as_object_mut()?.remove(key);
     let reserved = take("concurrency").filter(|count| *count != CONCURRENCY_DEFAULT);
     let provisioned = take("provisioned").filter(|count| *count != 0);
-    let modified = old["published_ms"].clone();
+    let value = |key: &str| old.get(key).cloned().unwrap_or_default();
+    let modified = value("published_ms");
     let kept = provisioned
         .map(|count| serde_json::json!({LATEST: {"count": count, "modified_ms": modified}}));
-    let (name, digest, bytes) =
-        (old["name"].clone(), old["digest"].clone(), old["code_bytes"].clone());
+    let (name, digest, bytes) = (value("name"), value("digest"), value("code_bytes"));
     if let Some(latest) = old.as_object_mut() {
         latest.remove("schema");
         latest.remove("name");

@@ -215,21 +215,8 @@ impl Statement {
         let bad = |what: String| MalformedPolicy(what);
         let given =
             statement.as_object().ok_or_else(|| bad("a statement must be an object".to_owned()))?;
-        for key in given.keys() {
-            let known = [
-                "Sid",
-                "Effect",
-                "Principal",
-                "NotPrincipal",
-                "Action",
-                "NotAction",
-                "Resource",
-                "NotResource",
-                "Condition",
-            ];
-            if !known.contains(&key.as_str()) {
-                return Err(bad(format!("unknown element {key:?} in a statement")));
-            }
+        if let Some(key) = given.keys().find(|key| !MEMBERS.contains(&key.as_str())) {
+            return Err(bad(format!("unknown element {key:?} in a statement")));
         }
         let who = match (given.get("Principal"), given.get("NotPrincipal")) {
             (None, None) => Who::Unsaid,
@@ -254,16 +241,7 @@ impl Statement {
         let resources = one_of("Resource", "NotResource", matches!(who, Who::Unsaid))?;
         let has_resource = resources.is_some();
         for resource in resources.unwrap_or_default() {
-            if resource != "*" && Arn::parse(&resource).is_err() {
-                return Err(bad(format!("resource {resource:?} must be \"*\" or an ARN")));
-            }
-            // The engine takes these letter by letter: a pattern would match nothing, and deny nothing.
-            let mut fixed = resource.split(':').skip(1).take(2);
-            if resource != "*" && fixed.any(|part| part.contains(['*', '?'])) {
-                return Err(bad(format!(
-                    "resource {resource:?} must have a partition and a service without wildcards"
-                )));
-            }
+            check_resource(&resource)?;
         }
         let mut plain = given.clone();
         plain.remove("Principal");
@@ -395,6 +373,36 @@ fn normalized(conditions: &Json) -> Result<Json, MalformedPolicy> {
         }
     }
     Ok(Json::Object(out))
+}
+
+/// The members that a statement may have.
+const MEMBERS: [&str; 9] = [
+    "Sid",
+    "Effect",
+    "Principal",
+    "NotPrincipal",
+    "Action",
+    "NotAction",
+    "Resource",
+    "NotResource",
+    "Condition",
+];
+
+fn check_resource(resource: &str) -> Result<(), MalformedPolicy> {
+    if resource == "*" {
+        return Ok(());
+    }
+    if Arn::parse(resource).is_err() {
+        return Err(MalformedPolicy(format!("resource {resource:?} must be \"*\" or an ARN")));
+    }
+    // The engine takes these letter by letter: a pattern would match nothing, and deny nothing.
+    let mut fixed = resource.split(':').skip(1).take(2);
+    if fixed.any(|part| part.contains(['*', '?'])) {
+        return Err(MalformedPolicy(format!(
+            "resource {resource:?} must have a partition and a service without wildcards"
+        )));
+    }
+    Ok(())
 }
 
 /// A default that no ARN and no value contains.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{DirBuilder, OpenOptions, Permissions};
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -72,8 +73,8 @@ fn long_run(cores: usize) -> Result<Runtime> {
         .build()?)
 }
 
-async fn run(settings: &Settings, long_run: Handle, cores: usize) -> Result<()> {
-    let data_dir = &settings.data_dir;
+/// Where state is kept, in the data directory.
+fn storage(data_dir: &Path) -> Result<(Arc<dyn Records>, Arc<dyn Blobs>)> {
     let blob_dir = data_dir.join("blobs");
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&blob_dir);
     made.with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
@@ -84,8 +85,43 @@ async fn run(settings: &Settings, long_run: Handle, cores: usize) -> Result<()> 
     // It has secrets in it, and the directory may have been made by somebody else.
     let private = std::fs::set_permissions(&database, Permissions::from_mode(0o600));
     private.with_context(|| format!("cannot keep {} from others", database.display()))?;
-    let records: Arc<dyn Records> = Arc::new(records);
-    let blobs: Arc<dyn Blobs> = Arc::new(ObjectBlobs::files(&blob_dir)?);
+    Ok((Arc::new(records), Arc::new(ObjectBlobs::files(&blob_dir)?)))
+}
+
+/// Users and roles; what functions may reach follows them.
+async fn roles(
+    records: &Arc<dyn Records>,
+    clock: &Arc<dyn Clock>,
+    settings: &Settings,
+    functions: &Arc<Functions>,
+) -> Result<Arc<Directories>> {
+    let (records, clock) = (Arc::clone(records), Arc::clone(clock));
+    let directories = Directories::load(records, clock, settings.identity.clone()).await;
+    let directories = directories.context("cannot load users and roles")?;
+    let roles = Arc::clone(&directories);
+    functions.set_roles(Arc::new(move |role| roles.grants(role)));
+    let granting = Arc::clone(functions);
+    directories.on_change(move || granting.regrant());
+    Ok(directories)
+}
+
+/// Tells people and scripts where the server is.
+fn announce(address: SocketAddr, keys: bool) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "wambda listening on http://{address}")?;
+    stdout.flush()?;
+    drop(stdout);
+    if keys {
+        tracing::info!(%address, "requests must be signed (--auth keys)");
+    } else {
+        tracing::info!(%address, "no authentication (--auth off): whoever reaches this address can run code on it");
+    }
+    Ok(())
+}
+
+async fn run(settings: &Settings, long_run: Handle, cores: usize) -> Result<()> {
+    let data_dir = &settings.data_dir;
+    let (records, blobs) = storage(data_dir)?;
     let metrics = Metrics::new(VERSION)?;
     count_panics(&metrics);
     let budget = Budget::new(settings.memory_budget);
@@ -103,13 +139,7 @@ async fn run(settings: &Settings, long_run: Handle, cores: usize) -> Result<()> 
         identity: settings.identity.clone(),
         concurrency: settings.concurrency,
     }));
-    let directories =
-        Directories::load(Arc::clone(&records), Arc::clone(&clock), settings.identity.clone());
-    let directories = directories.await.context("cannot load users and roles")?;
-    let roles = Arc::clone(&directories);
-    functions.set_roles(Arc::new(move |role| roles.grants(role)));
-    let granting = Arc::clone(&functions);
-    directories.on_change(move || granting.regrant());
+    let directories = roles(&records, &clock, settings, &functions).await?;
     let cores = u32::try_from(cores).unwrap_or(1);
     let execute: Arc<dyn Execute> = Arc::new(executor.clone());
     let dispatcher = Arc::new(Dispatcher::new(execute, catalog, Arc::clone(&budget), clock, cores));
@@ -153,15 +183,7 @@ async fn run(settings: &Settings, long_run: Handle, cores: usize) -> Result<()> 
     if settings.keys {
         write_root_key(data_dir, &directories).context("cannot write the root key")?;
     }
-    let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "wambda listening on http://{address}")?;
-    stdout.flush()?;
-    drop(stdout);
-    if settings.keys {
-        tracing::info!(%address, "requests must be signed (--auth keys)");
-    } else {
-        tracing::info!(%address, "no authentication (--auth off): whoever reaches this address can run code on it");
-    }
+    announce(address, settings.keys)?;
     listen::accept(listener, api, set_ready, settings.drain).await?;
     upkeep.abort();
     judge.abort();

@@ -216,12 +216,15 @@ pub(crate) fn delete_inline<K: Kind>(
     })
 }
 
+/// A page, whether there is more, and the marker of that.
+type Paged<T> = (Vec<T>, Option<bool>, Option<String>);
+
 /// A page, and the marker of the next, as IAM shows them.
 pub(crate) fn page<T>(
     marker: Option<&str>,
     items: Option<i64>,
     all: impl Iterator<Item = T>,
-) -> Result<(Vec<T>, Option<bool>, Option<String>), ApiError> {
+) -> Result<Paged<T>, ApiError> {
     let page = Page::read(marker, items.or(Some(PAGE)), PAGE_MAX);
     let page = page.map_err(|wrong| wrong.named(400, "InvalidInput"))?;
     let (page, next) = page.of(all);

@@ -95,16 +95,8 @@ fn check_batch(source: Source, batch: i64, window: i64) -> Result<(), ApiError> 
     }
 }
 
-pub(crate) async fn create(
-    cx: &Cx<'_>,
-    input: CreateEventSourceMappingRequest,
-) -> Result<EventSourceMappingConfiguration, ApiError> {
-    let named = cx.named(&input.function_name, None)?;
-    cx.qualified(&named)?;
-    let Some(source_arn) = input.event_source_arn else {
-        return Err(ApiError::value("Unrecognized event source."));
-    };
-    let source = source(&source_arn)?;
+/// Parameters that promise something which this platform does not have are refused, not ignored.
+fn refuse_create(input: &CreateEventSourceMappingRequest) -> Result<(), ApiError> {
     refuse(
         input.enabled,
         &[
@@ -118,7 +110,20 @@ pub(crate) async fn create(
             ("ProvisionedPollerConfig", input.provisioned_poller_config.is_some()),
             ("MetricsConfig", input.metrics_config.is_some()),
         ],
-    )?;
+    )
+}
+
+pub(crate) async fn create(
+    cx: &Cx<'_>,
+    input: CreateEventSourceMappingRequest,
+) -> Result<EventSourceMappingConfiguration, ApiError> {
+    let named = cx.named(&input.function_name, None)?;
+    cx.qualified(&named)?;
+    refuse_create(&input)?;
+    let Some(source_arn) = input.event_source_arn else {
+        return Err(ApiError::value("Unrecognized event source."));
+    };
+    let source = source(&source_arn)?;
     let tags = input.tags.unwrap_or_default();
     tags::check(&tags)?;
     let stream = match source {
@@ -193,15 +198,17 @@ fn shown(cx: &Cx<'_>, mapping: &Mapping) -> EventSourceMappingConfiguration {
         function_arn: Some(function.qualified_arn(cx.identity())),
         batch_size: Some(mapping.batch_size),
         maximum_batching_window_in_seconds: Some(mapping.window_s),
-        filter_criteria: (!mapping.filters.is_empty())
-            .then(|| FilterCriteria { filters: Some(patterns.collect()) }),
+        filter_criteria: match mapping.filters.as_slice() {
+            [] => None,
+            _ => Some(FilterCriteria { filters: Some(patterns.collect()) }),
+        },
         function_response_types: Some(mapping.response_types.clone()),
         scaling_config: mapping
             .concurrency
             .map(|most| ScalingConfig { maximum_concurrency: Some(most) }),
-        destination_config: (stream.is_some() || destination.is_some()).then(|| {
-            DestinationConfig { on_failure: Some(OnFailure { destination }), on_success: None }
-        }),
+        destination_config: (stream.is_some() || destination.is_some()).then_some(
+            DestinationConfig { on_failure: Some(OnFailure { destination }), on_success: None },
+        ),
         state: Some("Disabled".to_owned()),
         state_transition_reason: Some(
             if stream.is_some() { "User action" } else { "USER_INITIATED" }.to_owned(),

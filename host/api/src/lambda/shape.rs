@@ -38,6 +38,39 @@ fn some(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
+/// A reason and its code.
+type Reason = (Option<String>, Option<String>);
+
+/// How a version is, and how its last change went.
+struct Standing {
+    state: &'static str,
+    reason: Reason,
+    update: Option<&'static str>,
+    update_reason: Reason,
+}
+
+/// Published versions are always active.
+fn standing(function: &Function, version: &Version) -> Standing {
+    let reason = |text: &str, code: &str| (Some(text.to_owned()), Some(code.to_owned()));
+    let creating = || reason("The function is being created.", "Creating");
+    let none = || (None, None);
+    let is_latest = version.number.is_none();
+    let (state, why) = match (&function.details.state, is_latest) {
+        (State::Pending, true) => ("Pending", creating()),
+        (State::Failed(why), true) => ("Failed", reason(why, "InvalidZipFileException")),
+        _ => ("Active", none()),
+    };
+    let (update, update_reason) = match (&function.details.last_update, is_latest, state) {
+        (_, true, "Pending") => (None, none()),
+        (LastUpdate::InProgress, true, _) => (Some("InProgress"), creating()),
+        (LastUpdate::Failed(why), true, _) => {
+            (Some("Failed"), reason(why, "InvalidZipFileException"))
+        }
+        _ => (Some("Successful"), none()),
+    };
+    Standing { state, reason: why, update, update_reason }
+}
+
 /// A version's configuration. `arn` is as it was asked for, qualified or not.
 #[must_use]
 pub(crate) fn configuration(
@@ -49,31 +82,9 @@ pub(crate) fn configuration(
     let Attributes { runtime, handler, architecture, ephemeral_mb, .. } = &version.attributes;
     let attributes = &version.attributes;
     let config = &version.config;
-    let latest = version.number.is_none();
-    let details = &function.details;
-    let (state, reason) = match (&details.state, latest) {
-        (State::Pending, true) => {
-            ("Pending", Some(("The function is being created.".to_owned(), "Creating")))
-        }
-        (State::Failed(why), true) => ("Failed", Some((why.clone(), "InvalidZipFileException"))),
-        _ => ("Active", None),
-    };
-    let (update, update_reason) = match (&details.last_update, latest, state) {
-        (_, true, "Pending") => (None, None),
-        (LastUpdate::InProgress, true, _) => {
-            (Some("InProgress"), Some(("The function is being created.".to_owned(), "Creating")))
-        }
-        (LastUpdate::Failed(why), true, _) => {
-            (Some("Failed"), Some((why.clone(), "InvalidZipFileException")))
-        }
-        _ => (Some("Successful"), None),
-    };
-    let split = |reason: Option<(String, &str)>| match reason {
-        Some((text, code)) => (Some(text), Some(code.to_owned())),
-        None => (None, None),
-    };
-    let (state_reason, state_reason_code) = split(reason);
-    let (last_update_status_reason, last_update_status_reason_code) = split(update_reason);
+    let Standing { state, reason, update, update_reason } = standing(function, version);
+    let (state_reason, state_reason_code) = reason;
+    let (last_update_status_reason, last_update_status_reason_code) = update_reason;
     FunctionConfiguration {
         architectures: Some(vec![some(architecture).unwrap_or_else(|| "x86_64".to_owned())]),
         code_sha256: Some(sha256(&version.upload)),
