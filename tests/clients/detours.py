@@ -133,12 +133,12 @@ expired = {"Effect": "Deny", "Action": "*", "Resource": "*",
            "Condition": {"DateGreaterThan": {"aws:CurrentTime": "2020-01-01T00:00:00Z"}}}
 allow({"Effect": "Allow", "Action": "*", "Resource": "*"}, expired)
 his_sts = client("sts", **MALLORY)
-refused("AccessDenied", 403, lambda: his_sts.assume_role(RoleArn=worker, RoleSessionName="s"))
+refused("AccessDenied", 403, lambda: his_sts.assume_role(RoleArn=worker, RoleSessionName="job"))
 # a session is its role
 allow({"Effect": "Allow", "Action": "*", "Resource": "*"})
 iam.put_role_policy(RoleName="worker", PolicyName="d", PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": {
     "Effect": "Deny", "Action": "lambda:*", "Resource": "*", "Condition": {"ArnEquals": {"aws:PrincipalArn": worker}}}}))
-temporary = his_sts.assume_role(RoleArn=worker, RoleSessionName="s")["Credentials"]
+temporary = his_sts.assume_role(RoleArn=worker, RoleSessionName="job")["Credentials"]
 session = client("lambda", aws_access_key_id=temporary["AccessKeyId"], aws_secret_access_key=temporary["SecretAccessKey"],
                  aws_session_token=temporary["SessionToken"])
 refused("AccessDeniedException", 403, session.list_functions)

@@ -160,7 +160,8 @@ fn an_execution_role_grants_what_its_policies_say() {
         let text = format!("{text}&Version=2010-05-08");
         server.request("POST", "/", &kind, text.as_bytes()).expect(200).text()
     };
-    let trust = "%7B%22Statement%22%3A%7B%22Effect%22%3A%22Allow%22%2C%22Action%22%3A%22sts%3AAssumeRole%22%2C%22Principal%22%3A%7B%22Service%22%3A%22lambda.amazonaws.com%22%7D%7D%7D";
+    let trust = json!({"Statement": {"Effect": "Allow", "Action": "sts:AssumeRole",
+        "Principal": {"Service": "lambda.amazonaws.com"}}});
     form(&format!("Action=CreateRole&RoleName=r&AssumeRolePolicyDocument={trust}"));
     server.deploy("f", wats::echo().as_bytes(), "");
     let allowed = |query: &str| {
@@ -171,7 +172,9 @@ fn an_execution_role_grants_what_its_policies_say() {
     let role = json!({"Role": "arn:aws:iam::000000000000:role/r"});
     aws(&server, "PUT", "/2015-03-31/functions/f/configuration", &role);
     assert!(!allowed("host=api.example.com"), "a role without policies");
-    let document = "%7B%22Statement%22%3A%5B%7B%22Effect%22%3A%22Allow%22%2C%22Action%22%3A%22wambda%3AConnect%22%2C%22Resource%22%3A%22arn%3Aaws%3Awambda%3A%3A%3Ahost%2F*.example.com%3A443%22%7D%2C%7B%22Effect%22%3A%22Allow%22%2C%22Action%22%3A%22sqs%3ASendMessage%22%2C%22Resource%22%3A%22arn%3Aaws%3Asqs%3Aus-east-1%3A000000000000%3Aq%22%7D%5D%7D";
+    let document = json!({"Statement": [
+        {"Effect": "Allow", "Action": "wambda:Connect", "Resource": "arn:aws:wambda:::host/*.example.com:443"},
+        {"Effect": "Allow", "Action": "sqs:SendMessage", "Resource": "arn:aws:sqs:us-east-1:000000000000:q"}]});
     form(&format!("Action=PutRolePolicy&RoleName=r&PolicyName=p&PolicyDocument={document}"));
     assert!(allowed("host=api.example.com"));
     assert!(!allowed("host=api.example.com&port=80") && !allowed("host=example.org"));

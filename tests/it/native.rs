@@ -131,8 +131,16 @@ fn routes_and_methods_are_told_apart() {
     let version = server.get("/version").expect(200).json();
     assert!(version["wasmtime"].as_str().unwrap().starts_with("48."), "{version}");
     let schema = server.get("/openapi.json").expect(200).json();
+    let lambda = |path: &str, body: &str| {
+        server
+            .request("POST", &format!("/2015-03-31/functions/f/{path}"), &[], body.as_bytes())
+            .expect(201);
+    };
+    lambda("versions", "{}");
+    lambda("aliases", r#"{"Name": "live", "FunctionVersion": "1"}"#);
     for path in schema["paths"].as_object().unwrap().keys() {
-        assert_ne!(server.get(&path.replace("{name}", "f")).status, 404, "{path} is described");
+        let place = path.replace("{name}", "f").replace("{alias}", "live");
+        assert_ne!(server.get(&place).status, 404, "{path} is described");
     }
 }
 

@@ -79,7 +79,8 @@ fn provisioned_instances_are_there_before_the_first_event() {
     let scaling = server.get("/v1/functions/f/scaling").json();
     assert_eq!((&scaling["desired"], &scaling["min"]), (&Value::from(3), &Value::from(3)));
     assert_eq!(scaling["decisions"][0]["reason"], "provisioned");
-    assert_eq!(server.metric("wambda_desired_instances{function=\"f\"}"), 3.0);
+    let wanted = || server.metric("wambda_desired_instances{function=\"f\"}");
+    eventually(PATIENCE, || (wanted() == 3.0).then_some(()));
     server.kill();
     server.restart();
     eventually(PATIENCE, || (instances(&server, "f")["prewarmed"] == 3).then_some(()));

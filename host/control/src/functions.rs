@@ -5,7 +5,7 @@
 //! What changes are there is in [`crate::publish`] (code and versions) and, through
 //! [`Functions::edit`], in whoever calls it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -15,7 +15,6 @@ use tokio::sync::{Mutex, MutexGuard, Notify};
 use wambda_model::catalog::Catalog;
 use wambda_model::config::InvalidConfig;
 use wambda_model::gate::unreserved;
-use wambda_model::limits::TIMEOUT_MS_MAX;
 use wambda_model::{
     Build, BuildError, CatalogCell, Clock, Details, Digest, Function, FunctionName, Gate, LATEST,
     Metrics, Share, Version,
@@ -25,11 +24,6 @@ use wambda_store::{Blobs, Expect, Records, StoreError};
 
 use crate::record::{self, FunctionRecord, SCHEMA, Staged, VersionRecord};
 
-/// Period of looking whether a replaced version is still held.
-const SWEEP_POLL: std::time::Duration = std::time::Duration::from_millis(250);
-/// Longer than an invocation can wait and run.
-const SWEEP_PATIENCE: std::time::Duration =
-    std::time::Duration::from_millis(TIMEOUT_MS_MAX + 120_000);
 /// Records of one read while loading.
 const LOAD_PAGE: usize = 1_000;
 
@@ -106,7 +100,7 @@ pub struct Functions {
     /// One commit at a time: record, catalog and cleaning agree.
     commit: Mutex<Committed>,
     /// Code that is being published, and how often: nobody may remove it.
-    in_flight: std::sync::Mutex<HashMap<Digest, u32>>,
+    pub(crate) in_flight: std::sync::Mutex<HashMap<Digest, u32>>,
     changed: Arc<Notify>,
 }
 
@@ -506,77 +500,6 @@ impl Functions {
         self.share_out();
         self.changed.notify_one();
     }
-
-    fn used(&self) -> HashSet<Digest> {
-        let in_flight = self.pins();
-        let published = self.catalog.load();
-        let published = published.iter().flat_map(|function| function.all_versions());
-        let published = published.flat_map(|version| [version.digest, version.upload]);
-        published.chain(in_flight.keys().copied()).collect()
-    }
-
-    fn pins(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, u32>> {
-        self.in_flight.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    /// As [`Self::sweep_later`], for what was `$LATEST`, when it is not any more.
-    pub(crate) fn sweep_replaced(self: &Arc<Self>, before: &Arc<Version>) {
-        let now = self.catalog.get(&before.name);
-        if now.is_none_or(|function| !Arc::ptr_eq(&function.latest, before)) {
-            self.sweep_later(Arc::clone(before));
-        }
-    }
-
-    /// Removes a version's code once nobody holds the version: an invocation that was admitted
-    /// before the publish still needs it.
-    pub(crate) fn sweep_later(self: &Arc<Self>, version: Arc<Version>) {
-        let this = Arc::clone(self);
-        drop(tokio::spawn(async move {
-            let held = async {
-                while Arc::strong_count(&version) > 1 {
-                    tokio::time::sleep(SWEEP_POLL).await;
-                }
-            };
-            // No invocation is that old.
-            let _ = tokio::time::timeout(SWEEP_PATIENCE, held).await;
-            let _commit = this.commit.lock().await;
-            this.sweep_one(version.digest, version.upload).await;
-        }));
-    }
-
-    /// Removes code that no function has any more. Failing to only costs space until the next start.
-    pub(crate) async fn sweep_one(&self, digest: Digest, upload: Digest) {
-        let used = self.used();
-        let mut keys = Vec::new();
-        if !used.contains(&digest) {
-            keys.push(record::code_key(&digest));
-            self.build.forget(&digest);
-        }
-        if upload != digest && !used.contains(&upload) {
-            keys.push(record::upload_key(&upload));
-        }
-        for key in keys {
-            if let Err(error) = self.blobs.delete(&key).await {
-                tracing::warn!(key, %error, "cannot remove code that is not used any more");
-            }
-        }
-    }
-
-    async fn sweep(&self) -> Result<(), StoreError> {
-        let used = self.used();
-        for (prefix, place) in [("code", "code/"), ("upload", "upload/")] {
-            for key in self.blobs.list(prefix).await? {
-                let digest = key.strip_prefix(place).map(Digest::parse);
-                if let Some(Ok(digest)) = digest
-                    && !used.contains(&digest)
-                {
-                    self.blobs.delete(&key).await?;
-                }
-            }
-        }
-        self.build.sweep(&|digest| used.contains(digest));
-        Ok(())
-    }
 }
 
 /// The function as far as a new version of it needs it: its kin, and itself.
@@ -602,36 +525,4 @@ async fn checked(blobs: &dyn Blobs, key: &str, digest: Digest) -> Result<Bytes, 
     let check = tokio::task::spawn_blocking(move || (Digest::of(&code) == digest).then_some(code));
     let checked = check.await.map_err(|e| e.to_string())?;
     checked.ok_or_else(|| format!("{key} is damaged"))
-}
-
-/// Keeps code from being removed while it is being published.
-pub(crate) struct Pinned {
-    functions: Arc<Functions>,
-    digests: [Digest; 2],
-}
-
-impl Pinned {
-    pub(crate) fn new(functions: &Arc<Functions>, digest: Digest, upload: Digest) -> Self {
-        let digests = [digest, upload];
-        let mut pins = functions.pins();
-        for digest in digests {
-            *pins.entry(digest).or_default() += 1;
-        }
-        drop(pins);
-        Self { functions: Arc::clone(functions), digests }
-    }
-}
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        let mut pins = self.functions.pins();
-        for digest in self.digests {
-            if let Some(count) = pins.get_mut(&digest) {
-                *count -= 1;
-                if *count == 0 {
-                    pins.remove(&digest);
-                }
-            }
-        }
-    }
 }

@@ -12,6 +12,7 @@ pub mod mappings;
 pub mod publish;
 pub mod record;
 pub mod session;
+mod sweep;
 
 pub use directory::{Directories, Directory};
 pub use functions::{Functions, Identity, Missing, PublishError};

@@ -18,8 +18,9 @@ use wambda_model::{
 };
 use wambda_store::{Expect, StoreError};
 
-use crate::functions::{Committed, Functions, Pinned, PublishError, records_of};
+use crate::functions::{Committed, Functions, PublishError, records_of};
 use crate::record::{self, Staged, VersionRecord};
+use crate::sweep::Pinned;
 
 /// Between attempts to write what has been compiled.
 const COMMIT_RETRY_MIN: Duration = Duration::from_secs(1);

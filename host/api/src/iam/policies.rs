@@ -132,7 +132,8 @@ pub(crate) async fn delete(cx: &Cx<'_>, input: DeletePolicyRequest) -> Result<No
             return Err(error("DeleteConflict", message));
         }
         if policy.versions.len() > 1 {
-            let message = "This policy has more than one version. Before you delete a policy, you must delete the policy's versions. The default version is deleted with the policy.";
+            let message = "This policy has more than one version. Before you delete a policy, \
+                           you must delete the policy's versions. The default version is deleted with the policy.";
             return Err(error("DeleteConflict", message));
         }
         change(directory, &arn, |_| Ok(()))?;
@@ -212,7 +213,8 @@ pub(crate) async fn create_version(
     let version = cx.edit(|directory| {
         change(directory, &input.policy_arn, |policy| {
             if policy.versions.len() >= VERSIONS_MAX {
-                let message = format!("A managed policy can have up to {VERSIONS_MAX} versions. Before you create a new version, you must delete an existing version.");
+                let message = format!("A managed policy can have up to {VERSIONS_MAX} versions. \
+                                       Before you create a new version, you must delete an existing version.");
                 return Err(error("LimitExceeded", message));
             }
             let number = policy.versions.keys().next_back().copied().unwrap_or_default() + 1;

@@ -74,7 +74,8 @@ pub(crate) async fn create(
         return Err(ApiError::lambda(
             "ValidationException",
             format!(
-                "1 validation error detected: Value '{name}' at 'name' failed to satisfy constraint: Member must satisfy regular expression pattern: (?!^[0-9]+$)([a-zA-Z0-9-_]+)"
+                "1 validation error detected: Value '{name}' at 'name' failed to satisfy constraint: \
+                 Member must satisfy regular expression pattern: (?!^[0-9]+$)([a-zA-Z0-9-_]+)"
             ),
         ));
     }

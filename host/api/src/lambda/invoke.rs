@@ -276,7 +276,8 @@ fn lineage(trace: &str, function: &Function) -> Result<String, ApiError> {
         return Err(ApiError::lambda(
             "RecursiveInvocationException",
             format!(
-                "Lambda has detected that the function {name} is being invoked in a recursive loop: it was invoked {before} times in this chain, {RECURSION_MAX} are allowed"
+                "Lambda has detected that the function {name} is being invoked in a \
+                 recursive loop: it was invoked {before} times in this chain, {RECURSION_MAX} are allowed"
             ),
         ));
     }

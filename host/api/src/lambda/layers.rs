@@ -82,7 +82,10 @@ pub(crate) async fn publish(
         let name: String = input.layer_name.chars().take(200).collect();
         ApiError::lambda(
             "ValidationException",
-            format!("1 validation error detected: Value '{name}' at 'layerName' failed to satisfy constraint: Member must satisfy regular expression pattern: [a-zA-Z0-9-_]+"),
+            format!(
+                "1 validation error detected: Value '{name}' at 'layerName' failed to satisfy \
+                 constraint: Member must satisfy regular expression pattern: [a-zA-Z0-9-_]+"
+            ),
         )
     })?;
     if input.content.s3_bucket.is_some() {

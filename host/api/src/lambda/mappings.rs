@@ -167,7 +167,8 @@ pub(crate) async fn create(
             return Err(ApiError::lambda(
                 "ResourceConflictException",
                 format!(
-                    "The event source arn (\" {} \") and function (\" {} \") provided mapping already exists. Please update or delete the existing mapping with UUID {}",
+                    "The event source arn (\" {} \") and function (\" {} \") provided \
+                     mapping already exists. Please update or delete the existing mapping with UUID {}",
                     same.source_arn, same.function, same.id
                 ),
             ));

@@ -36,7 +36,8 @@ impl Code {
                 "Please do not provide other FunctionCode parameters when providing a ZipFile.",
             )),
             (None, Some(bucket)) => Err(ApiError::value(format!(
-                "Error occurred while GetObject. S3 Error Code: NoSuchBucket. S3 Error Message: The specified bucket does not exist: this server has no buckets yet, so not {bucket:?} either; send ZipFile"
+                "Error occurred while GetObject. S3 Error Code: NoSuchBucket. S3 Error Message: The \
+                 specified bucket does not exist: this server has no buckets yet, so not {bucket:?} either; send ZipFile"
             ))),
             _ => Err(ApiError::value("Please provide a source for function code.")),
         }
