@@ -1,5 +1,6 @@
 //! The canonical form of a request.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -41,12 +42,15 @@ pub struct Request<'a> {
 impl Request<'_> {
     /// The canonical request; `signed` are the headers that count, sorted.
     pub(crate) fn canonical(&self, signed: &[&str]) -> String {
-        let mut out = String::with_capacity(512);
-        let _ = write!(out, "{}\n{}\n", self.method, self.canonical_path());
+        let mut out = String::with_capacity(1_024);
+        for part in [self.method, "\n", &self.canonical_path(), "\n"] {
+            out.push_str(part);
+        }
         canonical_query(self.query, &mut out);
         out.push('\n');
         for name in signed {
-            let _ = write!(out, "{name}:");
+            out.push_str(name);
+            out.push(':');
             let values = self.headers.iter().filter(|(known, _)| known == name);
             for (at, (_, value)) in values.enumerate() {
                 if at > 0 {
@@ -61,17 +65,30 @@ impl Request<'_> {
             }
             out.push('\n');
         }
-        let _ = write!(out, "\n{}\n{}", signed.join(";"), self.body_sha256);
+        out.push('\n');
+        for (at, name) in signed.iter().enumerate() {
+            if at > 0 {
+                out.push(';');
+            }
+            out.push_str(name);
+        }
+        out.push('\n');
+        out.push_str(self.body_sha256);
         out
     }
 
-    fn canonical_path(&self) -> String {
+    fn canonical_path(&self) -> Cow<'_, str> {
         let path = if self.path.is_empty() { "/" } else { self.path };
+        // Most paths are as they should be.
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'~' | b'/');
+        if path.bytes().all(plain) && path.starts_with('/') && !path.contains("//") {
+            return Cow::Borrowed(path);
+        }
         if self.encodes_twice {
-            return utf8_percent_encode(&without_dots(path), PATH).to_string();
+            return utf8_percent_encode(&without_dots(path), PATH).to_string().into();
         }
         let decoded = percent_decode_str(path).collect::<Vec<u8>>();
-        percent_encoding::percent_encode(&decoded, PATH).to_string()
+        percent_encoding::percent_encode(&decoded, PATH).to_string().into()
     }
 }
 

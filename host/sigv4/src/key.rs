@@ -1,7 +1,6 @@
 //! Signing keys: one a day, region and service, and a cache of them.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 
 use ring::hmac::{self, HMAC_SHA256};
@@ -25,8 +24,14 @@ pub(crate) fn derive(secret: &str, scope: &Scope) -> hmac::Key {
 /// What is signed in the end.
 pub(crate) fn string_to_sign(time: &str, scope: &Scope, canonical: &str) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, canonical.as_bytes());
-    let mut out = String::with_capacity(160);
-    let _ = write!(out, "AWS4-HMAC-SHA256\n{time}\n{scope}\n{}", hex::encode(digest));
+    let Scope { date, region, service } = scope;
+    let mut out = String::with_capacity(192);
+    for part in
+        ["AWS4-HMAC-SHA256\n", time, "\n", date, "/", region, "/", service, "/aws4_request\n"]
+    {
+        out.push_str(part);
+    }
+    out.push_str(&hex::encode(digest));
     out
 }
 
