@@ -146,7 +146,7 @@ refused("AccessDeniedException", 403, session.list_functions)
 # counts do not wrap, and are not counted twice
 aws.put_function_concurrency(FunctionName="f", ReservedConcurrentExecutions=100)
 aws.put_provisioned_concurrency_config(FunctionName="f", Qualifier="1", ProvisionedConcurrentExecutions=5)
-aws.update_function_configuration(FunctionName="f", Description="2")
+aws.update_function_configuration(FunctionName="f", MemorySize=256)
 assert aws.publish_version(FunctionName="f")["Version"] == "2"
 refused("InvalidParameterValueException", 400, lambda: aws.put_provisioned_concurrency_config(
     FunctionName="f", Qualifier="2", ProvisionedConcurrentExecutions=2**32 - 5))
