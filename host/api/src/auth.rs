@@ -1,16 +1,18 @@
 //! Who calls, and whether they may. With `--auth off` everyone is the account itself; with `--auth
 //! keys` every request but function URLs' and the system's is signed (Signature Version 4).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::request::Parts;
+use hyper::body::Incoming;
 use wambda_control::Directories;
 use wambda_control::directory::{NoSigner, Signer};
 use wambda_model::clock;
 use wambda_policy::{Decision, Policy, Principal, Request as Question, Value, decide};
 use wambda_sigv4::{AuthError, Claim, EMPTY_SHA256, KeyCache, Request as Signed, UNSIGNED};
 
+use crate::body::{self, Whole};
 use crate::{Api, ApiError, Surface};
 
 /// Authentication, as the server was started.
@@ -42,8 +44,8 @@ pub struct Who {
     pub id: String,
     /// The user's name; empty for others.
     pub user: String,
-    /// Where it calls from.
-    pub source_ip: String,
+    /// Where it calls from; an IPv4 address as such on every listener.
+    pub source_ip: IpAddr,
     /// Whether it may do everything, and nobody asks.
     pub trusted: bool,
 }
@@ -57,8 +59,7 @@ impl Who {
             policies: Vec::new(),
             id: String::new(),
             user: String::new(),
-            // A listener on [::] sees IPv4 callers as ::ffff:a.b.c.d.
-            source_ip: peer.ip().to_canonical().to_string(),
+            source_ip: peer.ip().to_canonical(),
             trusted: false,
         }
     }
@@ -127,6 +128,23 @@ pub fn authenticate(
     verify(api, surface, parts, body, peer)
 }
 
+/// Reads a body, and finds out who sent it. Strangers are refused before much of it is read.
+///
+/// # Errors
+/// As [`authenticate`] and [`body::read`].
+pub async fn receive(
+    api: &Api,
+    surface: Surface,
+    parts: &Parts,
+    (incoming, limit): (Incoming, u64),
+    peer: SocketAddr,
+) -> Result<(Whole, Who), ApiError> {
+    expect(api, surface, parts)?;
+    let whole = body::read(&parts.headers, incoming, limit).await?;
+    let who = authenticate(api, surface, parts, &whole.bytes, peer)?;
+    Ok((whole, who))
+}
+
 /// The caller of a request that must be signed, whatever the server was started with.
 ///
 /// # Errors
@@ -154,7 +172,7 @@ pub fn verify(
     let request = signed(parts, &headers, &hash);
     let (claim, signer) = claimed(api, surface, &request)?;
     let regions = regions(api, surface);
-    let scope = (regions.as_slice(), surface.signing_name());
+    let scope = (&regions[..], surface.signing_name());
     let verified = claim.verify(&request, &signer.secret, scope, now_s(), &api.auth.keys);
     verified.map_err(|error| refused(surface, &error))?;
     Ok(Who::signer(signer, peer))
@@ -212,11 +230,9 @@ fn claimed(api: &Api, surface: Surface, request: &Signed<'_>) -> Result<(Claim, 
 }
 
 /// IAM and the old STS endpoint are global, and signed for the first region.
-fn regions(api: &Api, surface: Surface) -> Vec<&str> {
-    match surface {
-        Surface::Iam | Surface::Sts => vec![&api.identity.region, "us-east-1"],
-        _ => vec![&api.identity.region],
-    }
+fn regions(api: &Api, surface: Surface) -> [&str; 2] {
+    let own = &*api.identity.region;
+    [own, if query(surface) { "us-east-1" } else { own }]
 }
 
 fn now_s() -> i64 {
@@ -312,23 +328,27 @@ pub(crate) fn facts_of(who: &Who) -> Vec<(String, Value)> {
         }
         _ => ("", String::new()),
     };
+    let source_ip = who.source_ip.to_string();
     let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let mut facts = vec![
-        ("aws:SecureTransport".to_owned(), Value::Bool(false)),
-        ("aws:CurrentTime".to_owned(), Value::Text(now)),
-    ];
+    let mut facts =
+        vec![("aws:SecureTransport".to_owned(), Value::Bool(false)), fact("aws:CurrentTime", &now)];
     for (key, value) in [
-        ("aws:SourceIp", who.source_ip.as_str()),
+        ("aws:SourceIp", source_ip.as_str()),
         ("aws:PrincipalArn", &arn),
         ("aws:PrincipalAccount", account),
         ("aws:userid", &who.id),
         ("aws:username", &who.user),
     ] {
         if !value.is_empty() {
-            facts.push((key.to_owned(), Value::Text(value.to_owned())));
+            facts.push(fact(key, value));
         }
     }
     facts
+}
+
+/// A fact for conditions.
+pub(crate) fn fact(key: &str, text: &str) -> (String, Value) {
+    (key.to_owned(), Value::Text(text.to_owned()))
 }
 
 /// The decision about one action, with facts for conditions besides those that are always there.

@@ -8,12 +8,18 @@
 //!
 //! What an operation does is not here: see [`crate::lambda`], [`crate::iam`], [`crate::cloudwatch`].
 
+use serde::Serialize;
+
 pub mod bind;
 pub mod cbor;
 pub mod check;
 pub mod render;
 pub mod shape;
 pub mod xml;
+
+/// An answer without anything.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Nothing {}
 
 #[rustfmt::skip]
 pub mod generated {

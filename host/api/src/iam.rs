@@ -23,7 +23,7 @@ use crate::auth::{self, Who};
 use crate::aws::generated::iam::{Op, SERVICE, Tag};
 use crate::aws::generated::sts as sts_model;
 use crate::aws::shape::{Operation, Service};
-use crate::aws::{bind, render};
+use crate::aws::{Nothing, bind, render};
 use crate::{Api, ApiError, Response, Surface};
 
 /// What every operation gets besides its input.
@@ -128,12 +128,15 @@ fn authorize(cx: &Cx<'_>, operation: &Operation, form: &Form) -> Result<(), ApiE
     } else {
         format!("arn:aws:iam::{account}:*")
     };
-    let fact = |key: &str, value: Option<&str>| {
-        value.map(|text| (key.to_owned(), wambda_policy::Value::Text(text.to_owned())))
-    };
-    let facts = fact("iam:PolicyARN", value("PolicyArn")).into_iter().collect();
+    let policy = value("PolicyArn").map(|arn| auth::fact("iam:PolicyARN", arn));
     let action = format!("iam:{}", operation.name);
-    auth::authorize_with(Surface::Iam, cx.who, &action, &resource, (None, facts))
+    auth::authorize_with(
+        Surface::Iam,
+        cx.who,
+        &action,
+        &resource,
+        (None, policy.into_iter().collect()),
+    )
 }
 
 /// A form for an operation.
@@ -152,10 +155,6 @@ impl Call<'_> {
         render::respond(self.service, self.operation, output)
     }
 }
-
-/// An answer without anything.
-#[derive(Debug, Default, Serialize)]
-pub(crate) struct Nothing {}
 
 async fn dispatch(cx: &Cx<'_>, op: Op, call: &Call<'_>) -> Result<Response, ApiError> {
     macro_rules! run {

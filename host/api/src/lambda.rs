@@ -29,9 +29,9 @@ use wambda_model::{Function, FunctionName};
 use crate::auth::{self, Who};
 use crate::aws::generated::lambda::{OPERATIONS, Op, SERVICE};
 use crate::aws::shape::Operation;
-use crate::aws::{bind, render};
+use crate::aws::{Nothing, bind, render};
 use crate::name::{self, Named};
-use crate::{Api, ApiError, Request, Response, Surface, body};
+use crate::{Api, ApiError, Request, Response, Surface};
 
 /// Bytes of a request that carries code (recorded from AWS).
 const REQUEST_BYTES_MAX: u64 = 70_167_211;
@@ -147,9 +147,9 @@ pub(crate) async fn serve(
         _ => {}
     }
     let (parts, incoming) = request.into_parts();
-    auth::expect(api, Surface::Lambda, &parts)?;
-    let whole = body::read(&parts.headers, incoming, REQUEST_BYTES_MAX).await;
-    let whole = whole.map_err(|error| match error.aws_code() {
+    let incoming = (incoming, REQUEST_BYTES_MAX);
+    let received = auth::receive(api, Surface::Lambda, &parts, incoming, peer).await;
+    let (whole, who) = received.map_err(|error| match error.aws_code() {
         "RequestTooLargeException" => {
             let name = operation.name;
             let message = format!(
@@ -159,7 +159,6 @@ pub(crate) async fn serve(
         }
         _ => error,
     })?;
-    let who = auth::authenticate(api, Surface::Lambda, &parts, &whole.bytes, peer)?;
     let host = parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
     let cx = Cx { api, who: &who, host: host.unwrap_or("localhost") };
     authorize(&cx, operation, &labels, &parts, &whole.bytes)?;
@@ -233,8 +232,7 @@ fn url_auth(operation: &Operation, body: &[u8]) -> Option<(String, wambda_policy
         _ => return None,
     };
     let sent = bind::object(body).ok()?;
-    let text = sent.get(member)?.as_str()?.to_owned();
-    Some(("lambda:FunctionUrlAuthType".to_owned(), wambda_policy::Value::Text(text)))
+    Some(auth::fact("lambda:FunctionUrlAuthType", sent.get(member)?.as_str()?))
 }
 
 /// A request to an operation, as it came.
@@ -254,10 +252,6 @@ impl Call<'_> {
         render::respond(&SERVICE, self.operation, output)
     }
 }
-
-/// An answer without anything.
-#[derive(Debug, Default, Serialize)]
-pub(crate) struct Nothing {}
 
 async fn dispatch(cx: &Cx<'_>, op: Op, call: &Call<'_>) -> Result<Response, ApiError> {
     macro_rules! run {

@@ -15,9 +15,7 @@ use wambda_model::{FunctionName, Invocation, Outcome, Payload, Reply, Version};
 
 use crate::body::Whole;
 use crate::name::Named;
-use crate::{
-    Api, ApiError, Request, Response, Surface, auth, body, gateway, lambda, logs, query, reply,
-};
+use crate::{Api, ApiError, Request, Response, Surface, auth, gateway, lambda, logs, query, reply};
 
 pub(crate) fn version_of(api: &Api, name: &FunctionName) -> Result<Arc<Version>, ApiError> {
     api.catalog.latest(name).ok_or_else(|| ApiError::no_function(name))
@@ -245,10 +243,8 @@ pub(crate) async fn invoke(
     let (parts, incoming) = request.into_parts();
     let limit = function.as_ref().filter(|_| !api.auth.required);
     let limit = limit.map_or(PAYLOAD_BYTES_MAX, |f| f.latest.config.payload_bytes);
-    auth::expect(api, Surface::Native, &parts)?;
-    let event = body::read(&parts.headers, incoming, limit).await?;
-    if api.auth.required {
-        let who = auth::authenticate(api, Surface::Native, &parts, &event.bytes, peer)?;
+    let (event, who) = auth::receive(api, Surface::Native, &parts, (incoming, limit), peer).await?;
+    if !who.trusted {
         let named = Named { name: name.clone(), qualifier: None };
         lambda::invoke::authorize(api, &who, &named, function.as_deref())?;
     }

@@ -243,9 +243,8 @@ async fn functions(
         // The query is checked before the body is read, and the body before it is compiled.
         native::check_query(parts.uri.query().unwrap_or_default())?;
     }
-    auth::expect(api, Surface::Native, &parts)?;
-    let whole = body::read(&parts.headers, incoming, limit.max(SMALL_BYTES_MAX)).await?;
-    let who = auth::authenticate(api, Surface::Native, &parts, &whole.bytes, peer)?;
+    let incoming = (incoming, limit.max(SMALL_BYTES_MAX));
+    let (whole, who) = auth::receive(api, Surface::Native, &parts, incoming, peer).await?;
     authorize(api, &who, action, name.as_ref())?;
     let query = parts.uri.query();
     match (place.route, &method, &name) {

@@ -175,7 +175,7 @@ fn allowed(api: &Api, door: &Door<'_>, who: &Who, auth_type: &str) -> Result<(),
     let policy = policy.and_then(wambda_policy::ResourcePolicy::policy);
     let resource = door.named.qualified_arn(&api.identity);
     let facts = vec![
-        ("lambda:FunctionUrlAuthType".to_owned(), Fact::Text(auth_type.to_owned())),
+        auth::fact("lambda:FunctionUrlAuthType", auth_type),
         ("lambda:InvokedViaFunctionUrl".to_owned(), Fact::Bool(true)),
     ];
     match auth::judge(who, "lambda:InvokeFunctionUrl", &resource, policy, facts) {

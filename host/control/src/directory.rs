@@ -17,10 +17,8 @@ use wambda_store::{Expect, Records, StoreError};
 
 use crate::managed;
 use crate::session::{Session, SessionKey};
-use crate::{Identity, to_the_end};
-
-/// Records of one read while loading.
-const LOAD_PAGE: usize = 1_000;
+use crate::table::{read_all, to_the_end};
+use crate::{Identity, table};
 
 /// What users and roles have in common.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -221,13 +219,13 @@ impl Directories {
         identity: Identity,
     ) -> Result<Arc<Self>, StoreError> {
         let mut directory = Directory { policies: managed::builtin(), ..Directory::default() };
-        for role in read_all::<Role>(&*records, ROLE).await? {
+        for (_, role) in read_all::<Role>(&*records, ROLE).await? {
             directory.roles.insert(role.entity.name.clone(), Arc::new(role));
         }
-        for user in read_all::<User>(&*records, USER).await? {
+        for (_, user) in read_all::<User>(&*records, USER).await? {
             directory.users.insert(user.entity.name.clone(), Arc::new(user));
         }
-        for policy in read_all::<Managed>(&*records, POLICY).await? {
+        for (_, policy) in read_all::<Managed>(&*records, POLICY).await? {
             directory.policies.insert(policy.arn.clone(), Arc::new(policy));
         }
         let root = once(&*records, "iam/root", || RootKey {
@@ -308,7 +306,7 @@ impl Directories {
         let _ = self.changed.set(Box::new(changed));
     }
 
-    async fn write<V: Serialize>(
+    async fn write<V: Serialize + Send + Sync>(
         &self,
         prefix: &str,
         before: &BTreeMap<String, Arc<V>>,
@@ -318,8 +316,7 @@ impl Directories {
             if before.get(name).is_some_and(|known| Arc::ptr_eq(known, value)) {
                 continue;
             }
-            let text = serde_json::to_vec(value).map_err(|e| StoreError::Failed(e.to_string()))?;
-            self.records.put(&format!("{prefix}{name}"), text.into(), Expect::Any).await?;
+            table::write(&*self.records, &format!("{prefix}{name}"), &**value).await?;
         }
         for name in before.keys().filter(|name| !after.contains_key(*name)) {
             self.records.delete(&format!("{prefix}{name}"), Expect::Any).await?;
@@ -427,23 +424,6 @@ fn keys_of(directory: &Directory) -> HashMap<String, String> {
     users
         .flat_map(|user| user.keys.keys().map(|key| (key.clone(), user.entity.name.clone())))
         .collect()
-}
-
-async fn read_all<T: DeserializeOwned>(
-    records: &dyn Records,
-    prefix: &str,
-) -> Result<Vec<T>, StoreError> {
-    let mut all = Vec::new();
-    let mut after: Option<String> = None;
-    loop {
-        let page = records.list(prefix, after.as_deref(), LOAD_PAGE).await?;
-        let Some((last, _)) = page.last() else { return Ok(all) };
-        after = Some(last.clone());
-        for (key, stored) in page {
-            let read = serde_json::from_slice(&stored.value);
-            all.push(read.map_err(|error| StoreError::Failed(format!("{key}: {error}")))?);
-        }
-    }
 }
 
 /// A value that is made once and then kept.

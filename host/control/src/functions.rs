@@ -414,8 +414,7 @@ impl Functions {
         key: &str,
         record: &(impl serde::Serialize + Sync),
     ) -> Result<(), StoreError> {
-        let value = serde_json::to_vec(record).map_err(|e| StoreError::Failed(e.to_string()))?;
-        self.records.put(key, value.into(), Expect::Any).await.map(drop)
+        crate::table::write(&*self.records, key, record).await
     }
 
     /// Changes what stands around a function's versions: `change` gets the function as it is and the

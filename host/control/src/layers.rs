@@ -4,15 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
 use wambda_model::Digest;
 use wambda_policy::ResourcePolicy;
-use wambda_store::{Blobs, Expect, Records, StoreError};
+use wambda_store::{Blobs, Records, StoreError};
 
-use crate::to_the_end;
+use crate::table::{Row, Snapshot, Table};
 
 /// A layer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -48,27 +46,28 @@ pub struct LayerVersion {
     pub revision_id: String,
 }
 
-type Snapshot = BTreeMap<String, Arc<LayerRecord>>;
+impl Row for LayerRecord {
+    const PREFIX: &'static str = "layer/";
+}
 
-/// The layers of this server.
+/// The layers of this server, by name.
 pub struct Layers {
-    records: Arc<dyn Records>,
+    table: Arc<Table<LayerRecord>>,
     blobs: Arc<dyn Blobs>,
-    current: ArcSwap<Snapshot>,
-    commit: Arc<Mutex<()>>,
 }
 
 impl std::fmt::Debug for Layers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Layers").field("count", &self.current.load().len()).finish_non_exhaustive()
+        f.debug_struct("Layers").field("table", &self.table).finish_non_exhaustive()
     }
 }
 
-const PREFIX: &str = "layer/";
+/// Where the zips are.
+const BLOBS: &str = "layer/";
 
 /// The key of a layer's zip.
 fn blob_key(digest: &Digest) -> String {
-    format!("{PREFIX}{digest}")
+    format!("{BLOBS}{digest}")
 }
 
 impl Layers {
@@ -81,32 +80,26 @@ impl Layers {
         blobs: Arc<dyn Blobs>,
         used: &BTreeSet<Digest>,
     ) -> Result<Arc<Self>, StoreError> {
-        let mut all = Snapshot::new();
-        for (key, stored) in records.list(PREFIX, None, usize::MAX).await? {
-            let read = serde_json::from_slice::<LayerRecord>(&stored.value);
-            let read = read.map_err(|error| StoreError::Failed(format!("{key}: {error}")))?;
-            let name = key.strip_prefix(PREFIX).unwrap_or(&key).to_owned();
-            all.insert(name, Arc::new(read));
-        }
+        let table = Table::<LayerRecord>::load(records).await?;
+        let all = table.current();
         let versions = all.values().flat_map(|layer| layer.versions.values());
         let mut kept: BTreeSet<Digest> = versions.map(|version| version.digest).collect();
         kept.extend(used);
         for key in blobs.list("layer").await? {
-            let digest = key.strip_prefix(PREFIX).map(Digest::parse);
+            let digest = key.strip_prefix(BLOBS).map(Digest::parse);
             if let Some(Ok(digest)) = digest
                 && !kept.contains(&digest)
             {
                 blobs.delete(&key).await?;
             }
         }
-        let (current, commit) = (ArcSwap::from_pointee(all), Arc::default());
-        Ok(Arc::new(Self { records, blobs, current, commit }))
+        Ok(Arc::new(Self { table, blobs }))
     }
 
     /// All of them now, by name.
     #[must_use]
-    pub fn current(&self) -> Arc<Snapshot> {
-        self.current.load_full()
+    pub fn current(&self) -> Arc<Snapshot<LayerRecord>> {
+        self.table.current()
     }
 
     /// Adds a version, and returns its number.
@@ -114,43 +107,34 @@ impl Layers {
     /// # Errors
     /// When storage fails.
     pub async fn publish(
-        self: &Arc<Self>,
+        &self,
         name: &str,
         zip: Bytes,
         version: LayerVersion,
     ) -> Result<u64, StoreError> {
         self.blobs.put(&blob_key(&version.digest), zip).await?;
-        self.edit(name, |layer| {
+        let add = |layer: &mut LayerRecord| {
             layer.last += 1;
             layer.versions.insert(layer.last, version);
-            Ok(layer.last)
-        })
-        .await
+            Ok::<_, StoreError>(())
+        };
+        Ok(self.edit(name, add).await?.last)
     }
 
     /// Changes a layer. One without versions is kept for its number.
     ///
     /// # Errors
     /// What `change` says, or that storage failed.
-    pub async fn edit<T, E: From<StoreError>>(
-        self: &Arc<Self>,
+    pub async fn edit<E: From<StoreError>>(
+        &self,
         name: &str,
-        change: impl FnOnce(&mut LayerRecord) -> Result<T, E>,
-    ) -> Result<T, E> {
-        let commit = Arc::clone(&self.commit).lock_owned().await;
-        let mut all = (*self.current()).clone();
-        let mut layer = all.get(name).map(|layer| (**layer).clone()).unwrap_or_default();
-        let value = change(&mut layer)?;
-        let text = serde_json::to_vec(&layer).map_err(|e| StoreError::Failed(e.to_string()))?;
-        all.insert(name.to_owned(), Arc::new(layer));
-        let (this, key) = (Arc::clone(self), format!("{PREFIX}{name}"));
-        let write = async move {
-            this.records.put(&key, text.into(), Expect::Any).await?;
-            this.current.store(Arc::new(all));
-            Ok(())
+        change: impl FnOnce(&mut LayerRecord) -> Result<(), E>,
+    ) -> Result<Arc<LayerRecord>, E> {
+        let change = |all: &Snapshot<LayerRecord>| {
+            let mut layer = all.get(name).map(|layer| (**layer).clone()).unwrap_or_default();
+            change(&mut layer).map(|()| layer)
         };
-        to_the_end(commit, write).await?;
-        Ok(value)
+        self.table.put(name, change).await
     }
 
     /// The zip of a digest.

@@ -4,13 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
 use wambda_model::FunctionName;
-use wambda_store::{Expect, Records, StoreError};
+use wambda_store::StoreError;
 
-use crate::to_the_end;
+use crate::table::{Row, Table};
 
 /// A mapping.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,84 +61,14 @@ pub struct StreamOptions {
     pub tumbling_s: i64,
 }
 
-type Snapshot = BTreeMap<String, Arc<Mapping>>;
-
-/// The mappings of this server.
-pub struct Mappings {
-    records: Arc<dyn Records>,
-    current: ArcSwap<Snapshot>,
-    commit: Arc<Mutex<()>>,
+impl Row for Mapping {
+    const PREFIX: &'static str = "mapping/";
 }
 
-impl std::fmt::Debug for Mappings {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Mappings")
-            .field("count", &self.current.load().len())
-            .finish_non_exhaustive()
-    }
-}
-
-const PREFIX: &str = "mapping/";
+/// The mappings of this server, by id.
+pub type Mappings = Table<Mapping>;
 
 impl Mappings {
-    /// Reads the mappings.
-    ///
-    /// # Errors
-    /// When storage fails or a record is damaged.
-    pub async fn load(records: Arc<dyn Records>) -> Result<Arc<Self>, StoreError> {
-        let mut all = Snapshot::new();
-        for (key, stored) in records.list(PREFIX, None, usize::MAX).await? {
-            let read = serde_json::from_slice::<Mapping>(&stored.value);
-            let read = read.map_err(|error| StoreError::Failed(format!("{key}: {error}")))?;
-            all.insert(read.id.clone(), Arc::new(read));
-        }
-        let (current, commit) = (ArcSwap::from_pointee(all), Arc::default());
-        Ok(Arc::new(Self { records, current, commit }))
-    }
-
-    /// All of them now, by id.
-    #[must_use]
-    pub fn current(&self) -> Arc<Snapshot> {
-        self.current.load_full()
-    }
-
-    /// Adds, changes or removes one: `change` gets all of them, and says what becomes of one.
-    ///
-    /// # Errors
-    /// What `change` says, or that storage failed.
-    pub async fn edit<E: From<StoreError>>(
-        self: &Arc<Self>,
-        id: &str,
-        change: impl FnOnce(&Snapshot) -> Result<Option<Mapping>, E>,
-    ) -> Result<Option<Arc<Mapping>>, E> {
-        let commit = Arc::clone(&self.commit).lock_owned().await;
-        let mut all = (*self.current()).clone();
-        let key = format!("{PREFIX}{id}");
-        let changed = change(&all)?.map(Arc::new);
-        let text = match &changed {
-            Some(mapping) => {
-                all.insert(id.to_owned(), Arc::clone(mapping));
-                let text = serde_json::to_vec(&**mapping);
-                Some(text.map_err(|error| StoreError::Failed(error.to_string()))?)
-            }
-            None => {
-                all.remove(id);
-                None
-            }
-        };
-        let this = Arc::clone(self);
-        let write = async move {
-            match text {
-                Some(text) => drop(this.records.put(&key, text.into(), Expect::Any).await?),
-                None => drop(this.records.delete(&key, Expect::Any).await?),
-            }
-            this.current.store(Arc::new(all));
-            Ok(())
-        };
-        to_the_end(commit, write).await?;
-        Ok(changed)
-    }
-
     /// Removes the mappings of a function that goes.
     ///
     /// # Errors
@@ -148,7 +76,7 @@ impl Mappings {
     pub async fn forget(self: &Arc<Self>, function: &FunctionName) -> Result<(), StoreError> {
         let current = self.current();
         for mapping in current.values().filter(|mapping| mapping.function == *function) {
-            self.edit(&mapping.id, |_| Ok::<_, StoreError>(None)).await?;
+            self.remove(&mapping.id, |_| Ok::<_, StoreError>(())).await?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 use wambda_control::groups::Group;
+use wambda_control::table::Snapshot;
 use wambda_model::{LogEntry, clock};
 
 use super::Cx;
@@ -17,8 +18,8 @@ use crate::aws::generated::logs::{
     PutRetentionPolicyRequest, SERVICE, TagResourceRequest, UntagResourceRequest,
 };
 use crate::aws::shape::Operation;
-use crate::aws::{bind, render};
-use crate::lambda::{Nothing, tags};
+use crate::aws::{Nothing, bind, render};
+use crate::lambda::tags;
 use crate::{ApiError, Response};
 
 /// Groups or streams of one page.
@@ -81,7 +82,9 @@ struct Found {
 
 /// The groups that somebody made, and those that functions have logged to.
 fn all_groups(cx: &Cx<'_>) -> BTreeMap<String, Group> {
-    let mut all: BTreeMap<String, Group> = (*cx.api.groups.current()).clone();
+    let made = cx.api.groups.current();
+    let mut all: BTreeMap<String, Group> =
+        made.iter().map(|(name, group)| (name.clone(), (**group).clone())).collect();
     for function in cx.api.catalog.load().iter() {
         let latest = &function.latest;
         if !latest.logs.is_empty() {
@@ -102,7 +105,7 @@ fn find(cx: &Cx<'_>, name: &str) -> Result<Found, ApiError> {
     }
     // Within one function they are in order; several may share a group.
     entries.sort_by_key(|entry| entry.unix_ms);
-    let group = cx.api.groups.current().get(name).cloned();
+    let group = cx.api.groups.current().get(name).map(|group| (**group).clone());
     if group.is_none() && entries.is_empty() {
         return Err(no_group());
     }
@@ -149,26 +152,24 @@ async fn create_group(cx: &Cx<'_>, input: CreateLogGroupRequest) -> Result<Nothi
     }
     let tags = input.tags.unwrap_or_default();
     tags::check(&tags).map_err(|wrong| wrong.named(400, "InvalidParameterException"))?;
-    if all_groups(cx).contains_key(&input.log_group_name) {
-        return Err(error(
-            "ResourceAlreadyExistsException",
-            "The specified log group already exists",
-        ));
+    let name = &input.log_group_name;
+    let exists =
+        || error("ResourceAlreadyExistsException", "The specified log group already exists");
+    if all_groups(cx).contains_key(name) {
+        return Err(exists());
     }
     let group = Group { created_ms: clock::unix_ms(), retention_days: None, tags };
-    let change = |known: Option<Group>| match known {
-        None => Ok(Some(group)),
-        Some(_) => {
-            Err(error("ResourceAlreadyExistsException", "The specified log group already exists"))
-        }
+    let change = |all: &Snapshot<Group>| match all.contains_key(name) {
+        false => Ok(group),
+        true => Err(exists()),
     };
-    cx.api.groups.edit(&input.log_group_name, change).await?;
+    cx.api.groups.put(name, change).await?;
     Ok(Nothing {})
 }
 
 async fn delete_group(cx: &Cx<'_>, input: DeleteLogGroupRequest) -> Result<Nothing, ApiError> {
     find(cx, &input.log_group_name)?;
-    cx.api.groups.edit(&input.log_group_name, |_| Ok::<_, ApiError>(None)).await?;
+    cx.api.groups.remove(&input.log_group_name, |_| Ok::<_, ApiError>(())).await?;
     for function in cx.api.catalog.load().iter() {
         if *function.latest.log_group == *input.log_group_name {
             function.latest.logs.clear();
@@ -184,12 +185,12 @@ async fn change(
     edit: impl FnOnce(&mut Group) -> Result<(), ApiError>,
 ) -> Result<Nothing, ApiError> {
     let implied = all_groups(cx).remove(name).ok_or_else(no_group)?;
-    let change = |known: Option<Group>| {
-        let mut group = known.unwrap_or(implied);
+    let change = |all: &Snapshot<Group>| {
+        let mut group = all.get(name).map_or(implied, |group| (**group).clone());
         edit(&mut group)?;
-        Ok::<_, ApiError>(Some(group))
+        Ok::<_, ApiError>(group)
     };
-    cx.api.groups.edit(name, change).await?;
+    cx.api.groups.put(name, change).await?;
     Ok(Nothing {})
 }
 

@@ -7,7 +7,7 @@ use crate::aws::generated::sts::{
     AssumeRoleRequest, AssumeRoleResponse, AssumedRoleUser, Credentials, GetCallerIdentityRequest,
     GetCallerIdentityResponse, Op, SERVICE,
 };
-use crate::{ApiError, Response};
+use crate::{ApiError, Response, auth};
 
 /// Seconds of a session when nobody said.
 const SESSION_S: i64 = 3_600;
@@ -49,13 +49,12 @@ fn assume(cx: &Cx<'_>, input: AssumeRoleRequest) -> Result<AssumeRoleResponse, A
     }
     let directory = cx.directory();
     let role = directory.role_of(&input.role_arn).ok_or_else(denied)?;
-    let text = |text: &String| wambda_policy::Value::Text(text.clone());
-    let external = input.external_id.as_ref().map(|id| ("sts:ExternalId".to_owned(), text(id)));
+    let external = input.external_id.as_ref().map(|id| auth::fact("sts:ExternalId", id));
     let question = Question {
         principal: cx.who.principal.clone(),
         action: "sts:AssumeRole".to_owned(),
         resource: role.entity.arn.clone(),
-        context: crate::auth::facts_of(cx.who).into_iter().chain(external).collect(),
+        context: auth::facts_of(cx.who).into_iter().chain(external).collect(),
     };
     let own: Vec<&Policy> = cx.who.policies.iter().map(|policy| &**policy).collect();
     if !cx.who.trusted && !may_assume(&question, &own, &role.trust) {

@@ -23,7 +23,7 @@ use wambda_model::{
 use crate::auth::{self, Who};
 use crate::body::Whole;
 use crate::name::{self, Named};
-use crate::{Api, ApiError, Request, Response, Surface, body, native, reply};
+use crate::{Api, ApiError, Request, Response, Surface, native, reply};
 
 const FUNCTION_ERROR: HeaderName = HeaderName::from_static("x-amz-function-error");
 const LOG_RESULT: HeaderName = HeaderName::from_static("x-amz-log-result");
@@ -69,9 +69,7 @@ pub(crate) async fn admit(
         (true, _) => PAYLOAD_BYTES_MAX,
         (false, limit) => limit.ok_or_else(missing)?,
     };
-    auth::expect(api, Surface::Lambda, &parts)?;
-    let whole = body::read(&parts.headers, incoming, limit).await?;
-    let who = auth::authenticate(api, Surface::Lambda, &parts, &whole.bytes, peer)?;
+    let (whole, who) = auth::receive(api, Surface::Lambda, &parts, (incoming, limit), peer).await?;
     authorize(api, &who, &named, function.as_deref())?;
     let (function, target) = function.zip(target).ok_or_else(missing)?;
     let (kind, wants_tail) = (invocation_type(&parts.headers)?, wants_tail(&parts.headers)?);
@@ -99,15 +97,20 @@ pub(crate) async fn invoke(
     let admitted = admit(api, function, request, peer).await?;
     let Admitted { target, invocation, kind, wants_tail, .. } = admitted;
     if kind == InvocationType::DryRun {
-        let mut response = reply::bytes(StatusCode::NO_CONTENT, Bytes::new());
-        reply::put_id(response.headers_mut(), reply::AWS_REQUEST_ID, RequestId::random());
-        return Ok(response);
+        return Ok(dry());
     }
     let id = invocation.id;
     let outcome = native::run(api, &target.version, invocation).await?;
     watch(target.alias.as_deref(), &outcome);
     let tail = wants_tail.then(|| target.version.logs.tail(id, LOG_TAIL_BYTES));
     answer(outcome, id, tail)
+}
+
+/// The answer to an invocation that would have gone ahead.
+pub(crate) fn dry() -> Response {
+    let mut response = reply::bytes(StatusCode::NO_CONTENT, Bytes::new());
+    reply::put_id(response.headers_mut(), reply::AWS_REQUEST_ID, RequestId::random());
+    response
 }
 
 /// The function, by the path and the query.

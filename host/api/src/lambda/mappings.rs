@@ -173,10 +173,10 @@ pub(crate) async fn create(
                 ),
             ));
         }
-        Ok(Some(mapping))
+        Ok(mapping)
     };
-    let made = cx.api.mappings.edit(&id, change).await?;
-    made.map(|made| shown(cx, &made)).ok_or_else(missing)
+    let made = cx.api.mappings.put(&id, change).await?;
+    Ok(shown(cx, &made))
 }
 
 fn destination(given: Option<DestinationConfig>) -> Option<String> {
@@ -277,10 +277,10 @@ pub(crate) async fn update(
             stream.tumbling_s = input.tumbling_window_in_seconds.unwrap_or(stream.tumbling_s);
         }
         mapping.modified_ms = clock::unix_ms();
-        Ok::<_, ApiError>(Some(mapping))
+        Ok::<_, ApiError>(mapping)
     };
-    let changed = cx.api.mappings.edit(&id, change).await?;
-    changed.map(|changed| shown(cx, &changed)).ok_or_else(missing)
+    let changed = cx.api.mappings.put(&id, change).await?;
+    Ok(shown(cx, &changed))
 }
 
 pub(crate) async fn delete(
@@ -288,7 +288,7 @@ pub(crate) async fn delete(
     input: DeleteEventSourceMappingRequest,
 ) -> Result<EventSourceMappingConfiguration, ApiError> {
     let mapping = find(&cx.api.mappings.current(), &input.uuid)?;
-    cx.api.mappings.edit(&input.uuid, |all| find(all, &input.uuid).map(|_| None)).await?;
+    cx.api.mappings.remove(&input.uuid, |all| find(all, &input.uuid).map(drop)).await?;
     let state = Some("Deleting".to_owned());
     Ok(EventSourceMappingConfiguration { state, ..shown(cx, &mapping) })
 }

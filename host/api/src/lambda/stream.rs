@@ -11,7 +11,6 @@ use aws_smithy_types::event_stream::{Header, HeaderValue as FrameValue, Message}
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Bytes, BytesMut};
-use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue, SET_COOKIE};
 use hyper::body::Frame;
 use serde_json::{Map, Value, json};
@@ -38,9 +37,7 @@ pub(crate) async fn invoke(
     let admitted = invoke::admit(api, function, request, peer).await?;
     let Admitted { target, invocation, kind, wants_tail, .. } = admitted;
     if kind == InvocationType::DryRun {
-        let mut response = reply::bytes(StatusCode::NO_CONTENT, Bytes::new());
-        reply::put_id(response.headers_mut(), reply::AWS_REQUEST_ID, RequestId::random());
-        return Ok(response);
+        return Ok(invoke::dry());
     }
     let id = invocation.id;
     let invocation = payload(&target.version, invocation)?;

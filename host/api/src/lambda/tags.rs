@@ -72,9 +72,9 @@ async fn change(
                 let mut mapping = mappings::find(all, &id)?;
                 edit(&mut mapping.tags);
                 check(&mapping.tags)?;
-                Ok::<_, ApiError>(Some(mapping))
+                Ok::<_, ApiError>(mapping)
             };
-            cx.api.mappings.edit(&id, change).await?;
+            cx.api.mappings.put(&id, change).await?;
         }
     }
     Ok(Nothing {})

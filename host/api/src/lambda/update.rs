@@ -163,8 +163,7 @@ fn check_role(cx: &Cx<'_>, role: &str) -> Result<(), ApiError> {
             "Cross-account pass role is not allowed.",
         ));
     }
-    let service = wambda_policy::Value::Text("lambda.amazonaws.com".to_owned());
-    let facts = vec![("iam:PassedToService".to_owned(), service)];
+    let facts = vec![auth::fact("iam:PassedToService", "lambda.amazonaws.com")];
     auth::authorize_with(Surface::Lambda, cx.who, "iam:PassRole", role, (None, facts))?;
     let directory = cx.api.auth.directories.current();
     let trusted = directory.role_of(role).is_some_and(|role| crate::iam::lambda_may_assume(role));
