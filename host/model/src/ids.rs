@@ -84,6 +84,32 @@ impl RequestId {
         Self(uuid::Builder::from_random_bytes(bytes).into_uuid())
     }
 
+    /// A new id that sorts after those of earlier milliseconds: a version 7 UUID.
+    #[must_use]
+    pub fn ordered(unix_ms: u64) -> Self {
+        let mut random = [0; 10];
+        fastrand::fill(&mut random);
+        Self(uuid::Builder::from_unix_timestamp_millis(unix_ms, &random).into_uuid())
+    }
+
+    /// Reads the 36-character form.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        (text.len() == 36).then(|| uuid::Uuid::try_parse(text).ok())?.map(Self)
+    }
+
+    /// As a number, which sorts as the id does.
+    #[must_use]
+    pub fn as_u128(self) -> u128 {
+        self.0.as_u128()
+    }
+
+    /// The id of a number.
+    #[must_use]
+    pub fn from_u128(number: u128) -> Self {
+        Self(uuid::Uuid::from_u128(number))
+    }
+
     /// The 36-character form, written into `buffer`.
     pub fn encode(self, buffer: &mut [u8; 36]) -> &str {
         self.0.hyphenated().encode_lower(buffer)
@@ -183,6 +209,10 @@ mod tests {
     fn request_ids_are_version_4_uuids() {
         let text = RequestId::random().to_string();
         assert_eq!((text.len(), text.as_bytes()[14]), (36, b'4'));
+        let (first, second) = (RequestId::ordered(1_000), RequestId::ordered(1_001));
+        assert!(first.as_u128() < second.as_u128());
+        assert_eq!(RequestId::parse(&first.to_string()), Some(first));
+        assert_eq!(RequestId::parse("{0199c0de}"), None);
     }
 
     #[test]

@@ -6,9 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{ReadableDatabase, ReadableTable, TableDefinition};
 use wambda_model::BoxFuture;
 
+use crate::file::RedbFile;
 use crate::{Expect, Record, Records, StoreError};
 
 /// Key → (revision, value).
@@ -18,7 +19,7 @@ const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta.v1");
 
 /// Records in a file.
 #[derive(Debug, Clone)]
-pub struct EmbeddedRecords(Arc<Database>);
+pub struct EmbeddedRecords(Arc<RedbFile>);
 
 impl From<redb::Error> for StoreError {
     fn from(error: redb::Error) -> Self {
@@ -36,9 +37,9 @@ impl EmbeddedRecords {
     /// # Errors
     /// When the file is in use, damaged, or cannot be written.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let this = Self(Arc::new(Database::create(path).map_err(failed)?));
+        let this = Self(Arc::new(RedbFile::at(path)));
         // Tables exist from the start, so that a reader never meets their absence.
-        let mut write = this.0.begin_write().map_err(failed)?;
+        let mut write = this.0.get()?.begin_write().map_err(failed)?;
         write.set_quick_repair(true);
         drop(write.open_table(RECORDS).map_err(failed)?);
         drop(write.open_table(META).map_err(failed)?);
@@ -47,7 +48,7 @@ impl EmbeddedRecords {
     }
 
     fn get_now(&self, key: &str) -> Result<Option<Record>, StoreError> {
-        let read = self.0.begin_read().map_err(failed)?;
+        let read = self.0.get()?.begin_read().map_err(failed)?;
         let table = read.open_table(RECORDS).map_err(failed)?;
         Ok(table.get(key).map_err(failed)?.map(|found| record(found.value())))
     }
@@ -59,7 +60,8 @@ impl EmbeddedRecords {
         value: Option<&[u8]>,
         expect: Expect,
     ) -> Result<u64, StoreError> {
-        let mut write = self.0.begin_write().map_err(failed)?;
+        let database = self.0.get()?;
+        let mut write = database.begin_write().map_err(failed)?;
         write.set_quick_repair(true);
         let revision = {
             let mut meta = write.open_table(META).map_err(failed)?;
@@ -85,7 +87,7 @@ impl EmbeddedRecords {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<(String, Record)>, StoreError> {
-        let read = self.0.begin_read().map_err(failed)?;
+        let read = self.0.get()?.begin_read().map_err(failed)?;
         let table = read.open_table(RECORDS).map_err(failed)?;
         let from = after.filter(|after| *after >= prefix).unwrap_or(prefix);
         let mut out = Vec::new();
@@ -107,9 +109,14 @@ impl EmbeddedRecords {
         work: impl FnOnce(Self) -> Result<T, StoreError> + Send + 'static,
     ) -> BoxFuture<'_, Result<T, StoreError>> {
         let this = self.clone();
+        let file = Arc::clone(&self.0);
         Box::pin(async move {
             let done = tokio::task::spawn_blocking(move || work(this)).await;
-            done.map_err(|lost| StoreError::Failed(lost.to_string()))?
+            let done = done.map_err(|lost| StoreError::Failed(lost.to_string()))?;
+            if matches!(done, Err(StoreError::Failed(_))) {
+                file.fault();
+            }
+            done
         })
     }
 }

@@ -7,7 +7,9 @@
 pub mod blobs;
 pub mod conformance;
 pub mod embedded;
+mod file;
 pub mod memory;
+pub mod queues;
 
 use bytes::Bytes;
 use wambda_model::BoxFuture;
@@ -15,6 +17,7 @@ use wambda_model::BoxFuture;
 pub use blobs::ObjectBlobs;
 pub use embedded::EmbeddedRecords;
 pub use memory::MemoryRecords;
+pub use queues::{EmbeddedQueues, MemoryQueues, Queues};
 
 /// What a writer expects of a record before its write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,429 @@
+//! Queues in a redb file. One thread writes: it takes what has come in meanwhile, does it in one
+//! transaction, syncs once, and then answers all of it (group commit). Readers never wait for it.
+//!
+//! When the medium fails, what was under way is refused, and the file is opened again for the next
+//! transaction: nobody has to restart the server when a disk has room again.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use redb::{
+    Database, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+    WriteTransaction,
+};
+use tokio::sync::{Notify, mpsc, oneshot};
+use wambda_model::{BoxFuture, Clock, RequestId};
+
+use super::engine::{self, Engine, Infos};
+use super::tables::{Entries, Table, Tx, View};
+use super::{
+    Appended, Found, Keep, LeaseOrder, Message, NewMessage, QueueError, QueueInfo, Queues, Redrive,
+    Settled, Settlement,
+};
+use crate::StoreError;
+use crate::file::RedbFile;
+
+/// Operations of one transaction.
+const BATCH_MAX: usize = 1_024;
+/// Operations that wait for a transaction; more wait to be taken.
+const WAITING_MAX: usize = 16_384;
+
+type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+fn definition(table: Table) -> Definition {
+    TableDefinition::new(table.name())
+}
+
+/// Answers whoever waits for an operation. Dropped when the transaction fails.
+type Answer = Box<dyn FnOnce() + Send>;
+/// An operation.
+type Job = Box<dyn FnOnce(&mut Engine, &mut dyn Tx, u64) -> Result<Answer, StoreError> + Send>;
+
+/// Where a database is, for tests that make it fail.
+pub type Backend = Arc<dyn Fn() -> Result<Box<dyn StorageBackend>, StoreError> + Send + Sync>;
+
+/// Queues in a file.
+pub struct EmbeddedQueues {
+    shared: Arc<Shared>,
+    jobs: Option<mpsc::Sender<Job>>,
+    writer: Option<std::thread::JoinHandle<()>>,
+}
+
+struct Shared {
+    file: RedbFile,
+    infos: Infos,
+    changed: Arc<Notify>,
+    time: Time,
+    /// Why the last transaction failed.
+    trouble: Mutex<String>,
+}
+
+/// Time that goes on evenly from where it was.
+#[derive(Debug)]
+struct Time {
+    clock: Arc<dyn Clock>,
+    since: Instant,
+    from_ms: u64,
+}
+
+impl Time {
+    fn now_ms(&self) -> u64 {
+        let passed = self.clock.now().saturating_duration_since(self.since).as_millis();
+        self.from_ms.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX))
+    }
+}
+
+impl fmt::Debug for EmbeddedQueues {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EmbeddedQueues").field("file", &self.shared.file).finish_non_exhaustive()
+    }
+}
+
+impl EmbeddedQueues {
+    /// Opens the file, or makes it. What was leased when it was closed is lost, and counted so.
+    ///
+    /// # Errors
+    /// When the file is in use, damaged, or cannot be written.
+    pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        Self::start(RedbFile::at(path), clock)
+    }
+
+    /// On a medium of the caller's.
+    ///
+    /// # Errors
+    /// When it cannot be read or written.
+    pub fn on(backend: Backend, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        Self::start(RedbFile::on(backend), clock)
+    }
+
+    fn start(file: RedbFile, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        let database = file.get()?;
+        let mut write = begin(&database)?;
+        let (since, mut from_ms) = (clock.now(), clock.unix_ms());
+        let infos = Infos::default();
+        let (engine, shown) = {
+            let mut tx = WriteTables::open(&mut write)?;
+            from_ms = from_ms.max(engine::last_time(&tx)?);
+            let mut engine = Engine::load(&tx)?;
+            engine.recover(&mut tx, from_ms)?;
+            let shown = engine.flush(&mut tx, from_ms)?;
+            (engine, shown)
+        };
+        write.commit().map_err(failed)?;
+        drop(database);
+        engine::publish(&infos, shown);
+        let time = Time { clock, since, from_ms };
+        let (changed, trouble) = (Arc::default(), Mutex::default());
+        let shared = Arc::new(Shared { file, infos, changed, time, trouble });
+        let (jobs, queue) = mpsc::channel(WAITING_MAX);
+        let writing = Arc::clone(&shared);
+        let writer = std::thread::Builder::new().name("wambda-queues".to_owned());
+        let writer = writer.spawn(move || writing.write(engine, queue));
+        let writer = writer.map_err(|error| StoreError::Failed(error.to_string()))?;
+        Ok(Self { shared, jobs: Some(jobs), writer: Some(writer) })
+    }
+
+    /// Hands an operation to the writer, and waits for its transaction.
+    fn submit<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Engine, &mut dyn Tx, u64) -> Result<T, StoreError> + Send + 'static,
+    ) -> BoxFuture<'_, Result<T, QueueError>> {
+        let (answer, answered) = oneshot::channel();
+        let job: Job = Box::new(move |engine, tx, now| {
+            let done = work(engine, tx, now)?;
+            Ok(Box::new(move || drop(answer.send(done))))
+        });
+        Box::pin(async move {
+            if let Some(jobs) = &self.jobs {
+                // Refused only when the writer is gone, and the answer with it.
+                let _ = jobs.send(job).await;
+            }
+            answered.await.map_err(|_| QueueError::Failed(self.shared.trouble()))
+        })
+    }
+
+    fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&ReadTables) -> Result<T, StoreError> + Send + 'static,
+    ) -> BoxFuture<'_, Result<T, QueueError>> {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
+            let reading = tokio::task::spawn_blocking(move || work(&shared.tables()?)).await;
+            Ok(reading.map_err(|lost| QueueError::Failed(lost.to_string()))??)
+        })
+    }
+}
+
+impl Drop for EmbeddedQueues {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
+    }
+}
+
+fn failed(error: impl Into<redb::Error>) -> StoreError {
+    error.into().into()
+}
+
+fn begin(database: &Database) -> Result<WriteTransaction, StoreError> {
+    let mut write = database.begin_write().map_err(failed)?;
+    write.set_quick_repair(true);
+    Ok(write)
+}
+
+impl Shared {
+    fn trouble(&self) -> String {
+        let why = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if why.is_empty() { "the writer has ended".to_owned() } else { why }
+    }
+
+    fn tables(&self) -> Result<ReadTables, StoreError> {
+        let read = self.file.get()?.begin_read().map_err(failed)?;
+        let open = |table| read.open_table(definition(table)).map_err(failed);
+        Ok(ReadTables(Table::ALL.into_iter().map(open).collect::<Result<_, _>>()?))
+    }
+
+    /// The writer's life.
+    fn write(&self, mut engine: Engine, mut queue: mpsc::Receiver<Job>) {
+        let mut jobs = Vec::with_capacity(BATCH_MAX);
+        while queue.blocking_recv_many(&mut jobs, BATCH_MAX) > 0 {
+            let mut answers = Vec::with_capacity(jobs.len());
+            match self.transaction(&mut engine, jobs.drain(..), &mut answers) {
+                Ok(()) => answers.into_iter().for_each(|answer| answer()),
+                Err(error) => {
+                    let why = error.to_string();
+                    tracing::error!(why, "the queues cannot be written");
+                    *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = why;
+                    self.file.fault();
+                    // What is in memory may be ahead of the file: read it again, when that works.
+                    while let Err(error) = self.reload(&mut engine) {
+                        let why = error.to_string();
+                        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = why;
+                        self.file.fault();
+                        drop(answers);
+                        answers = Vec::new();
+                        // Whoever asks meanwhile is told so, and does not wait.
+                        std::thread::sleep(RETRY);
+                        refuse(&mut queue);
+                        if queue.is_closed() {
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn reload(&self, engine: &mut Engine) -> Result<(), StoreError> {
+        *engine = Engine::load(&self.tables()?)?;
+        Ok(())
+    }
+
+    fn transaction(
+        &self,
+        engine: &mut Engine,
+        jobs: impl Iterator<Item = Job>,
+        answers: &mut Vec<Answer>,
+    ) -> Result<(), StoreError> {
+        let database = self.file.get()?;
+        let mut write = begin(&database)?;
+        let now = self.time.now_ms();
+        let shown = {
+            let mut tx = WriteTables::open(&mut write)?;
+            for job in jobs {
+                answers.push(job(engine, &mut tx, now)?);
+            }
+            engine.flush(&mut tx, now)?
+        };
+        write.commit().map_err(failed)?;
+        engine::publish(&self.infos, shown);
+        if std::mem::take(&mut engine.has_news) {
+            self.changed.notify_one();
+        }
+        Ok(())
+    }
+}
+
+/// Time between two attempts to open a file that has failed.
+const RETRY: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// Refuses what waits: dropping a job tells who sent it.
+fn refuse(queue: &mut mpsc::Receiver<Job>) {
+    while let Ok(job) = queue.try_recv() {
+        drop(job);
+    }
+}
+
+struct ReadTables(Vec<ReadOnlyTable<&'static [u8], &'static [u8]>>);
+
+struct WriteTables<'a>(Vec<redb::Table<'a, &'static [u8], &'static [u8]>>);
+
+impl<'a> WriteTables<'a> {
+    fn open(write: &'a mut WriteTransaction) -> Result<Self, StoreError> {
+        let write: &'a WriteTransaction = write;
+        let open = |table| write.open_table(definition(table)).map_err(failed);
+        Ok(Self(Table::ALL.into_iter().map(open).collect::<Result<_, _>>()?))
+    }
+
+    fn table(
+        &mut self,
+        table: Table,
+    ) -> Result<&mut redb::Table<'a, &'static [u8], &'static [u8]>, StoreError> {
+        self.0.get_mut(table as usize).ok_or_else(|| no_table(table))
+    }
+}
+
+fn no_table(table: Table) -> StoreError {
+    StoreError::Failed(format!("no table {}", table.name()))
+}
+
+fn get(
+    table: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    key: &[u8],
+) -> Result<Option<Vec<u8>>, StoreError> {
+    Ok(table.get(key).map_err(failed)?.map(|value| value.value().to_vec()))
+}
+
+fn range(
+    table: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    (from, to): (&[u8], &[u8]),
+    limit: usize,
+) -> Result<Entries, StoreError> {
+    let mut found = Vec::new();
+    if from >= to {
+        return Ok(found);
+    }
+    for entry in table.range::<&[u8]>(from..to).map_err(failed)?.take(limit) {
+        let (key, value) = entry.map_err(failed)?;
+        found.push((key.value().to_vec(), value.value().to_vec()));
+    }
+    Ok(found)
+}
+
+impl View for ReadTables {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        get(self.0.get(table as usize).ok_or_else(|| no_table(table))?, key)
+    }
+
+    fn range(
+        &self,
+        table: Table,
+        from: &[u8],
+        to: &[u8],
+        limit: usize,
+    ) -> Result<Entries, StoreError> {
+        range(self.0.get(table as usize).ok_or_else(|| no_table(table))?, (from, to), limit)
+    }
+}
+
+impl View for WriteTables<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        get(self.0.get(table as usize).ok_or_else(|| no_table(table))?, key)
+    }
+
+    fn range(
+        &self,
+        table: Table,
+        from: &[u8],
+        to: &[u8],
+        limit: usize,
+    ) -> Result<Entries, StoreError> {
+        range(self.0.get(table as usize).ok_or_else(|| no_table(table))?, (from, to), limit)
+    }
+}
+
+impl Tx for WriteTables<'_> {
+    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.table(table)?.insert(key, value).map_err(failed)?;
+        Ok(())
+    }
+
+    fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), StoreError> {
+        self.table(table)?.remove(key).map_err(failed)?;
+        Ok(())
+    }
+}
+
+impl Queues for EmbeddedQueues {
+    fn append(&self, message: NewMessage) -> BoxFuture<'_, Result<Appended, QueueError>> {
+        let done = self.submit(move |engine, tx, now| engine.append(&message, tx, now));
+        Box::pin(async { done.await? })
+    }
+
+    fn lease(&self, orders: Vec<LeaseOrder>) -> BoxFuture<'_, Result<Vec<Message>, QueueError>> {
+        self.submit(move |engine, tx, now| {
+            let leased: Result<Vec<_>, _> =
+                orders.iter().map(|order| engine.lease(order, tx, now)).collect();
+            Ok(leased?.into_iter().flatten().collect())
+        })
+    }
+
+    fn settle(&self, settlement: Settlement) -> BoxFuture<'_, Result<Settled, QueueError>> {
+        self.submit(move |engine, tx, now| engine.settle(&settlement, tx, now))
+    }
+
+    fn find(&self, id: RequestId) -> BoxFuture<'_, Result<Option<Found>, QueueError>> {
+        self.read(move |tables| engine::find(tables, id))
+    }
+
+    fn peek(
+        &self,
+        queue: &str,
+        after: Option<RequestId>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Message>, QueueError>> {
+        let queue = queue.to_owned();
+        self.read(move |tables| engine::peek(tables, &queue, after, limit))
+    }
+
+    fn purge(
+        &self,
+        queue: &str,
+        outcome: Option<Bytes>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<usize, QueueError>> {
+        let queue = queue.to_owned();
+        self.submit(move |engine, tx, now| engine.purge(&queue, outcome.as_ref(), limit, tx, now))
+    }
+
+    fn redrive(
+        &self,
+        order: Redrive,
+    ) -> BoxFuture<'_, Result<Vec<(RequestId, RequestId)>, QueueError>> {
+        self.submit(move |engine, tx, now| engine.redrive(&order, tx, now))
+    }
+
+    fn pause(&self, queue: &str, paused: bool) -> BoxFuture<'_, Result<(), QueueError>> {
+        let queue = queue.to_owned();
+        self.submit(move |engine, _, _| {
+            engine.pause(&queue, paused);
+            Ok(())
+        })
+    }
+
+    fn sweep(&self, keep: Keep) -> BoxFuture<'_, Result<usize, QueueError>> {
+        self.submit(move |engine, tx, now| engine.sweep(&keep, tx, now))
+    }
+
+    fn info(&self, queue: &str) -> Option<Arc<QueueInfo>> {
+        engine::read(&self.shared.infos).get(queue).cloned()
+    }
+
+    fn infos(&self) -> Vec<(String, Arc<QueueInfo>)> {
+        let all = engine::read(&self.shared.infos);
+        all.iter().map(|(name, info)| (name.clone(), Arc::clone(info))).collect()
+    }
+
+    fn changed(&self) -> Arc<Notify> {
+        Arc::clone(&self.shared.changed)
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.shared.time.now_ms()
+    }
+}

@@ -1,0 +1,737 @@
+//! The queues' rules over ordered tables: what an append, a lease and a settlement change. Deterministic:
+//! time and ids come in. Several operations share a transaction; [`Engine::flush`] ends it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use wambda_model::{Digest, RequestId};
+
+use super::tables::{
+    LEASED, RETRYING, Reader, State, Table, Tx, View, WAITING, ended_key, id_key, member_key,
+    member_parts, schedule_key, schedule_parts,
+};
+use super::{
+    Appended, FRESH_AGE, FRESH_OF, Found, Keep, LeaseOrder, Message, NewMessage, Pick, QueueError,
+    QueueInfo, Redrive, Settled, Settlement, Verdict,
+};
+use crate::StoreError;
+
+/// Longest wait before a message is leased again that has lost its workers.
+const LOST_DELAY_MAX: Duration = Duration::from_secs(300);
+/// Numbers in the meta table.
+const NEXT_QUEUE: &[u8] = b"next_queue";
+const OUTCOMES: &[u8] = b"outcomes";
+const OUTCOME_BYTES: &[u8] = b"outcome_bytes";
+const TIME: &[u8] = b"time";
+
+/// What is shown of the queues, by name.
+pub(super) type Infos = RwLock<BTreeMap<String, Arc<QueueInfo>>>;
+
+#[derive(Debug, Clone, Default)]
+struct Queue {
+    id: u32,
+    paused: bool,
+    count: u64,
+    bytes: u64,
+    leased: u64,
+}
+
+/// The queues' numbers, in step with the tables.
+#[derive(Debug, Default)]
+pub(super) struct Engine {
+    queues: BTreeMap<String, Queue>,
+    names: BTreeMap<u32, String>,
+    next_queue: u32,
+    outcomes: u64,
+    outcome_bytes: u64,
+    /// Queues that the transaction has changed.
+    touched: BTreeSet<String>,
+    /// Whether somebody may have something to lease now.
+    pub(super) has_news: bool,
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn number(tx: &dyn View, name: &[u8]) -> Result<u64, StoreError> {
+    tx.get(Table::Meta, name)?.map_or(Ok(0), |value| Reader(&value).u64())
+}
+
+/// The last time that was written, so that time goes on where it was.
+pub(super) fn last_time(tx: &dyn View) -> Result<u64, StoreError> {
+    number(tx, TIME)
+}
+
+fn state_of(tx: &dyn View, id: RequestId) -> Result<Option<State>, StoreError> {
+    tx.get(Table::States, &id_key(id))?.map(|value| State::decode(&value)).transpose()
+}
+
+/// What a lost lease costs: the first one nothing, more than one ever more.
+fn lost_delay(lost: u32) -> u64 {
+    match lost {
+        0 | 1 => 0,
+        lost => ms(Duration::from_secs(1 << (lost - 2).min(16)).min(LOST_DELAY_MAX)),
+    }
+}
+
+impl Engine {
+    /// Reads the numbers.
+    pub(super) fn load(tx: &dyn View) -> Result<Self, StoreError> {
+        let mut engine = Self {
+            next_queue: u32::try_from(number(tx, NEXT_QUEUE)?).unwrap_or(u32::MAX),
+            outcomes: number(tx, OUTCOMES)?,
+            outcome_bytes: number(tx, OUTCOME_BYTES)?,
+            ..Self::default()
+        };
+        for (name, value) in tx.range(Table::Queues, &[], &[0xff; 1], usize::MAX)? {
+            let mut reader = Reader(&value);
+            let queue = Queue {
+                id: reader.u32()?,
+                paused: reader.u8()? != 0,
+                count: reader.u64()?,
+                bytes: reader.u64()?,
+                leased: reader.u64()?,
+            };
+            let name = String::from_utf8(name);
+            let name = name.map_err(|e| StoreError::Failed(format!("a queue's name: {e}")))?;
+            engine.names.insert(queue.id, name.clone());
+            engine.touched.insert(name.clone());
+            engine.queues.insert(name, queue);
+        }
+        Ok(engine)
+    }
+
+    /// Gives back what was leased when the last process ended: those leases are lost.
+    pub(super) fn recover(&mut self, tx: &mut dyn Tx, now: u64) -> Result<(), StoreError> {
+        for name in self.queues.keys().cloned().collect::<Vec<_>>() {
+            while self.reclaim(&name, tx, now, u64::MAX)? > 0 {}
+        }
+        Ok(())
+    }
+
+    fn queue(&mut self, name: &str) -> &mut Queue {
+        self.touched.insert(name.to_owned());
+        let (next, names) = (&mut self.next_queue, &mut self.names);
+        self.queues.entry(name.to_owned()).or_insert_with(|| {
+            let id = *next;
+            *next += 1;
+            names.insert(id, name.to_owned());
+            Queue { id, ..Queue::default() }
+        })
+    }
+
+    fn name(&self, id: u32) -> Result<String, StoreError> {
+        let name = self.names.get(&id).cloned();
+        name.ok_or_else(|| StoreError::Failed(format!("damaged: no queue {id}")))
+    }
+
+    /// Keeps a message.
+    pub(super) fn append(
+        &mut self,
+        new: &NewMessage,
+        tx: &mut dyn Tx,
+        now: u64,
+    ) -> Result<Result<Appended, QueueError>, StoreError> {
+        let bytes = (new.body.len() + new.attributes.len()) as u64;
+        let queue = self.queue(&new.queue).clone();
+        let key = new.dedup.as_ref().map(|dedup| dedup_key(&new.queue, &dedup.key));
+        if let Some(key) = &key
+            && let Some(known) = tx.get(Table::Keys, key)?
+        {
+            let mut reader = Reader(&known);
+            let (id, expires) = (reader.id()?, reader.u64()?);
+            if expires > now {
+                return Ok(Ok(Appended::Duplicate(id)));
+            }
+            forget_key(tx, key, expires)?;
+        }
+        let full = |what, limit, value| {
+            let queue = new.queue.clone();
+            Ok(Err(QueueError::Full { queue, what, limit, value }))
+        };
+        if queue.count >= new.caps.count {
+            return full("count", new.caps.count, queue.count);
+        }
+        if queue.bytes.saturating_add(bytes) > new.caps.bytes {
+            return full("bytes", new.caps.bytes, queue.bytes);
+        }
+        let state = State {
+            queue: queue.id,
+            class: WAITING,
+            due: now.saturating_add(ms(new.delay)),
+            enqueued: now,
+            expires: now.saturating_add(ms(new.lifetime)),
+            attempts: 0,
+            lost: 0,
+            bytes,
+            attributes: new.attributes.clone(),
+            note: new.note.clone(),
+        };
+        insert(tx, new.id, &state, &new.body)?;
+        if let (Some(key), Some(dedup)) = (&key, &new.dedup) {
+            let expires = now.saturating_add(ms(dedup.window));
+            let value = [&id_key(new.id)[..], &expires.to_be_bytes()].concat();
+            tx.put(Table::Keys, key, &value)?;
+            tx.put(Table::KeyEnds, &[&expires.to_be_bytes()[..], key].concat(), &[])?;
+        }
+        let queue = self.queue(&new.queue);
+        queue.count += 1;
+        queue.bytes += bytes;
+        self.has_news = true;
+        Ok(Ok(Appended::Kept(new.id)))
+    }
+
+    /// Leases what is wanted of one queue.
+    pub(super) fn lease(
+        &mut self,
+        order: &LeaseOrder,
+        tx: &mut dyn Tx,
+        now: u64,
+    ) -> Result<Vec<Message>, StoreError> {
+        let Some(queue) = self.queues.get(&order.queue).cloned() else { return Ok(Vec::new()) };
+        self.reclaim(&order.queue, tx, now, now)?;
+        let max = order.max as usize;
+        let ids = match order.pick {
+            Pick::Due if queue.paused => Vec::new(),
+            Pick::Due => due(&queue, tx, now, max)?,
+            Pick::Expired => expired(&queue, tx, now, max)?,
+        };
+        let mut leased = Vec::with_capacity(ids.len());
+        for id in ids {
+            let Some(mut state) = state_of(tx, id)? else { continue };
+            state.attempts = state.attempts.saturating_add(1);
+            let until = now.saturating_add(ms(order.visibility));
+            reschedule(tx, id, &mut state, LEASED, until)?;
+            self.queue(&order.queue).leased += 1;
+            let body = tx.get(Table::Bodies, &id_key(id))?.unwrap_or_default();
+            leased.push(message(id, &order.queue, state, body));
+        }
+        Ok(leased)
+    }
+
+    /// Gives back leases that are over by `until`, some at a time.
+    fn reclaim(
+        &mut self,
+        name: &str,
+        tx: &mut dyn Tx,
+        now: u64,
+        until: u64,
+    ) -> Result<usize, StoreError> {
+        let Some(queue) = self.queues.get(name).filter(|queue| queue.leased > 0) else {
+            return Ok(0);
+        };
+        let from = schedule_key(queue.id, LEASED, 0, 0);
+        let to = schedule_key(queue.id, LEASED, until, u128::MAX);
+        let over = tx.range(Table::Schedule, &from, &to, 256)?;
+        for (key, _) in &over {
+            let (_, id) = schedule_parts(key)?;
+            let Some(mut state) = state_of(tx, id)? else { continue };
+            state.lost = state.lost.saturating_add(1);
+            let due = now.saturating_add(lost_delay(state.lost));
+            reschedule(tx, id, &mut state, RETRYING, due)?;
+            let queue = self.queue(name);
+            queue.leased = queue.leased.saturating_sub(1);
+        }
+        self.has_news |= !over.is_empty();
+        Ok(over.len())
+    }
+
+    /// Ends a lease.
+    pub(super) fn settle(
+        &mut self,
+        settlement: &Settlement,
+        tx: &mut dyn Tx,
+        now: u64,
+    ) -> Result<Settled, StoreError> {
+        let id = settlement.id;
+        let Some(mut state) = state_of(tx, id)? else { return Ok(Settled::Stale) };
+        let current = state.class == LEASED && state.attempts == settlement.attempt;
+        let name = self.name(state.queue)?;
+        match &settlement.verdict {
+            Verdict::Done { outcome, sends } => {
+                // A message in a queue where it goes on after its end is another one.
+                if settlement.attempt == 0 || settlement.attempt > state.attempts {
+                    return Ok(Settled::Stale);
+                }
+                self.remove(id, &state, &name, tx)?;
+                self.end(id, outcome, tx, now)?;
+                let mut refused = Vec::new();
+                for (at, send) in sends.iter().enumerate() {
+                    if let Err(error) = self.append(send, tx, now)? {
+                        refused.push((at, error.to_string()));
+                    }
+                }
+                return Ok(Settled::Done(refused));
+            }
+            _ if !current => return Ok(Settled::Stale),
+            Verdict::Retry { after, note } => {
+                state.note = note.clone();
+                reschedule(tx, id, &mut state, RETRYING, now.saturating_add(ms(*after)))?;
+            }
+            Verdict::Release => {
+                state.attempts -= 1;
+                let tried = state.attempts > 0;
+                let class = if tried { RETRYING } else { WAITING };
+                let due = if tried { now } else { state.enqueued.min(now) };
+                reschedule(tx, id, &mut state, class, due)?;
+            }
+        }
+        let queue = self.queue(&name);
+        queue.leased = queue.leased.saturating_sub(1);
+        self.has_news = true;
+        Ok(Settled::Done(Vec::new()))
+    }
+
+    fn remove(
+        &mut self,
+        id: RequestId,
+        state: &State,
+        name: &str,
+        tx: &mut dyn Tx,
+    ) -> Result<(), StoreError> {
+        let number = id.as_u128();
+        let schedule = schedule_key(state.queue, state.class, state.due, number);
+        tx.remove(Table::Schedule, &schedule)?;
+        tx.remove(Table::Members, &member_key(state.queue, state.expires, number))?;
+        tx.remove(Table::States, &id_key(id))?;
+        tx.remove(Table::Bodies, &id_key(id))?;
+        let queue = self.queue(name);
+        queue.count = queue.count.saturating_sub(1);
+        queue.bytes = queue.bytes.saturating_sub(state.bytes);
+        if state.class == LEASED {
+            queue.leased = queue.leased.saturating_sub(1);
+        }
+        Ok(())
+    }
+
+    /// Writes an outcome, when there is none.
+    fn end(
+        &mut self,
+        id: RequestId,
+        outcome: &[u8],
+        tx: &mut dyn Tx,
+        now: u64,
+    ) -> Result<(), StoreError> {
+        if tx.get(Table::Outcomes, &id_key(id))?.is_some() {
+            return Ok(());
+        }
+        let value = [&now.to_be_bytes()[..], outcome].concat();
+        tx.put(Table::Outcomes, &id_key(id), &value)?;
+        tx.put(Table::Ended, &ended_key(now, id.as_u128()), &[])?;
+        self.outcomes += 1;
+        self.outcome_bytes += value.len() as u64;
+        Ok(())
+    }
+
+    /// Removes messages that nobody has leased.
+    pub(super) fn purge(
+        &mut self,
+        name: &str,
+        outcome: Option<&Bytes>,
+        limit: usize,
+        tx: &mut dyn Tx,
+        now: u64,
+    ) -> Result<usize, StoreError> {
+        self.drop_members(name, u64::MAX, outcome, limit, tx, now)
+    }
+
+    fn drop_members(
+        &mut self,
+        name: &str,
+        until: u64,
+        outcome: Option<&Bytes>,
+        limit: usize,
+        tx: &mut dyn Tx,
+        now: u64,
+    ) -> Result<usize, StoreError> {
+        let mut dropped = 0;
+        for (id, state) in self.members(name, until, limit, tx)? {
+            self.remove(id, &state, name, tx)?;
+            if let Some(outcome) = outcome {
+                self.end(id, outcome, tx, now)?;
+            }
+            dropped += 1;
+        }
+        Ok(dropped)
+    }
+
+    /// Messages that are not leased and whose lifetime ends by `until`.
+    fn members(
+        &self,
+        name: &str,
+        until: u64,
+        limit: usize,
+        tx: &dyn View,
+    ) -> Result<Vec<(RequestId, State)>, StoreError> {
+        let Some(queue) = self.queues.get(name) else { return Ok(Vec::new()) };
+        let (from, to) = (member_key(queue.id, 0, 0), member_key(queue.id, until, u128::MAX));
+        // Those that are leased are in between, and not many.
+        let leased = usize::try_from(queue.leased).unwrap_or(usize::MAX);
+        let mut found = Vec::new();
+        for (key, _) in tx.range(Table::Members, &from, &to, limit.saturating_add(leased))? {
+            let (_, id) = member_parts(&key)?;
+            if let Some(state) = state_of(tx, id)?.filter(|state| state.class != LEASED) {
+                found.push((id, state));
+            }
+        }
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    /// Moves messages to another queue.
+    pub(super) fn redrive(
+        &mut self,
+        order: &Redrive,
+        tx: &mut dyn Tx,
+        now: u64,
+    ) -> Result<Vec<(RequestId, RequestId)>, StoreError> {
+        let Some(from) = self.queues.get(&order.from).map(|queue| queue.id) else {
+            return Ok(Vec::new());
+        };
+        let found = match &order.ids {
+            None => self.members(&order.from, u64::MAX, order.limit, tx)?,
+            Some(ids) => {
+                let mut found = Vec::new();
+                for id in ids.iter().take(order.limit) {
+                    let state = state_of(tx, *id)?;
+                    let movable = |s: &State| s.queue == from && s.class != LEASED;
+                    found.extend(state.filter(movable).map(|state| (*id, state)));
+                }
+                found
+            }
+        };
+        let mut moved = Vec::with_capacity(found.len());
+        for (at, (id, state)) in found.into_iter().enumerate() {
+            let spread = order.spacing.saturating_mul(u32::try_from(at).unwrap_or(u32::MAX));
+            let body = tx.get(Table::Bodies, &id_key(id))?.unwrap_or_default();
+            let new = NewMessage {
+                id: RequestId::ordered(now),
+                queue: order.to.clone(),
+                body: body.into(),
+                attributes: state.attributes.clone(),
+                note: Bytes::new(),
+                delay: order.delay.saturating_add(spread),
+                lifetime: order.lifetime.saturating_add(spread),
+                dedup: None,
+                caps: order.caps,
+            };
+            if self.append(&new, tx, now)?.is_err() {
+                break;
+            }
+            self.remove(id, &state, &order.from, tx)?;
+            moved.push((id, new.id));
+        }
+        Ok(moved)
+    }
+
+    /// Stops or lets go of a queue.
+    pub(super) fn pause(&mut self, name: &str, paused: bool) {
+        self.queue(name).paused = paused;
+        self.has_news |= !paused;
+    }
+
+    /// Forgets what is too old, or too much.
+    pub(super) fn sweep(
+        &mut self,
+        keep: &Keep,
+        tx: &mut dyn Tx,
+        now: u64,
+    ) -> Result<usize, StoreError> {
+        let mut removed = 0;
+        for name in &keep.trim {
+            let limit = keep.limit.saturating_sub(removed);
+            removed += self.drop_members(name, now, None, limit, tx, now)?;
+        }
+        let oldest = now.saturating_sub(ms(keep.outcome_age));
+        let limit = keep.limit.saturating_sub(removed);
+        for (key, _) in tx.range(Table::Ended, &[], &[0xff; 24], limit)? {
+            let mut reader = Reader(&key);
+            let (ended, id) = (reader.u64()?, reader.id()?);
+            let fits = self.outcomes <= keep.outcomes && self.outcome_bytes <= keep.outcome_bytes;
+            if fits && ended >= oldest {
+                break;
+            }
+            let value = tx.get(Table::Outcomes, &id_key(id))?.unwrap_or_default();
+            tx.remove(Table::Outcomes, &id_key(id))?;
+            tx.remove(Table::Ended, &key)?;
+            self.outcomes = self.outcomes.saturating_sub(1);
+            self.outcome_bytes = self.outcome_bytes.saturating_sub(value.len() as u64);
+            removed += 1;
+        }
+        let limit = keep.limit.saturating_sub(removed);
+        for (end, _) in tx.range(Table::KeyEnds, &[], &now.to_be_bytes(), limit)? {
+            if let Some((expires, key)) = end.split_first_chunk::<8>() {
+                forget_key(tx, key, u64::from_be_bytes(*expires))?;
+                removed += 1;
+            }
+        }
+        self.forget_queues(tx)?;
+        Ok(removed)
+    }
+
+    /// Queues with nothing in them and nothing to remember.
+    fn forget_queues(&mut self, tx: &mut dyn Tx) -> Result<(), StoreError> {
+        let idle = |queue: &Queue| queue.count == 0 && !queue.paused;
+        let gone: Vec<String> =
+            self.queues.iter().filter(|(_, q)| idle(q)).map(|(name, _)| name.clone()).collect();
+        for name in gone {
+            tx.remove(Table::Queues, name.as_bytes())?;
+            if let Some(queue) = self.queues.remove(&name) {
+                self.names.remove(&queue.id);
+            }
+            self.touched.insert(name);
+        }
+        Ok(())
+    }
+
+    /// Writes the numbers of what has changed, and returns what is to be shown of it.
+    pub(super) fn flush(
+        &mut self,
+        tx: &mut dyn Tx,
+        now: u64,
+    ) -> Result<Vec<(String, Option<Shown>)>, StoreError> {
+        let mut shown = Vec::with_capacity(self.touched.len());
+        for name in std::mem::take(&mut self.touched) {
+            let Some(queue) = self.queues.get(&name) else {
+                shown.push((name, None));
+                continue;
+            };
+            let mut value = queue.id.to_be_bytes().to_vec();
+            value.push(u8::from(queue.paused));
+            for number in [queue.count, queue.bytes, queue.leased] {
+                value.extend(number.to_be_bytes());
+            }
+            tx.put(Table::Queues, name.as_bytes(), &value)?;
+            shown.push((name, Some(Shown::of(queue, tx)?)));
+        }
+        let numbers = [
+            (NEXT_QUEUE, u64::from(self.next_queue)),
+            (OUTCOMES, self.outcomes),
+            (OUTCOME_BYTES, self.outcome_bytes),
+            (TIME, now),
+        ];
+        for (name, number) in numbers {
+            tx.put(Table::Meta, name, &number.to_be_bytes())?;
+        }
+        Ok(shown)
+    }
+}
+
+/// The numbers of a queue.
+#[derive(Debug)]
+pub(super) struct Shown {
+    queue: Queue,
+    oldest_ms: u64,
+    next_ms: u64,
+    expires_ms: u64,
+}
+
+impl Shown {
+    fn of(queue: &Queue, tx: &dyn View) -> Result<Self, StoreError> {
+        let id = queue.id;
+        let (mut next_ms, mut oldest_ms, mut expires_ms) = (u64::MAX, u64::MAX, u64::MAX);
+        for class in [WAITING, RETRYING, LEASED] {
+            let (from, to) =
+                (schedule_key(id, class, 0, 0), schedule_key(id, class, u64::MAX, u128::MAX));
+            if let Some((key, _)) = tx.range(Table::Schedule, &from, &to, 1)?.first() {
+                next_ms = next_ms.min(schedule_parts(key)?.0);
+            }
+        }
+        let (from, to) = (member_key(id, 0, 0), member_key(id, u64::MAX, u128::MAX));
+        if let Some((key, _)) = tx.range(Table::Members, &from, &to, 1)?.first() {
+            let (expires, first) = member_parts(key)?;
+            expires_ms = expires;
+            oldest_ms = state_of(tx, first)?.map_or(u64::MAX, |state| state.enqueued);
+        }
+        Ok(Self { queue: queue.clone(), oldest_ms, next_ms, expires_ms })
+    }
+
+    fn show(&self, info: &QueueInfo) {
+        info.count.store(self.queue.count, Relaxed);
+        info.bytes.store(self.queue.bytes, Relaxed);
+        info.leased.store(self.queue.leased, Relaxed);
+        info.paused.store(self.queue.paused, Relaxed);
+        info.oldest_ms.store(self.oldest_ms, Relaxed);
+        info.next_ms.store(self.next_ms, Relaxed);
+        info.expires_ms.store(self.expires_ms, Relaxed);
+    }
+}
+
+/// Shows what a commit has changed.
+pub(super) fn publish(infos: &Infos, shown: Vec<(String, Option<Shown>)>) {
+    for (name, shown) in shown {
+        match shown {
+            Some(shown) => {
+                let known = read(infos).get(&name).cloned();
+                let info = known.unwrap_or_else(|| {
+                    let mut all = infos.write().unwrap_or_else(PoisonError::into_inner);
+                    Arc::clone(all.entry(name).or_default())
+                });
+                shown.show(&info);
+            }
+            None => {
+                let gone = infos.write().unwrap_or_else(PoisonError::into_inner).remove(&name);
+                if let Some(info) = gone {
+                    info.count.store(0, Relaxed);
+                    info.next_ms.store(u64::MAX, Relaxed);
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn read(
+    infos: &Infos,
+) -> std::sync::RwLockReadGuard<'_, BTreeMap<String, Arc<QueueInfo>>> {
+    infos.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// By name: a queue may be forgotten, and made again, within a key's window.
+fn dedup_key(queue: &str, key: &str) -> [u8; 32] {
+    *Digest::of(format!("{queue}\0{key}").as_bytes()).bytes()
+}
+
+fn forget_key(tx: &mut dyn Tx, key: &[u8], expires: u64) -> Result<(), StoreError> {
+    tx.remove(Table::Keys, key)?;
+    tx.remove(Table::KeyEnds, &[&expires.to_be_bytes()[..], key].concat())
+}
+
+fn insert(tx: &mut dyn Tx, id: RequestId, state: &State, body: &[u8]) -> Result<(), StoreError> {
+    let number = id.as_u128();
+    tx.put(Table::States, &id_key(id), &state.encode())?;
+    tx.put(Table::Bodies, &id_key(id), body)?;
+    tx.put(Table::Schedule, &schedule_key(state.queue, state.class, state.due, number), &[])?;
+    tx.put(Table::Members, &member_key(state.queue, state.expires, number), &[])
+}
+
+/// Moves a message in the schedule, and writes its state.
+fn reschedule(
+    tx: &mut dyn Tx,
+    id: RequestId,
+    state: &mut State,
+    class: u8,
+    due: u64,
+) -> Result<(), StoreError> {
+    let number = id.as_u128();
+    tx.remove(Table::Schedule, &schedule_key(state.queue, state.class, state.due, number))?;
+    (state.class, state.due) = (class, due);
+    tx.put(Table::Schedule, &schedule_key(state.queue, class, due, number), &[])?;
+    tx.put(Table::States, &id_key(id), &state.encode())
+}
+
+/// Messages whose time has come: fresh ones first, and of every [`FRESH_OF`] one that is not.
+fn due(queue: &Queue, tx: &dyn View, now: u64, max: usize) -> Result<Vec<RequestId>, StoreError> {
+    let fresh_from = now.saturating_sub(ms(FRESH_AGE));
+    let scan = |class, from, to| -> Result<Vec<(u64, RequestId)>, StoreError> {
+        let (from, to) =
+            (schedule_key(queue.id, class, from, 0), schedule_key(queue.id, class, to, 0));
+        let found = tx.range(Table::Schedule, &from, &to, max)?;
+        found.iter().map(|(key, _)| schedule_parts(key)).collect()
+    };
+    let next = now.saturating_add(1);
+    let fresh = scan(WAITING, fresh_from, next)?;
+    let mut aged = scan(WAITING, 0, fresh_from)?;
+    aged.extend(scan(RETRYING, 0, next)?);
+    aged.sort_unstable_by_key(|(due, id)| (*due, id.as_u128()));
+    let (mut fresh, mut aged) = (fresh.into_iter(), aged.into_iter());
+    let mut picked = Vec::with_capacity(max);
+    for turn in 1..=max {
+        let old_first = turn.is_multiple_of(FRESH_OF as usize);
+        let one = if old_first {
+            aged.next().or_else(|| fresh.next())
+        } else {
+            fresh.next().or_else(|| aged.next())
+        };
+        let Some((_, id)) = one else { break };
+        picked.push(id);
+    }
+    Ok(picked)
+}
+
+/// Messages whose lifetime is over.
+fn expired(
+    queue: &Queue,
+    tx: &dyn View,
+    now: u64,
+    max: usize,
+) -> Result<Vec<RequestId>, StoreError> {
+    let (from, to) = (member_key(queue.id, 0, 0), member_key(queue.id, now, u128::MAX));
+    let leased = usize::try_from(queue.leased).unwrap_or(usize::MAX);
+    let mut ids = Vec::new();
+    for (key, _) in tx.range(Table::Members, &from, &to, max.saturating_add(leased))? {
+        let (_, id) = member_parts(&key)?;
+        if state_of(tx, id)?.is_some_and(|state| state.class != LEASED) {
+            ids.push(id);
+        }
+    }
+    ids.truncate(max);
+    Ok(ids)
+}
+
+fn message(id: RequestId, queue: &str, state: State, body: Vec<u8>) -> Message {
+    Message {
+        id,
+        queue: queue.to_owned(),
+        standing: state.standing(),
+        attempt: state.attempts,
+        lost: state.lost,
+        enqueued_ms: state.enqueued,
+        due_ms: state.due,
+        expires_ms: state.expires,
+        attributes: state.attributes,
+        note: state.note,
+        body: body.into(),
+    }
+}
+
+fn queue_name(tx: &dyn View, id: u32) -> Result<String, StoreError> {
+    for (name, value) in tx.range(Table::Queues, &[], &[0xff; 1], usize::MAX)? {
+        if Reader(&value).u32()? == id {
+            return Ok(String::from_utf8_lossy(&name).into_owned());
+        }
+    }
+    Err(StoreError::Failed(format!("damaged: no queue {id}")))
+}
+
+/// What is known of an id.
+pub(super) fn find(tx: &dyn View, id: RequestId) -> Result<Option<Found>, StoreError> {
+    if let Some(value) = tx.get(Table::Outcomes, &id_key(id))? {
+        let mut reader = Reader(&value);
+        let ended_ms = reader.u64()?;
+        return Ok(Some(Found::Ended { ended_ms, outcome: Bytes::copy_from_slice(reader.0) }));
+    }
+    let Some(state) = state_of(tx, id)? else { return Ok(None) };
+    let body = tx.get(Table::Bodies, &id_key(id))?.unwrap_or_default();
+    let queue = queue_name(tx, state.queue)?;
+    Ok(Some(Found::Message(Box::new(message(id, &queue, state, body)))))
+}
+
+/// Messages after that one, those first whose lifetime ends first.
+pub(super) fn peek(
+    tx: &dyn View,
+    name: &str,
+    after: Option<RequestId>,
+    limit: usize,
+) -> Result<Vec<Message>, StoreError> {
+    let Some(value) = tx.get(Table::Queues, name.as_bytes())? else { return Ok(Vec::new()) };
+    let queue = Reader(&value).u32()?;
+    let mut from = member_key(queue, 0, 0);
+    if let Some(after) = after {
+        let Some(state) = state_of(tx, after)? else { return Ok(Vec::new()) };
+        from = member_key(queue, state.expires, after.as_u128().saturating_add(1));
+    }
+    let to = member_key(queue, u64::MAX, u128::MAX);
+    let mut found = Vec::new();
+    for (key, _) in tx.range(Table::Members, &from, &to, limit)? {
+        let (_, id) = member_parts(&key)?;
+        if let Some(state) = state_of(tx, id)? {
+            let body = tx.get(Table::Bodies, &id_key(id))?.unwrap_or_default();
+            found.push(message(id, name, state, body));
+        }
+    }
+    Ok(found)
+}

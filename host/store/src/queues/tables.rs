@@ -1,0 +1,242 @@
+//! The tables behind the queues, their keys and values. Numbers are big-endian, so that keys sort as
+//! they count.
+
+use bytes::Bytes;
+use wambda_model::RequestId;
+
+use super::Standing;
+use crate::StoreError;
+
+/// A table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Table {
+    /// Name → id, numbers.
+    Queues,
+    /// Id → [`State`].
+    States,
+    /// Id → body.
+    Bodies,
+    /// Queue, class, due, id → nothing.
+    Schedule,
+    /// Queue, expiry, id → nothing.
+    Members,
+    /// Id → end, outcome.
+    Outcomes,
+    /// End, id → nothing.
+    Ended,
+    /// Digest of queue and key → id, expiry.
+    Keys,
+    /// Expiry, digest → nothing.
+    KeyEnds,
+    /// Name → number.
+    Meta,
+}
+
+impl Table {
+    pub(super) const ALL: [Self; 10] = [
+        Self::Queues,
+        Self::States,
+        Self::Bodies,
+        Self::Schedule,
+        Self::Members,
+        Self::Outcomes,
+        Self::Ended,
+        Self::Keys,
+        Self::KeyEnds,
+        Self::Meta,
+    ];
+
+    /// Its name in a file. The number is that of its format.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Queues => "queues.v1",
+            Self::States => "states.v1",
+            Self::Bodies => "bodies.v1",
+            Self::Schedule => "schedule.v1",
+            Self::Members => "members.v1",
+            Self::Outcomes => "outcomes.v1",
+            Self::Ended => "ended.v1",
+            Self::Keys => "keys.v1",
+            Self::KeyEnds => "key_ends.v1",
+            Self::Meta => "meta.v1",
+        }
+    }
+}
+
+/// Keys and values.
+pub(super) type Entries = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// A view of the tables.
+pub(super) trait View {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Up to `limit` entries from `from` on and below `to`.
+    fn range(
+        &self,
+        table: Table,
+        from: &[u8],
+        to: &[u8],
+        limit: usize,
+    ) -> Result<Entries, StoreError>;
+}
+
+/// A transaction: it sees its own writes.
+pub(super) trait Tx: View {
+    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StoreError>;
+    fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), StoreError>;
+}
+
+/// Classes of the schedule.
+pub(super) const WAITING: u8 = 0;
+pub(super) const RETRYING: u8 = 1;
+pub(super) const LEASED: u8 = 2;
+
+/// What is kept of a message besides its body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct State {
+    pub(super) queue: u32,
+    pub(super) class: u8,
+    pub(super) due: u64,
+    pub(super) enqueued: u64,
+    pub(super) expires: u64,
+    pub(super) attempts: u32,
+    pub(super) lost: u32,
+    /// Of body and attributes.
+    pub(super) bytes: u64,
+    pub(super) attributes: Bytes,
+    pub(super) note: Bytes,
+}
+
+fn damaged(what: &str) -> StoreError {
+    StoreError::Failed(format!("damaged: {what}"))
+}
+
+/// Reads numbers off a value.
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+
+impl<'a> Reader<'a> {
+    pub(super) fn take(&mut self, count: usize) -> Result<&'a [u8], StoreError> {
+        let (taken, rest) = self.0.split_at_checked(count).ok_or_else(|| damaged("too short"))?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], StoreError> {
+        self.take(N)?.try_into().map_err(|_| damaged("too short"))
+    }
+
+    pub(super) fn u8(&mut self) -> Result<u8, StoreError> {
+        Ok(u8::from_be_bytes(self.array()?))
+    }
+
+    pub(super) fn u32(&mut self) -> Result<u32, StoreError> {
+        Ok(u32::from_be_bytes(self.array()?))
+    }
+
+    pub(super) fn u64(&mut self) -> Result<u64, StoreError> {
+        Ok(u64::from_be_bytes(self.array()?))
+    }
+
+    pub(super) fn id(&mut self) -> Result<RequestId, StoreError> {
+        Ok(RequestId::from_u128(u128::from_be_bytes(self.array()?)))
+    }
+}
+
+impl State {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(53 + self.attributes.len() + self.note.len());
+        out.extend(self.queue.to_be_bytes());
+        out.push(self.class);
+        for number in [self.due, self.enqueued, self.expires, self.bytes] {
+            out.extend(number.to_be_bytes());
+        }
+        out.extend(self.attempts.to_be_bytes());
+        out.extend(self.lost.to_be_bytes());
+        out.extend(u32::try_from(self.attributes.len()).unwrap_or(u32::MAX).to_be_bytes());
+        out.extend_from_slice(&self.attributes);
+        out.extend_from_slice(&self.note);
+        out
+    }
+
+    pub(super) fn decode(value: &[u8]) -> Result<Self, StoreError> {
+        let mut reader = Reader(value);
+        let (queue, class) = (reader.u32()?, reader.u8()?);
+        let (due, enqueued, expires) = (reader.u64()?, reader.u64()?, reader.u64()?);
+        let (bytes, attempts, lost) = (reader.u64()?, reader.u32()?, reader.u32()?);
+        let length = reader.u32()? as usize;
+        let attributes = Bytes::copy_from_slice(reader.take(length)?);
+        let note = Bytes::copy_from_slice(reader.0);
+        if class > LEASED {
+            return Err(damaged("an unknown class"));
+        }
+        Ok(Self { queue, class, due, enqueued, expires, attempts, lost, bytes, attributes, note })
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        match self.class {
+            WAITING => Standing::Waiting,
+            RETRYING => Standing::Retrying,
+            _ => Standing::Leased,
+        }
+    }
+}
+
+pub(super) fn id_key(id: RequestId) -> [u8; 16] {
+    id.as_u128().to_be_bytes()
+}
+
+pub(super) fn schedule_key(queue: u32, class: u8, due: u64, id: u128) -> Vec<u8> {
+    [&queue.to_be_bytes()[..], &[class], &due.to_be_bytes(), &id.to_be_bytes()].concat()
+}
+
+/// Due and id of a key of the schedule.
+pub(super) fn schedule_parts(key: &[u8]) -> Result<(u64, RequestId), StoreError> {
+    let mut reader = Reader(key);
+    reader.take(5)?;
+    Ok((reader.u64()?, reader.id()?))
+}
+
+/// Keys of members, and of ends of keys by time: two numbers and an id.
+pub(super) fn member_key(queue: u32, expires: u64, id: u128) -> Vec<u8> {
+    [&queue.to_be_bytes()[..], &expires.to_be_bytes(), &id.to_be_bytes()].concat()
+}
+
+/// Expiry and id of a key of the members.
+pub(super) fn member_parts(key: &[u8]) -> Result<(u64, RequestId), StoreError> {
+    let mut reader = Reader(key);
+    reader.take(4)?;
+    Ok((reader.u64()?, reader.id()?))
+}
+
+pub(super) fn ended_key(ended: u64, id: u128) -> Vec<u8> {
+    [&ended.to_be_bytes()[..], &id.to_be_bytes()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_read_as_they_were_written_and_damage_is_seen() {
+        let state = State {
+            queue: 7,
+            class: RETRYING,
+            due: 1,
+            enqueued: 2,
+            expires: u64::MAX,
+            attempts: 3,
+            lost: 4,
+            bytes: 5,
+            attributes: Bytes::from_static(b"{}"),
+            note: Bytes::from_static(b"note"),
+        };
+        let written = state.encode();
+        assert_eq!(State::decode(&written).unwrap(), state);
+        for length in 0..written.len() - b"note".len() {
+            assert!(State::decode(&written[..length]).is_err(), "{length} bytes were taken");
+        }
+        let mut wrong = written;
+        wrong[4] = 9;
+        assert!(State::decode(&wrong).is_err());
+    }
+}
