@@ -19,7 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["wambda-model"],
     &["wambda-store"],
     &["wambda-control"],
-    &["wambda-runtime", "wambda-dispatch", "wambda-api"],
+    &["wambda-runtime", "wambda-dispatch", "wambda-sources", "wambda-api"],
     &["wambda-server"],
     &["wambda-cli"],
 ];

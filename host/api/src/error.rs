@@ -139,6 +139,24 @@ impl ApiError {
         )
     }
 
+    /// Something of the native API that is not there.
+    pub fn nothing(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, code, "ResourceNotFoundException", message)
+    }
+
+    /// A queue that holds what it may.
+    pub fn queue_full(message: impl Into<String>) -> Self {
+        let (status, aws) = (StatusCode::TOO_MANY_REQUESTS, "TooManyRequestsException");
+        let retry_after = Some(Duration::from_secs(5));
+        Self { retry_after, ..Self::new(status, "QueueFull", aws, message) }
+    }
+
+    /// What is wrong, for the caller.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// AWS's code.
     #[must_use]
     pub fn aws_code(&self) -> &'static str {

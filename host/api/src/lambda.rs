@@ -3,6 +3,7 @@
 
 pub mod aliases;
 pub mod concurrency;
+pub mod events;
 pub mod functions;
 pub mod invoke;
 pub mod layers;
@@ -270,6 +271,7 @@ async fn dispatch(cx: &Cx<'_>, op: Op, call: &Call<'_>) -> Result<Response, ApiE
         Op::DeleteEventSourceMapping => run!(mappings::delete),
         Op::DeleteFunction => run!(functions::delete),
         Op::DeleteFunctionConcurrency => run!(concurrency::delete),
+        Op::DeleteFunctionEventInvokeConfig => run!(events::delete),
         Op::DeleteFunctionUrlConfig => run!(urls::delete),
         Op::DeleteLayerVersion => run!(layers::delete),
         Op::DeleteProvisionedConcurrencyConfig => run!(concurrency::delete_provisioned),
@@ -280,6 +282,7 @@ async fn dispatch(cx: &Cx<'_>, op: Op, call: &Call<'_>) -> Result<Response, ApiE
         Op::GetFunctionCodeSigningConfig => run!(settings::code_signing),
         Op::GetFunctionConcurrency => run!(concurrency::get),
         Op::GetFunctionConfiguration => run!(functions::get_configuration),
+        Op::GetFunctionEventInvokeConfig => run!(events::get),
         Op::GetFunctionRecursionConfig => run!(settings::get_recursion),
         Op::GetFunctionUrlConfig => run!(urls::get),
         Op::GetLayerVersion => run!(layers::get),
@@ -290,6 +293,7 @@ async fn dispatch(cx: &Cx<'_>, op: Op, call: &Call<'_>) -> Result<Response, ApiE
         Op::GetRuntimeManagementConfig => run!(settings::get_runtime),
         Op::ListAliases => run!(aliases::list),
         Op::ListEventSourceMappings => run!(mappings::list),
+        Op::ListFunctionEventInvokeConfigs => run!(events::list),
         Op::ListFunctionUrlConfigs => run!(urls::list),
         Op::ListFunctions => run!(functions::list),
         Op::ListLayerVersions => run!(layers::list_versions),
@@ -300,6 +304,7 @@ async fn dispatch(cx: &Cx<'_>, op: Op, call: &Call<'_>) -> Result<Response, ApiE
         Op::PublishLayerVersion => run!(layers::publish),
         Op::PublishVersion => run!(versions::publish),
         Op::PutFunctionConcurrency => run!(concurrency::put),
+        Op::PutFunctionEventInvokeConfig => run!(events::put),
         Op::PutFunctionRecursionConfig => run!(settings::put_recursion),
         Op::PutProvisionedConcurrencyConfig => run!(concurrency::put_provisioned),
         Op::PutRuntimeManagementConfig => run!(settings::put_runtime),
@@ -311,6 +316,7 @@ async fn dispatch(cx: &Cx<'_>, op: Op, call: &Call<'_>) -> Result<Response, ApiE
         Op::UpdateEventSourceMapping => run!(mappings::update),
         Op::UpdateFunctionCode => run!(update::code),
         Op::UpdateFunctionConfiguration => run!(update::configuration),
+        Op::UpdateFunctionEventInvokeConfig => run!(events::update),
         Op::UpdateFunctionUrlConfig => run!(urls::update),
         Op::Invoke | Op::InvokeWithResponseStream => {
             Err(ApiError::internal("invoked by another way"))

@@ -22,6 +22,7 @@ pub mod logs;
 pub mod name;
 pub mod native;
 pub mod query;
+pub mod queues;
 pub mod reply;
 pub mod rollback;
 pub mod router;
@@ -33,7 +34,7 @@ use std::sync::Arc;
 
 use prometheus::IntCounter;
 use tokio::sync::watch;
-use wambda_control::{Functions, Groups, Identity, Layers, Mappings};
+use wambda_control::{Events, Functions, Groups, Identity, Layers, Mappings};
 use wambda_model::{Body, CatalogCell, Invoke, Metrics};
 
 pub use auth::Auth;
@@ -58,6 +59,8 @@ pub struct Api {
     pub mappings: Arc<Mappings>,
     /// Log groups.
     pub groups: Arc<Groups>,
+    /// Asynchronous invocations.
+    pub events: Arc<Events>,
     /// Running.
     pub invoke: Arc<dyn Invoke>,
     /// What there is to run.
@@ -180,6 +183,8 @@ pub struct Parts {
     pub mappings: Arc<Mappings>,
     /// Log groups.
     pub groups: Arc<Groups>,
+    /// Asynchronous invocations.
+    pub events: Arc<Events>,
     /// Running.
     pub invoke: Arc<dyn Invoke>,
     /// Measurements.
@@ -207,7 +212,7 @@ impl Api {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let Parts { functions, layers, mappings, groups, invoke, metrics, identity, .. } = parts;
-        let Parts { auth, about, before_metrics, ready, .. } = parts;
+        let Parts { events, auth, about, before_metrics, ready, .. } = parts;
         let good = Surface::ALL.map(|surface| metrics.http_requests(surface.as_str(), "200"));
         let catalog = functions.catalog().clone();
         Self {
@@ -215,6 +220,7 @@ impl Api {
             layers,
             mappings,
             groups,
+            events,
             invoke,
             catalog,
             metrics,

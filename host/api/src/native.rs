@@ -9,13 +9,19 @@ use bytes::Bytes;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde_json::{Value, json};
-use wambda_model::limits::{PAGE_DEFAULT, PAGE_MAX, PAYLOAD_BYTES_MAX};
+use wambda_model::config::InvalidConfig;
+use wambda_model::invocation::Caller;
+use wambda_model::limits::{EVENT_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX, PAYLOAD_BYTES_MAX};
 use wambda_model::scaling::ScalingReport;
-use wambda_model::{FunctionName, Invocation, Outcome, Payload, Reply, Version};
+use wambda_model::{
+    Draft, FunctionName, Invocation, Invoke, InvokeError, Outcome, Payload, Permit, Reply, Version,
+};
 
 use crate::body::Whole;
 use crate::name::Named;
-use crate::{Api, ApiError, Request, Response, Surface, auth, gateway, lambda, logs, query, reply};
+use crate::{
+    Api, ApiError, Request, Response, Surface, auth, gateway, lambda, logs, query, queues, reply,
+};
 
 pub(crate) fn version_of(api: &Api, name: &FunctionName) -> Result<Arc<Version>, ApiError> {
     api.catalog.latest(name).ok_or_else(|| ApiError::no_function(name))
@@ -26,12 +32,30 @@ pub(crate) fn check_query(query: &str) -> Result<(), ApiError> {
     Ok(query::apply(query, &mut wambda_model::Draft::default())?)
 }
 
+/// Whether events can go where they are to go.
+fn check_destinations(
+    identity: &wambda_control::Identity,
+    draft: &Draft,
+    of: &FunctionName,
+) -> Result<(), InvalidConfig> {
+    let arns = [&draft.events.on_success, &draft.events.on_failure];
+    for arn in arns.into_iter().filter(|arn| !arn.is_empty()) {
+        let checked = lambda::events::check_destination(identity, arn, of);
+        checked.map_err(|error| InvalidConfig(error.message().to_owned()))?;
+    }
+    let checked = lambda::events::check_dead_letters(identity, &draft.attributes.dead_letter_arn);
+    checked.map_err(|error| InvalidConfig(error.message().to_owned()))
+}
+
 /// What a query's parameters do, besides new code, in the words of policies.
 pub(crate) fn actions(query: &str) -> BTreeSet<&'static str> {
     let names = form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name);
     let actions = names.map(|name| match &*name {
         "concurrency" => "lambda:PutFunctionConcurrency",
         "provisioned" => "lambda:PutProvisionedConcurrencyConfig",
+        "retries" | "event_age" | "on_success" | "on_failure" => {
+            "lambda:PutFunctionEventInvokeConfig"
+        }
         _ => "lambda:UpdateFunctionConfiguration",
     });
     actions.collect()
@@ -45,7 +69,11 @@ pub(crate) async fn publish(
     upload: Whole,
 ) -> Result<Response, ApiError> {
     let query = query.to_owned();
-    let change = Arc::new(move |draft: &mut _| query::apply(&query, draft));
+    let (identity, of) = (api.identity.clone(), name.clone());
+    let change = Arc::new(move |draft: &mut Draft| {
+        query::apply(&query, draft)?;
+        check_destinations(&identity, draft, &of)
+    });
     let published = api.functions.publish(name, upload.bytes.clone(), change).await?;
     let status = if published.created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(reply::json(status, &description(&published.version)))
@@ -176,6 +204,8 @@ fn scaling_json(version: &Version, report: &ScalingReport, account: u32) -> Valu
             "oldest_ms": report.oldest_ms,
             "max": version.config.queue,
         },
+        "events": {"waiting": report.deferred, "error_ratio": report.error_ratio},
+        "keep_alive_ms": report.keep_alive_ms,
         "arrivals_per_second": report.arrival_rate,
         "service_ms": report.service_ms,
         "decisions": decisions,
@@ -237,12 +267,11 @@ pub(crate) async fn invoke(
     if function.is_none() && !api.auth.required {
         return Err(ApiError::no_function(name));
     }
-    if let Some(query) = request.uri().query() {
-        check_mode(query)?;
-    }
+    let is_event = is_event(request.uri().query().unwrap_or_default())?;
     let (parts, incoming) = request.into_parts();
     let limit = function.as_ref().filter(|_| !api.auth.required);
     let limit = limit.map_or(PAYLOAD_BYTES_MAX, |f| f.latest.config.payload_bytes);
+    let limit = if is_event { limit.min(EVENT_BYTES_MAX) } else { limit };
     let (event, who) = auth::receive(api, Surface::Native, &parts, (incoming, limit), peer).await?;
     if !who.trusted {
         let named = Named { name: name.clone(), qualifier: None };
@@ -251,6 +280,13 @@ pub(crate) async fn invoke(
     let function = function.ok_or_else(|| ApiError::no_function(name))?;
     let version = &function.latest;
     lambda::invoke::is_ready(&function, version)?;
+    if is_event {
+        let identity = (!who.trusted).then(|| Arc::from(who.arn()));
+        let caller = identity.map(|arn| Caller { identity: Some(arn), ..Caller::default() });
+        let (bytes, headers) = (event.bytes.clone(), &parts.headers);
+        let accepted = queues::accept(api, &function, None, bytes, caller.as_ref(), headers);
+        return Ok(queues::accepted(accepted.await?));
+    }
     let invocation = Invocation::new(Payload::Event(event.bytes.clone()));
     let id = invocation.id;
     let outcome = run(api, version, invocation).await?;
@@ -265,7 +301,7 @@ pub(crate) async fn invoke(
             } else {
                 StatusCode::INTERNAL_SERVER_ERROR
             };
-            let mut response = reply::bytes(status, reply::error_json(&error, id));
+            let mut response = reply::bytes(status, error.to_json(id));
             reply::error_header(response.headers_mut(), &error);
             response
         }
@@ -275,22 +311,21 @@ pub(crate) async fn invoke(
     Ok(response)
 }
 
-fn check_mode(query: &str) -> Result<(), ApiError> {
+/// Whether the caller does not wait for the answer.
+fn is_event(query: &str) -> Result<bool, ApiError> {
+    let mut is_event = false;
     for (key, value) in form_urlencoded::parse(query.as_bytes()) {
         match (&*key, &*value) {
-            ("mode", "sync") => {}
-            ("mode", "event") => {
-                let message =
-                    "mode=event is not there yet: nothing was accepted, and nothing will run";
-                return Err(ApiError::not_implemented(message));
-            }
+            ("mode", "sync") => is_event = false,
+            ("mode", "event") => is_event = true,
             (key, value) => {
-                let message = format!("unknown parameter {key}={value}: known is mode=sync");
+                let message =
+                    format!("unknown parameter {key}={value}: known are mode=sync and mode=event");
                 return Err(ApiError::invalid("InvalidParameter", message));
             }
         }
     }
-    Ok(())
+    Ok(is_event)
 }
 
 /// Runs an event on a function of any kind: for the http kinds it is an API Gateway event, and
@@ -303,14 +338,23 @@ pub(crate) async fn run(
     if !version.kind.is_http() {
         return Ok(api.invoke.invoke(version, invocation).await?);
     }
+    let invocation = as_http(version, invocation)?;
+    as_event(version, api.invoke.invoke(version, invocation).await?).await
+}
+
+/// The event of an invocation as a request.
+fn as_http(version: &Version, invocation: Invocation) -> Result<Invocation, ApiError> {
     let Invocation { id, payload, caller, attempt } = invocation;
     let Payload::Event(event) = payload else {
         return Err(ApiError::internal("an http payload where an event was expected"));
     };
-    let limit = version.config.payload_bytes;
     let request = gateway::request_from_event(&event, version.name.as_str())?;
-    let invocation = Invocation { id, payload: Payload::Http(request), caller, attempt };
-    let mut outcome = api.invoke.invoke(version, invocation).await?;
+    Ok(Invocation { id, payload: Payload::Http(request), caller, attempt })
+}
+
+/// The response of an outcome as a result.
+async fn as_event(version: &Version, mut outcome: Outcome) -> Result<Outcome, ApiError> {
+    let limit = version.config.payload_bytes;
     outcome.result = match outcome.result {
         Ok(Reply::Http(response)) => {
             gateway::event_from_response(response, limit).await.map(Reply::Event)
@@ -318,4 +362,24 @@ pub(crate) async fn run(
         other => other,
     };
     Ok(outcome)
+}
+
+/// Runs an event on a permit, on a function of any kind.
+///
+/// # Errors
+/// What [`Invoke::run`] says; [`InvokeError::InvalidRequest`] for an event that is no request, of a
+/// function that speaks HTTP.
+pub async fn run_deferred(
+    invoke: Arc<dyn Invoke>,
+    version: Arc<Version>,
+    invocation: Invocation,
+    permit: Permit,
+) -> Result<Outcome, InvokeError> {
+    if !version.kind.is_http() {
+        return invoke.run(&version, invocation, permit).await;
+    }
+    let invalid = |error: ApiError| InvokeError::InvalidRequest(error.message().to_owned());
+    let invocation = as_http(&version, invocation).map_err(invalid)?;
+    let outcome = invoke.run(&version, invocation, permit).await?;
+    as_event(&version, outcome).await.map_err(invalid)
 }

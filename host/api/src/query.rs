@@ -5,8 +5,7 @@ use std::borrow::Cow;
 use wambda_model::config::InvalidConfig;
 use wambda_model::{Draft, Reuse};
 
-const KNOWN: &str =
-    "memory, timeout, cpu, payload, logs, concurrency, provisioned, queue, reuse, env and env.NAME";
+const KNOWN: &str = "memory, timeout, cpu, payload, logs, concurrency, provisioned, queue, reuse, retries, event_age, on_success, on_failure, dead_letter, env and env.NAME";
 
 /// Applies the parameters that `query` names; the others stay as they are.
 ///
@@ -16,6 +15,9 @@ const KNOWN: &str =
 /// - `concurrency`, `provisioned`, `queue`: whole numbers. `concurrency=` goes back to a share of the
 ///   account's.
 /// - `reuse`: `warm`, `fresh`, or empty for the kind's default.
+/// - `retries`: attempts of an asynchronous invocation after the first one; `event_age`: seconds after
+///   which it is given up. `on_success`, `on_failure`, `dead_letter`: the ARN of where its record or the
+///   event goes. Empty for the default, or nowhere.
 /// - `env.NAME=value`: sets one variable. `env=` removes all of them first.
 ///
 /// # Errors
@@ -53,6 +55,13 @@ fn one(name: &str, value: &str, draft: &mut Draft) -> Result<(), InvalidConfig> 
                 other => return Err(wrong(name, "warm or fresh", other)),
             }
         }
+        "retries" if value.is_empty() => draft.events.retries = None,
+        "retries" => draft.events.retries = Some(count(name, value)?),
+        "event_age" if value.is_empty() => draft.events.max_age_s = None,
+        "event_age" => draft.events.max_age_s = Some(milliseconds(name, value)?.div_ceil(1_000)),
+        "on_success" => value.clone_into(&mut draft.events.on_success),
+        "on_failure" => value.clone_into(&mut draft.events.on_failure),
+        "dead_letter" => value.clone_into(&mut draft.attributes.dead_letter_arn),
         "env" if value.is_empty() => {}
         "env" => {
             return Err(wrong(name, "nothing (env.NAME=value sets a variable)", value));

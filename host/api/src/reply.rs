@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use serde_json::{Value, json};
+use serde_json::Value;
 use wambda_model::{FunctionError, Report, RequestId, body};
 
 use crate::Response;
@@ -29,22 +29,8 @@ pub fn bytes(status: StatusCode, bytes: impl Into<Bytes>) -> Response {
     response
 }
 
-/// A function's error as AWS writes it.
-#[must_use]
-pub fn error_json(error: &FunctionError, id: RequestId) -> Bytes {
-    let mut shape = json!({"errorType": error.error_type, "errorMessage": error.message});
-    if let Some(shape) = shape.as_object_mut() {
-        if error.kill.is_none() {
-            shape.insert("requestId".to_owned(), id.to_string().into());
-        }
-        if error.kill.is_none() || !error.stack.is_empty() {
-            shape.insert("stackTrace".to_owned(), error.stack.clone().into());
-        }
-    }
-    shape.to_string().into()
-}
-
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-wambda-request-id");
+/// The id of an invocation.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-wambda-request-id");
 const DURATION: HeaderName = HeaderName::from_static("x-wambda-duration-ms");
 const INIT: HeaderName = HeaderName::from_static("x-wambda-init-ms");
 const START: HeaderName = HeaderName::from_static("x-wambda-start");

@@ -10,6 +10,7 @@ use wambda_model::FunctionName;
 use wambda_model::limits::HEAD_BYTES_MAX;
 
 use crate::auth::{self, Who};
+use crate::queues::{self, Ask};
 use crate::{
     Api, ApiError, Request, Response, Surface, body, cloudwatch, downloads, iam, lambda, logs,
     native, rollback, system, url,
@@ -29,6 +30,8 @@ enum Route {
     Scaling,
     Grants,
     Rollback,
+    Invocation,
+    Queue(Ask),
     Download,
     Url,
     Metrics,
@@ -50,6 +53,14 @@ static ROUTES: LazyLock<Router<Route>> = LazyLock::new(|| {
         ("/v1/functions/{name}/scaling", Route::Scaling),
         ("/v1/functions/{name}/grants", Route::Grants),
         ("/v1/functions/{name}/aliases/{alias}/rollback", Route::Rollback),
+        ("/v1/invocations/{name}", Route::Invocation),
+        ("/v1/queues", Route::Queue(Ask::List)),
+        ("/v1/queues/{name}", Route::Queue(Ask::Describe)),
+        ("/v1/queues/{name}/messages", Route::Queue(Ask::Messages)),
+        ("/v1/queues/{name}/redrive", Route::Queue(Ask::Redrive)),
+        ("/v1/queues/{name}/purge", Route::Queue(Ask::Purge)),
+        ("/v1/queues/{name}/pause", Route::Queue(Ask::Pause)),
+        ("/v1/queues/{name}/resume", Route::Queue(Ask::Resume)),
         ("/v1/downloads/{*path}", Route::Download),
         ("/fn/{name}", Route::Url),
         ("/fn/{name}/{*path}", Route::Url),
@@ -174,6 +185,23 @@ async fn own(
             native::invoke(api, &function_name(&name)?, request, peer).await
         }
         Route::Url => url::serve(api, &name, request, peer).await,
+        Route::Invocation => {
+            if method_of(&request) != Method::GET {
+                return Err(ApiError::no_method(request.method(), "GET"));
+            }
+            let (parts, incoming) = request.into_parts();
+            let body = (incoming, SMALL_BYTES_MAX);
+            let (_, who) = auth::receive(api, Surface::Native, &parts, body, peer).await?;
+            queues::invocation(api, &who, &name).await
+        }
+        Route::Queue(ask) => {
+            queues::check_method(ask, request.method())?;
+            let (parts, incoming) = request.into_parts();
+            let body = (incoming, SMALL_BYTES_MAX);
+            let (_, who) = auth::receive(api, Surface::Native, &parts, body, peer).await?;
+            let query = parts.uri.query().unwrap_or_default();
+            queues::serve(api, &who, ask, &name, query).await
+        }
         Route::Functions
         | Route::Function
         | Route::Logs

@@ -2,6 +2,7 @@
 //! changes. Knows no HTTP and no wasm.
 
 pub mod directory;
+pub mod events;
 pub mod functions;
 pub mod groups;
 pub mod layers;
@@ -14,6 +15,7 @@ mod sweep;
 pub mod table;
 
 pub use directory::{Directories, Directory};
+pub use events::Events;
 pub use functions::{Functions, Identity, Missing, PublishError};
 pub use groups::Groups;
 pub use layers::Layers;

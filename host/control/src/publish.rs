@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 use wambda_model::config::InvalidConfig;
+use wambda_model::event::EventConfig;
 use wambda_model::function::{LastUpdate, Provisioned, State};
 use wambda_model::limits::{PENDING_PATIENCE, VERSIONS_MAX};
 use wambda_model::{
@@ -61,6 +62,7 @@ fn draft_of(function: Option<&Function>) -> Draft {
         attributes: function.latest.attributes.clone(),
         reserved: function.details.reserved,
         provisioned: function.details.provisioned.get(LATEST).map_or(0, |kept| kept.count),
+        events: function.details.events.get(LATEST).cloned().unwrap_or_default(),
     })
 }
 
@@ -184,6 +186,7 @@ impl Functions {
         (details.state, details.last_update) = (State::Active, LastUpdate::Successful);
         details.reserved = draft.reserved;
         keep_latest(&mut details, draft.provisioned, now);
+        handle_latest(&mut details, &draft, now);
         // Whatever was being compiled for it is overtaken.
         let overtaken = commit.staged.remove(name);
         let versions = known.as_ref().map(|f| records_of(f).1).unwrap_or_default();
@@ -315,6 +318,7 @@ impl Functions {
                 details.state = State::Pending;
                 details.reserved = draft.reserved;
                 keep_latest(&mut details, draft.provisioned, now);
+                handle_latest(&mut details, &draft, now);
                 (version.clone(), BTreeMap::new(), details)
             }
         };
@@ -557,6 +561,7 @@ impl Functions {
             let label = number.to_string();
             details.policies.remove(&label);
             details.provisioned.remove(&label);
+            details.events.remove(&label);
             this.write(&name, latest, versions, details, &commit)
                 .await
                 .map_err(PublishError::from)?;
@@ -564,6 +569,16 @@ impl Functions {
             Ok(true)
         });
         done.await.map_err(|lost| PublishError::from(StoreError::Failed(lost.to_string())))?
+    }
+}
+
+/// How asynchronous invocations of `$LATEST` are handled, as `/v1` sets it.
+fn handle_latest(details: &mut Details, draft: &Draft, modified_ms: u64) {
+    let known = details.events.get(LATEST).cloned().unwrap_or_default();
+    if known != draft.events {
+        details
+            .events
+            .insert(LATEST.to_owned(), EventConfig { modified_ms, ..draft.events.clone() });
     }
 }
 

@@ -9,8 +9,8 @@ use papaya::HashMap;
 use wambda_model::invocation::InstanceCounts;
 use wambda_model::scaling::ScalingReport;
 use wambda_model::{
-    BoxFuture, Budget, CatalogCell, Clock, Execute, FunctionMetrics, Invocation, Invoke,
-    InvokeError, Outcome, Payload, Version,
+    Backlog, BoxFuture, Budget, CatalogCell, Clock, Execute, FunctionMetrics, Invocation, Invoke,
+    InvokeError, Outcome, Payload, Permit, Version,
 };
 
 use crate::lane::{Admission, Lane};
@@ -221,6 +221,33 @@ impl Invoke for Dispatcher {
                 })
             }
             Err(refused) => Box::pin(async move { Err(refused) }),
+        }
+    }
+
+    fn room(&self, version: &Arc<Version>) -> u32 {
+        self.lane(version).room()
+    }
+
+    fn permit(&self, version: &Arc<Version>) -> Option<Permit> {
+        self.lane(version).permit()
+    }
+
+    fn run(
+        &self,
+        version: &Arc<Version>,
+        invocation: Invocation,
+        permit: Permit,
+    ) -> BoxFuture<'static, Result<Outcome, InvokeError>> {
+        self.execute.execute(version, invocation, permit)
+    }
+
+    fn set_backlog(&self, version: &Arc<Version>, backlog: Backlog) {
+        // Who has nothing waiting, and never had, needs no lane for it.
+        let lane = self.lanes.pin().get(&version.uid).cloned();
+        match lane {
+            Some(lane) => lane.set_backlog(backlog),
+            None if backlog.count > 0 => self.lane(version).set_backlog(backlog),
+            None => {}
         }
     }
 

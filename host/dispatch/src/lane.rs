@@ -7,6 +7,8 @@
 //! for; otherwise the invocation waits. One that has waited for the target wait is granted what the
 //! limits allow, so that a few slow calls never hold up the rest.
 
+mod deferred;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,12 +18,15 @@ use tokio::sync::oneshot;
 use wambda_model::gate::Turn;
 use wambda_model::limits::{QUEUE_AGE_MAX, QUEUE_BYTES_MAX};
 use wambda_model::scaling::{Decision, ScalingReport};
-use wambda_model::{Budget, Clock, InvokeError, Permit, Release, ThrottleReason, Version};
+use wambda_model::{Backlog, Budget, Clock, InvokeError, Permit, Release, ThrottleReason, Version};
 
-use crate::plan::{ArrivalRate, DOWN_WINDOW, LaneStats, TARGET_WAIT, WarmTarget, WindowMax, need};
+use crate::keep::{IdleTimes, Keep};
+use crate::plan::{ArrivalRate, LaneStats, TARGET_WAIT, WarmTarget, WindowMax, need};
 
 /// Decisions kept for people.
 const DECISIONS_KEPT: usize = 32;
+/// Shortest time without a call that counts as idle.
+const IDLE_MIN: Duration = Duration::from_secs(1);
 /// Weight of the newest service time in the mean.
 const SERVICE_WEIGHT: f64 = 0.1;
 
@@ -52,6 +57,12 @@ struct State {
     waiting_bytes: u64,
     next_waiter: u64,
     arrivals: u64,
+    /// What waits elsewhere.
+    backlog: Backlog,
+    /// When the last one ended; none while something runs.
+    idle_since: Option<Instant>,
+    idle_times: IdleTimes,
+    keep: Keep,
     ticked: Instant,
     rate: ArrivalRate,
     service_s: Option<f64>,
@@ -120,6 +131,10 @@ impl Lane {
             waiting_bytes: 0,
             next_waiter: 0,
             arrivals: 0,
+            backlog: Backlog::default(),
+            idle_since: None,
+            idle_times: IdleTimes::default(),
+            keep: Keep::default(),
             ticked: clock.now(),
             rate: ArrivalRate::default(),
             service_s: None,
@@ -176,13 +191,17 @@ impl Lane {
         if before.succeeded.swap(true, Relaxed) {
             return;
         }
-        let (rate, window, desired) = {
+        let (rate, window, desired, idle_times) = {
             let mut before = before.lock();
             let desired = std::mem::take(&mut before.desired);
-            (std::mem::take(&mut before.rate), std::mem::take(&mut before.window), desired)
+            let idle_times = std::mem::take(&mut before.idle_times);
+            let (rate, window) =
+                (std::mem::take(&mut before.rate), std::mem::take(&mut before.window));
+            (rate, window, desired, idle_times)
         };
         let mut state = self.lock();
         (state.rate, state.window, state.desired) = (rate, window, desired);
+        (state.keep, state.idle_times) = (idle_times.advice(), idle_times);
         self.active.store(true, Relaxed);
     }
 
@@ -195,11 +214,8 @@ impl Lane {
         let now = self.clock.now();
         let mut state = self.lock();
         state.arrivals += 1;
-        if !self.active.load(Relaxed) {
-            self.active.store(true, Relaxed);
-            // Nobody ticked it meanwhile: spread over its sleep, this arrival would count as none.
-            state.ticked = now;
-        }
+        self.rouse(&mut state, now);
+        self.note_arrival(&mut state, now);
         self.move_gate(&mut state);
         let config = &version.config;
         let throttled = |reason, limit, value| {
@@ -210,7 +226,7 @@ impl Lane {
         if self.most() == 0 {
             return throttled(ThrottleReason::Concurrency, 0, 0);
         }
-        if state.waiters.is_empty() && self.is_worth_it(&state, 1) && self.enter(&mut state) {
+        if state.waiters.is_empty() && self.is_worth_it(&state, 1) && self.enter(&mut state, true) {
             drop(state);
             return Ok(Admission::Granted(Permit::new(Arc::clone(self) as Arc<dyn Release>, now)));
         }
@@ -228,6 +244,27 @@ impl Lane {
         state.waiters.push_back(Waiter { id, grant, bytes, since: now });
         drop(state);
         Ok(Admission::Waiting(Waiting { lane: Arc::clone(self), id, granted, since: now }))
+    }
+
+    /// The tick has something to do here again.
+    fn rouse(&self, state: &mut State, now: Instant) {
+        if !self.active.load(Relaxed) {
+            self.active.store(true, Relaxed);
+            // Nobody ticked it meanwhile: spread over its sleep, this arrival would count as none.
+            state.ticked = now;
+        }
+    }
+
+    /// An idle time has ended.
+    fn note_arrival(&self, state: &mut State, now: Instant) {
+        if let Some(since) = state.idle_since.take() {
+            let idle = now.saturating_duration_since(since);
+            // Shorter ones are no idle times but the pace of a busy function.
+            if idle >= IDLE_MIN {
+                state.idle_times.note(idle);
+                state.keep = state.idle_times.advice();
+            }
+        }
     }
 
     /// Instances that the version may have in all.
@@ -249,11 +286,14 @@ impl Lane {
 
     /// Begins to run, when there is a place: one that is provisioned, or one of the share. Without one it
     /// waits for its turn.
-    fn enter(self: &Arc<Self>, state: &mut State) -> bool {
+    fn enter(self: &Arc<Self>, state: &mut State, waits: bool) -> bool {
         let free = self.version.provisioned.load(Relaxed).saturating_add(state.pooled);
         if state.running >= free {
             let gate = self.version.share.gate(state.own);
             if !gate.try_enter() {
+                if !waits {
+                    return false;
+                }
                 if !state.at_gate {
                     state.at_gate = true;
                     let weak = Arc::downgrade(self);
@@ -323,7 +363,7 @@ impl Lane {
         while let Some(head) = state.waiters.front() {
             let overdue = now.saturating_duration_since(head.since) >= TARGET_WAIT;
             let should = if overdue { self.has_room(state) } else { self.is_worth_it(state, 0) };
-            if !should || !self.enter(state) {
+            if !should || !self.enter(state, true) {
                 break;
             }
             let Some(head) = state.waiters.pop_front() else {
@@ -374,11 +414,17 @@ impl Lane {
         self.give_back(&mut state);
         let now_needed = need(&self.stats(&state, 0, instance_bytes));
         state.window.push(now, now_needed);
-        let window_max = state.window.max(now, DOWN_WINDOW);
+        let alive = state.keep.alive;
+        let window_max = state.window.max(now, alive);
         let kept = self.version.provisioned.load(Relaxed);
-        let quiet = window_max == 0 && state.desired == 0 && kept == 0;
-        self.active.store(!quiet, Relaxed);
-        (!quiet).then(|| self.stats(&state, window_max, instance_bytes))
+        let idle = state.idle_since.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        let expected = state.keep.again.is_some_and(|(from, until)| idle >= from && idle < until);
+        let quiet = window_max == 0 && state.desired == 0 && kept == 0 && state.backlog.count == 0;
+        // One that is expected again is ticked until then.
+        let again = state.keep.again.is_some_and(|(_, until)| idle < until);
+        self.active.store(!quiet || again, Relaxed);
+        let stats = LaneStats { expected, ..self.stats(&state, window_max, instance_bytes) };
+        (!quiet || again).then_some(stats)
     }
 
     /// The tick has something to do here again.
@@ -412,6 +458,9 @@ impl Lane {
             desired: state.desired,
             running: state.running,
             queued: u32::try_from(state.waiters.len()).unwrap_or(u32::MAX),
+            deferred: state.backlog.count,
+            error_ratio: state.backlog.error_ratio,
+            keep_alive_ms: u64::try_from(state.keep.alive.as_millis()).unwrap_or(u64::MAX),
             queued_bytes: state.waiting_bytes,
             oldest_ms: oldest.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             arrival_rate: state.rate.per_second(),
@@ -428,6 +477,9 @@ impl Lane {
             service_s: state.service_s,
             queued: u32::try_from(state.waiters.len()).unwrap_or(u32::MAX),
             running: state.running,
+            deferred: u32::try_from(state.backlog.count).unwrap_or(u32::MAX),
+            deferred_most: state.backlog.most,
+            expected: false,
             min: self.version.provisioned.load(Relaxed),
             max: self.most(),
             window_max,
@@ -443,6 +495,9 @@ impl Release for Lane {
         let now = self.clock.now();
         let mut state = self.lock();
         state.running = state.running.saturating_sub(1);
+        if state.running == 0 {
+            state.idle_since = Some(now);
+        }
         self.give_back(&mut state);
         let own = state.own;
         let took = now.saturating_duration_since(taken).as_secs_f64();

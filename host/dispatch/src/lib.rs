@@ -7,6 +7,7 @@
 //! Knows instances only through [`Execute`](wambda_model::Execute): no wasm here, and no HTTP.
 
 pub mod dispatcher;
+pub mod keep;
 pub mod lane;
 pub mod plan;
 

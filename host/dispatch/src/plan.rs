@@ -1,8 +1,9 @@
 //! How many instances a function wants, by Little's law plus a term that drains the queue:
 //!
-//! `desired = clamp(min, ceil(λ·S + Q·S/T), max)`
+//! `desired = clamp(min, ceil(λ·S + Q·S/T + Qd·S/Td), max)`
 //!
-//! with arrival rate λ, service time S, queue length Q and target wait T. Up at once, down only
+//! with arrival rate λ, service time S, queue length Q and target wait T; Qd and Td are those of work that
+//! can wait. Up at once, down only
 //! when a whole window had no need; all functions together within the memory budget. Pure: time and
 //! statistics come in, numbers go out.
 
@@ -13,6 +14,8 @@ use wambda_model::scaling::ScaleReason;
 
 /// Longest wait that more instances should bring about.
 pub const TARGET_WAIT: Duration = Duration::from_millis(10);
+/// The same for work that can wait.
+pub const TARGET_WAIT_DEFERRED: Duration = Duration::from_secs(1);
 /// Time without need before instances are retired.
 pub const DOWN_WINDOW: Duration = Duration::from_secs(60);
 /// Arrivals per second below which a function counts as idle.
@@ -29,6 +32,12 @@ pub struct LaneStats {
     pub queued: u32,
     /// Invocations running.
     pub running: u32,
+    /// Work that can wait, waiting elsewhere.
+    pub deferred: u32,
+    /// How much of it may run at once: less than it asks for when the function mostly fails.
+    pub deferred_most: u32,
+    /// Whether the function's pattern says that it will be called soon.
+    pub expected: bool,
     /// Instances kept in any case.
     pub min: u32,
     /// Instances allowed.
@@ -62,15 +71,26 @@ pub struct WarmTarget {
 pub fn need(stats: &LaneStats) -> u32 {
     let Some(service) = stats.service_s else {
         // Nothing has ended yet: as many as there is work.
-        return stats.running.saturating_add(stats.queued);
+        // Of work that can wait, twice as much at a time.
+        let deferred = stats.deferred.min(stats.deferred_most).min(stats.running.max(1));
+        return stats.running.saturating_add(stats.queued).saturating_add(deferred);
     };
     let rate = if stats.arrival_rate < IDLE_RATE { 0.0 } else { stats.arrival_rate };
     // Zero times an endless service time is zero here.
     let times = |count: f64| if count == 0.0 { 0.0 } else { count * service };
     let drain = times(f64::from(stats.queued)) / TARGET_WAIT.as_secs_f64();
-    let need = (times(rate) + drain).ceil();
+    let later = later(stats, service).min(f64::from(stats.deferred_most));
+    let need = (times(rate) + drain + later).ceil();
     // The cast saturates, and a service time that is no number counts as none.
     (need as u32).max(stats.running)
+}
+
+/// What work that can wait asks for.
+fn later(stats: &LaneStats, service: f64) -> f64 {
+    if stats.deferred == 0 {
+        return 0.0;
+    }
+    f64::from(stats.deferred) * service / TARGET_WAIT_DEFERRED.as_secs_f64()
 }
 
 /// The plan: a target for each lane, in order.
@@ -103,7 +123,10 @@ pub fn plan(lanes: &[LaneStats], limits: &ScaleLimits) -> Vec<WarmTarget> {
 /// What one lane would have if it were alone.
 fn alone(lane: &LaneStats) -> WarmTarget {
     let now = need(lane);
-    let wanted = now.max(lane.window_max);
+    let expected = u32::from(lane.expected);
+    let wanted = now.max(lane.window_max).max(expected);
+    let later = lane.service_s.map_or(0.0, |service| later(lane, service));
+    let is_held_back = later > f64::from(lane.deferred_most);
     let desired = wanted.max(lane.min).min(lane.max);
     let reason = if wanted > lane.max {
         ScaleReason::Concurrency
@@ -111,7 +134,11 @@ fn alone(lane: &LaneStats) -> WarmTarget {
         ScaleReason::Provisioned
     } else if desired < lane.desired {
         ScaleReason::Idle
-    } else if lane.queued > 0 {
+    } else if is_held_back {
+        ScaleReason::Failing
+    } else if expected > now.max(lane.window_max) {
+        ScaleReason::Pattern
+    } else if lane.queued > 0 || lane.deferred > 0 {
         ScaleReason::Backlog
     } else {
         ScaleReason::Arrivals
@@ -170,7 +197,7 @@ impl ArrivalRate {
 mod tests {
     use super::*;
 
-    /// name | rate service queued running min max window desired | wanted reason
+    /// name | rate service queued running min max window desired, deferred and most of it | wanted reason
     const CASES: &str = "
         nothing            | 0     -      0   0  0 10   0  0 | 0  arrivals
         first-ever         | 0     -      3   2  0 10   0  0 | 5  backlog
@@ -189,6 +216,11 @@ mod tests {
         concurrency-0      | 5     0.1    5   0  0 0    0  0 | 0  concurrency
         not-a-number       | 5     nan    0   0  0 9    0  0 | 0  arrivals
         endless            | 5     inf    0   0  0 9    0  0 | 9  concurrency
+        backlog-of-events  | 0     0.1    0   0  0 99   0  0 200 999 | 20 backlog
+        events-are-patient | 0     0.001  0   0  0 99   0  0 100 999 | 1  backlog
+        both-add-up        | 0     0.1    2   0  0 99   0  0 100 999 | 30 backlog
+        mostly-fails       | 0     0.1    0   0  0 99   0  0 200 1   | 1  failing
+        first-events       | 0     -      0   4  0 99   0  0 200 999 | 8  backlog
     ";
 
     #[test]
@@ -207,6 +239,9 @@ mod tests {
                 window_max: int(6),
                 instance_bytes: 1,
                 desired: int(7),
+                deferred: input.get(8).map_or(0, |n| n.parse().unwrap()),
+                deferred_most: input.get(9).map_or(u32::MAX, |n| n.parse().unwrap()),
+                expected: false,
             };
             let target = plan(&[stats], &ScaleLimits { memory_bytes: 1_000 })[0];
             let got = format!("{} {}", target.desired, target.reason.as_str());
@@ -222,6 +257,7 @@ mod tests {
             service_s: Some(1.0),
             min,
             max: 1_000,
+            deferred_most: u32::MAX,
             instance_bytes: bytes,
             ..LaneStats::default()
         };

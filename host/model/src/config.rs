@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::event::EventConfig;
 use crate::ids::Digest;
 use crate::limits;
 
@@ -233,6 +234,8 @@ pub struct Draft {
     pub reserved: Option<u32>,
     /// Instances kept for `$LATEST`.
     pub provisioned: u32,
+    /// How asynchronous invocations of `$LATEST` are handled.
+    pub events: EventConfig,
 }
 
 impl Draft {
@@ -242,6 +245,7 @@ impl Draft {
     /// [`InvalidConfig`] that names the first value that is out of its range, and the range.
     pub fn check(&self) -> Result<(), InvalidConfig> {
         self.config.check()?;
+        self.events.check()?;
         let max = self.reserved.unwrap_or(limits::CONCURRENCY_MAX);
         if max > limits::CONCURRENCY_MAX {
             let most = limits::CONCURRENCY_MAX;

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::ids::RequestId;
 
 /// A function that ran and failed. The texts are AWS's, so that clients that match on them work.
@@ -112,6 +114,22 @@ impl FunctionError {
     #[must_use]
     pub fn returned(error_type: &str, message: String, stack: Vec<String>) -> Self {
         Self { error_type: error_type.to_owned(), message, stack, kill: None }
+    }
+
+    /// As AWS writes it.
+    #[must_use]
+    pub fn to_json(&self, id: RequestId) -> Bytes {
+        let mut shape =
+            serde_json::json!({"errorType": self.error_type, "errorMessage": self.message});
+        if let Some(shape) = shape.as_object_mut() {
+            if self.kill.is_none() {
+                shape.insert("requestId".to_owned(), id.to_string().into());
+            }
+            if self.kill.is_none() || !self.stack.is_empty() {
+                shape.insert("stackTrace".to_owned(), self.stack.clone().into());
+            }
+        }
+        shape.to_string().into()
     }
 
     /// The metric label of an invocation that ended like this.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use wambda_policy::ResourcePolicy;
 
 use crate::canary::{RollbackRule, Rolled, Watch};
+use crate::event::EventConfig;
 
 /// The label of the version that is not published.
 pub const LATEST: &str = "$LATEST";
@@ -60,6 +61,8 @@ pub struct Details {
     pub reserved: Option<u32>,
     /// Instances kept, by qualifier: [`LATEST`], a number, or an alias.
     pub provisioned: BTreeMap<String, Provisioned>,
+    /// How asynchronous invocations are handled, by qualifier; [`LATEST`] stands for the function itself.
+    pub events: BTreeMap<String, EventConfig>,
     /// Whether loops of invocations are let run.
     pub allows_recursion: bool,
 }

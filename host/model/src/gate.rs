@@ -55,6 +55,12 @@ impl Gate {
         self.running.load(Relaxed)
     }
 
+    /// Whether somebody waits for it to open.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.is_awaited.load(Relaxed)
+    }
+
     /// Whether one more may pass now.
     #[must_use]
     pub fn is_open(&self) -> bool {

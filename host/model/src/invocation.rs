@@ -175,11 +175,39 @@ pub trait Invoke: Send + Sync {
         invocation: Invocation,
     ) -> BoxFuture<'_, Result<Outcome, InvokeError>>;
 
+    /// How many permits [`Self::permit`] would give now.
+    fn room(&self, version: &Arc<Version>) -> u32;
+
+    /// A permit for work that can wait: none while others wait for one, or while enough runs.
+    fn permit(&self, version: &Arc<Version>) -> Option<Permit>;
+
+    /// Runs `invocation` on a permit for `version`.
+    fn run(
+        &self,
+        version: &Arc<Version>,
+        invocation: Invocation,
+        permit: Permit,
+    ) -> BoxFuture<'static, Result<Outcome, InvokeError>>;
+
+    /// Says what waits elsewhere for `version`: the plan counts it as well.
+    fn set_backlog(&self, version: &Arc<Version>, backlog: Backlog);
+
     /// Invocations that run now, those included whose caller has gone.
     fn running(&self) -> u64;
 
     /// Instances, queue and the last decisions of a function.
     fn scaling(&self, version: &Arc<Version>) -> ScalingReport;
+}
+
+/// Work for a version that waits outside of its lane.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Backlog {
+    /// Events.
+    pub count: u64,
+    /// Share of the last ones that failed, from 0 to 1.
+    pub error_ratio: f64,
+    /// Most of them that may run at once; `u32::MAX` for any number.
+    pub most: u32,
 }
 
 /// Instances of one version, by state.

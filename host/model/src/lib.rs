@@ -12,11 +12,13 @@ pub mod catalog;
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod event;
 pub mod function;
 pub mod gate;
 pub mod ids;
 pub mod invocation;
 pub mod limits;
+pub mod lineage;
 pub mod logs;
 pub mod metrics;
 pub mod scaling;
@@ -33,8 +35,8 @@ pub use function::{Alias, Details, LATEST};
 pub use gate::{Gate, Share};
 pub use ids::{Digest, FunctionName, RequestId};
 pub use invocation::{
-    BoxFuture, Caller, Execute, Invocation, Invoke, Outcome, Payload, Permit, Release, Reply,
-    Report, StartKind,
+    Backlog, BoxFuture, Caller, Execute, Invocation, Invoke, Outcome, Payload, Permit, Release,
+    Reply, Report, StartKind,
 };
 pub use logs::{LogEntry, LogLine, LogRing, Stream};
 pub use metrics::{FunctionMetrics, Metrics};

@@ -83,6 +83,47 @@ pub const QUEUE_BYTES_MAX: u64 = 64 * MIB;
 /// Longest wait for an instance.
 pub const QUEUE_AGE_MAX: Duration = Duration::from_secs(10);
 
+// ---- asynchronous invocations -----------------------------------------------------------------
+
+/// Bytes of an asynchronous event (Lambda: 1 MB).
+pub const EVENT_BYTES_MAX: u64 = MIB;
+/// Attempts after the first one (Lambda: 2).
+pub const EVENT_RETRIES_DEFAULT: u32 = 2;
+/// Most attempts after the first one (Lambda: 2).
+pub const EVENT_RETRIES_MAX: u32 = 2;
+/// Seconds after which an event is given up (Lambda: 6 hours).
+pub const EVENT_AGE_DEFAULT_S: u64 = 21_600;
+/// Shortest such time.
+pub const EVENT_AGE_MIN_S: u64 = 60;
+/// Longest such time.
+pub const EVENT_AGE_MAX_S: u64 = 21_600;
+/// Events that wait for one function.
+pub const EVENTS_MAX: u64 = 2_000_000;
+/// Bytes of the events that wait for one function.
+pub const EVENTS_BYTES_MAX: u64 = 4 << 30;
+/// Letters of a dead-letter queue, or messages of a user's queue.
+pub const LETTERS_MAX: u64 = 1_000_000;
+/// Their bytes.
+pub const LETTERS_BYTES_MAX: u64 = 1 << 30;
+/// How long they are kept (SQS: 14 days at most).
+pub const LETTER_AGE: Duration = Duration::from_secs(14 * 86_400);
+/// Length of an idempotency key.
+pub const IDEMPOTENCY_KEY_MAX: usize = 256;
+/// How long an idempotency key is remembered (SQS: 5 minutes).
+pub const IDEMPOTENCY_WINDOW: Duration = Duration::from_secs(300);
+/// Bytes of a result that is kept with an outcome.
+pub const RESULT_KEPT_BYTES_MAX: usize = 256 << 10;
+/// Attempts that are kept in detail.
+pub const ATTEMPTS_KEPT: usize = 20;
+/// Outcomes that are kept.
+pub const OUTCOMES_MAX: u64 = 1_000_000;
+/// Their bytes.
+pub const OUTCOMES_BYTES_MAX: u64 = 1 << 30;
+/// Times that an event may lose its worker: a server that was killed, mostly.
+pub const LOST_MAX: u32 = 5;
+/// Messages of one redrive.
+pub const REDRIVE_MAX: usize = 100_000;
+
 // ---- what stands around a function ------------------------------------------------------------
 
 /// Aliases of one function.

@@ -12,6 +12,7 @@ use prometheus::{
 };
 
 use crate::error::{KillReason, ThrottleReason};
+use crate::event::Status;
 use crate::ids::FunctionName;
 use crate::invocation::{InstanceCounts, StartKind};
 use crate::limits::METRIC_FUNCTIONS_MAX;
@@ -22,6 +23,7 @@ use crate::series::{Durations, Series, Totals};
 pub const OTHER: &str = "_other";
 
 const OUTCOMES: [&str; 6] = ["success", "error", "timeout", "cpu", "memory", "trap"];
+const EVENT_OUTCOMES: [&str; 5] = ["received", "retried", "succeeded", "dead", "expired"];
 const DURATION_BUCKETS: &[f64] = &[0.0001, 0.001, 0.01, 0.05, 0.25, 1.0, 5.0, 30.0];
 const COMPILE_BUCKETS: &[f64] = &[0.05, 0.25, 1.0, 5.0, 25.0, 120.0];
 
@@ -44,6 +46,11 @@ pub struct Metrics {
     kills: IntCounterVec,
     reuse_switched: IntCounterVec,
     rollbacks: IntCounterVec,
+    async_events: IntCounterVec,
+    dead_letters: IntCounterVec,
+    destination_failures: IntCounterVec,
+    /// Queues whose gauges were shown last.
+    queues_shown: Mutex<HashSet<String>>,
     cpu: CounterVec,
     memory_peak: IntGaugeVec,
     /// Seconds of one compilation.
@@ -162,6 +169,22 @@ impl Metrics {
                 "Versions that an alias's rollback rule took out of service.",
                 &by_function,
             )?,
+            async_events: make.counters(
+                "wambda_async_events_total",
+                "Asynchronous events: received, retried, and how they ended.",
+                &["function", "outcome"],
+            )?,
+            dead_letters: make.counters(
+                "wambda_dead_letters_total",
+                "Events that were given up or got too old.",
+                &by_function,
+            )?,
+            destination_failures: make.counters(
+                "wambda_destination_failures_total",
+                "Records and dead letters that a destination did not take.",
+                &by_function,
+            )?,
+            queues_shown: Mutex::default(),
             cpu: make.add(CounterVec::new(
                 Opts::new("wambda_cpu_seconds_total", "CPU time of guests."),
                 &by_function,
@@ -226,6 +249,11 @@ impl Metrics {
         let _ = self.cpu.remove_label_values(&[label]);
         let _ = self.reuse_switched.remove_label_values(&[label]);
         let _ = self.rollbacks.remove_label_values(&[label]);
+        let _ = self.dead_letters.remove_label_values(&[label]);
+        let _ = self.destination_failures.remove_label_values(&[label]);
+        for outcome in EVENT_OUTCOMES {
+            let _ = self.async_events.remove_label_values(&[label, outcome]);
+        }
         let _ = self.memory_peak.remove_label_values(&[label]);
         for outcome in OUTCOMES {
             let _ = self.invocations.remove_label_values(&[label, outcome]);
@@ -238,10 +266,42 @@ impl Metrics {
         for reason in ["queue_count", "queue_bytes", "queue_age", "concurrency"] {
             let _ = self.throttles.remove_label_values(&[label, reason]);
         }
-        for reason in ["arrivals", "backlog", "provisioned", "concurrency", "memory", "idle"] {
+        for reason in ScaleReason::ALL.map(ScaleReason::as_str) {
             let _ = self.scale_decisions.remove_label_values(&[label, "up", reason]);
             let _ = self.scale_decisions.remove_label_values(&[label, "down", reason]);
         }
+    }
+
+    /// Shows depth and age in seconds of queues that outlast the process. Those that are gone are not
+    /// shown any more; past [`METRIC_FUNCTIONS_MAX`] they share [`OTHER`].
+    pub fn show_queues(&self, queues: &[(String, u64, f64)]) {
+        let mut shown = HashSet::new();
+        let (mut others, mut oldest) = (0, 0.0f64);
+        for (at, (name, depth, age)) in queues.iter().enumerate() {
+            if at >= METRIC_FUNCTIONS_MAX {
+                others += depth;
+                oldest = oldest.max(*age);
+                continue;
+            }
+            self.show_queue(name, *depth, *age);
+            shown.insert(name.clone());
+        }
+        if others > 0 {
+            self.show_queue(OTHER, others, oldest);
+            shown.insert(OTHER.to_owned());
+        }
+        let mut before = self.queues_shown.lock().unwrap_or_else(PoisonError::into_inner);
+        for gone in before.difference(&shown) {
+            let _ = self.queue_depth.remove_label_values(&[gone]);
+            let _ = self.queue_oldest.remove_label_values(&[gone]);
+        }
+        *before = shown;
+    }
+
+    fn show_queue(&self, name: &str, depth: u64, age: f64) {
+        let depth = i64::try_from(depth).unwrap_or(i64::MAX);
+        self.queue_depth.with_label_values(&[name]).set(depth);
+        self.queue_oldest.with_label_values(&[name]).set(age);
     }
 
     /// Counts one answered HTTP request.
@@ -309,12 +369,21 @@ pub struct FunctionMetrics {
     kills: IntCounterVec,
     reuse_switched: IntCounterVec,
     rollbacks: IntCounterVec,
+    async_events: IntCounterVec,
+    /// Resolved: an event pays for additions only.
+    received: IntCounter,
+    event_successes: IntCounter,
+    dead_letters: IntCounterVec,
+    destination_failures: IntCounterVec,
     cpu: Counter,
     /// The last hours, minute by minute.
     pub series: Series,
     durations: Durations,
+    event_ages: Durations,
     /// Invocations that ran, that failed, and that were refused.
     totals: [AtomicU64; 3],
+    /// Events that were received, that were given up, and deliveries that failed.
+    event_totals: [AtomicU64; 3],
     memory_peak: IntGauge,
 }
 
@@ -339,9 +408,16 @@ impl FunctionMetrics {
             kills: all.kills.clone(),
             reuse_switched: all.reuse_switched.clone(),
             rollbacks: all.rollbacks.clone(),
+            async_events: all.async_events.clone(),
+            received: all.async_events.with_label_values(&[label, "received"]),
+            event_successes: all.async_events.with_label_values(&[label, "succeeded"]),
+            dead_letters: all.dead_letters.clone(),
+            destination_failures: all.destination_failures.clone(),
+            event_ages: Durations::default(),
             series: Series::default(),
             durations: Durations::default(),
             totals: Default::default(),
+            event_totals: Default::default(),
             cpu: all.cpu.with_label_values(&[label]),
             memory_peak: all.memory_peak.with_label_values(&[label]),
         }
@@ -401,15 +477,57 @@ impl FunctionMetrics {
         self.count(&self.rollbacks, &[]);
     }
 
+    /// Counts one event that was accepted.
+    pub fn event_received(&self) {
+        let [received, ..] = &self.event_totals;
+        received.fetch_add(1, Relaxed);
+        self.received.inc();
+    }
+
+    /// Counts one event that is to be tried again.
+    pub fn event_retried(&self) {
+        self.count(&self.async_events, &["retried"]);
+    }
+
+    /// Counts one event that has ended, `age` after it was accepted.
+    pub fn event_ended(&self, status: Status, age: Duration) {
+        self.event_ages.note(age);
+        match status {
+            Status::Succeeded => self.event_successes.inc(),
+            Status::Dead | Status::Expired => {
+                let [_, dropped, _] = &self.event_totals;
+                dropped.fetch_add(1, Relaxed);
+                self.count(&self.async_events, &[status.as_str()]);
+            }
+        }
+    }
+
+    /// Counts one event that became a dead letter.
+    pub fn dead_lettered(&self) {
+        self.count(&self.dead_letters, &[]);
+    }
+
+    /// Counts one record or dead letter that a destination did not take.
+    pub fn destination_failed(&self) {
+        let [.., failed] = &self.event_totals;
+        failed.fetch_add(1, Relaxed);
+        self.count(&self.destination_failures, &[]);
+    }
+
     /// Adds what happened since the last time to the present minute of the series.
     pub fn sample(&self, unix_ms: u64, running: u32) {
         let [ran, failed, refused] = &self.totals;
+        let [received, dropped, undelivered] = &self.event_totals;
         let totals = Totals {
             invocations: ran.load(Relaxed),
             errors: failed.load(Relaxed),
             throttles: refused.load(Relaxed),
+            events_received: received.load(Relaxed),
+            events_dropped: dropped.load(Relaxed),
+            destination_failures: undelivered.load(Relaxed),
         };
-        self.series.sample(unix_ms / 1_000, totals, running, &self.durations);
+        let durations = [&self.durations, &self.event_ages];
+        self.series.sample(unix_ms / 1_000, totals, running, durations);
     }
 
     /// Counts one invocation that was refused.

@@ -17,9 +17,25 @@ pub enum ScaleReason {
     Memory,
     /// The window passed without need.
     Idle,
+    /// Deferred work is held back because the function mostly fails.
+    Failing,
+    /// The function's pattern says that it will be called soon.
+    Pattern,
 }
 
 impl ScaleReason {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Arrivals,
+        Self::Backlog,
+        Self::Provisioned,
+        Self::Concurrency,
+        Self::Memory,
+        Self::Idle,
+        Self::Failing,
+        Self::Pattern,
+    ];
+
     /// The name in the API and in metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -30,6 +46,8 @@ impl ScaleReason {
             Self::Concurrency => "concurrency",
             Self::Memory => "memory",
             Self::Idle => "idle",
+            Self::Failing => "failing",
+            Self::Pattern => "pattern",
         }
     }
 }
@@ -60,6 +78,12 @@ pub struct ScalingReport {
     pub queued: u32,
     /// Payload bytes waiting.
     pub queued_bytes: u64,
+    /// Events that wait in the function's queue for asynchronous invocations.
+    pub deferred: u64,
+    /// Share of the last deferred events that failed.
+    pub error_ratio: f64,
+    /// How long an idle instance is kept, in milliseconds.
+    pub keep_alive_ms: u64,
     /// Age of the oldest one waiting, in milliseconds.
     pub oldest_ms: u64,
     /// Arrivals per second.

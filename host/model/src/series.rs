@@ -149,6 +149,14 @@ pub struct Minute {
     pub concurrency: u32,
     /// Their durations.
     pub durations: Spread,
+    /// Asynchronous events that were accepted.
+    pub events_received: u64,
+    /// Those that were given up, or got too old.
+    pub events_dropped: u64,
+    /// Records and dead letters that were not delivered.
+    pub destination_failures: u64,
+    /// From acceptance to the end of events.
+    pub event_ages: Spread,
 }
 
 /// What the counters say now, since the process started.
@@ -160,6 +168,12 @@ pub struct Totals {
     pub errors: u64,
     /// Invocations that were refused.
     pub throttles: u64,
+    /// Asynchronous events that were accepted.
+    pub events_received: u64,
+    /// Those that were given up, or got too old.
+    pub events_dropped: u64,
+    /// Records and dead letters that were not delivered.
+    pub destination_failures: u64,
 }
 
 /// A function's minutes, oldest first; minutes without anything are left out.
@@ -174,7 +188,7 @@ struct Inner {
 
 impl Series {
     /// Adds what happened since the last sample to the present minute.
-    pub fn sample(&self, now_s: u64, totals: Totals, running: u32, durations: &Durations) {
+    pub fn sample(&self, now_s: u64, totals: Totals, running: u32, durations: [&Durations; 2]) {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if totals == inner.seen && running == 0 {
             return;
@@ -192,7 +206,13 @@ impl Series {
         minute.errors += totals.errors.saturating_sub(seen.errors);
         minute.throttles += totals.throttles.saturating_sub(seen.throttles);
         minute.concurrency = minute.concurrency.max(running);
-        minute.durations.merge(&durations.take());
+        let more = |now: u64, before: u64| now.saturating_sub(before);
+        minute.events_received += more(totals.events_received, seen.events_received);
+        minute.events_dropped += more(totals.events_dropped, seen.events_dropped);
+        minute.destination_failures += more(totals.destination_failures, seen.destination_failures);
+        let [ran, events] = durations;
+        minute.durations.merge(&ran.take());
+        minute.event_ages.merge(&events.take());
     }
 
     /// The minutes that begin within a span of seconds.
@@ -228,12 +248,18 @@ mod tests {
         for ms in 1..=100 {
             durations.note(Duration::from_millis(ms));
         }
-        let totals = |invocations| Totals { invocations, errors: 2, throttles: 1 };
-        series.sample(6_000, totals(100), 3, &durations);
-        series.sample(6_059, totals(101), 1, &durations);
-        series.sample(6_060, totals(101), 0, &durations);
-        durations.note(Duration::from_secs(1));
-        series.sample(6_061, totals(105), 0, &durations);
+        let (ages, totals) = (Durations::default(), |invocations| Totals {
+            invocations,
+            errors: 2,
+            throttles: 1,
+            ..Totals::default()
+        });
+        let durations = [&durations, &ages];
+        series.sample(6_000, totals(100), 3, durations);
+        series.sample(6_059, totals(101), 1, durations);
+        series.sample(6_060, totals(101), 0, durations);
+        durations[0].note(Duration::from_secs(1));
+        series.sample(6_061, totals(105), 0, durations);
         let minutes = series.read(0, u64::MAX);
         assert_eq!(minutes.len(), 2);
         let first = &minutes[0];

@@ -16,13 +16,14 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use wambda_api::{Api, Auth, Parts};
 use wambda_control::functions::Parts as ControlParts;
-use wambda_control::{Directories, Functions, Groups, Layers, Mappings};
+use wambda_control::{Directories, Events, Functions, Groups, Layers, Mappings};
 use wambda_dispatch::{Dispatcher, dispatcher::TICK};
 use wambda_model::{Budget, CatalogCell, Clock, Digest, Execute, Metrics, SystemClock};
 use wambda_runtime::executor::CodeSource;
 use wambda_runtime::layer::{LayerDirs, LayerSource};
 use wambda_runtime::{Executor, RuntimeConfig, artifact::Artifacts};
-use wambda_store::{Blobs, EmbeddedRecords, ObjectBlobs, Records};
+use wambda_sources::{Deferred, deferred};
+use wambda_store::{Blobs, EmbeddedQueues, EmbeddedRecords, ObjectBlobs, Queues, Records};
 
 use crate::config::Settings;
 use crate::{listen, telemetry};
@@ -88,6 +89,24 @@ fn storage(data_dir: &Path) -> Result<(Arc<dyn Records>, Arc<dyn Blobs>)> {
     Ok((Arc::new(records), Arc::new(ObjectBlobs::files(&blob_dir)?)))
 }
 
+/// Where asynchronous invocations are kept, in the data directory.
+fn queues(data_dir: &Path, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Queues>> {
+    let path = data_dir.join("queues.redb");
+    let queues = EmbeddedQueues::open(&path, Arc::clone(clock));
+    let queues = queues.with_context(|| format!("cannot open {}", path.display()))?;
+    let private = std::fs::set_permissions(&path, Permissions::from_mode(0o600));
+    private.with_context(|| format!("cannot keep {} from others", path.display()))?;
+    Ok(Arc::new(queues))
+}
+
+/// Runs events on functions of any kind.
+fn runner(dispatcher: &Arc<Dispatcher>) -> deferred::Runner {
+    let invoke = Arc::clone(dispatcher) as Arc<dyn wambda_model::Invoke>;
+    Arc::new(move |version, invocation, permit| {
+        Box::pin(wambda_api::native::run_deferred(Arc::clone(&invoke), version, invocation, permit))
+    })
+}
+
 /// Users and roles; what functions may reach follows them.
 async fn roles(
     records: &Arc<dyn Records>,
@@ -125,7 +144,7 @@ async fn run(settings: &Settings, long_run: Handle, cores: usize) -> Result<()> 
     let metrics = Metrics::new(VERSION)?;
     count_panics(&metrics);
     let budget = Budget::new(settings.memory_budget);
-    let executor = executor(settings, long_run, &blobs, &metrics, &budget)?;
+    let executor = executor(settings, long_run.clone(), &blobs, &metrics, &budget)?;
 
     let catalog = CatalogCell::default();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -142,7 +161,9 @@ async fn run(settings: &Settings, long_run: Handle, cores: usize) -> Result<()> 
     let directories = roles(&records, &clock, settings, &functions).await?;
     let cores = u32::try_from(cores).unwrap_or(1);
     let execute: Arc<dyn Execute> = Arc::new(executor.clone());
-    let dispatcher = Arc::new(Dispatcher::new(execute, catalog, Arc::clone(&budget), clock, cores));
+    let (tick_clock, shared) = (Arc::clone(&clock), catalog.clone());
+    let dispatcher =
+        Arc::new(Dispatcher::new(execute, shared, Arc::clone(&budget), tick_clock, cores));
     let count = functions.load().await.context("cannot load the functions")?;
     let used = layers_in_use(functions.catalog());
     let layers = Layers::load(Arc::clone(&records), Arc::clone(&blobs), &used).await;
@@ -150,6 +171,18 @@ async fn run(settings: &Settings, long_run: Handle, cores: usize) -> Result<()> 
     let mappings =
         Mappings::load(Arc::clone(&records)).await.context("cannot load the mappings")?;
     let groups = Groups::load(records).await.context("cannot load the log groups")?;
+    let events = Arc::new(Events::new(queues(data_dir, &clock)?, catalog.clone(), settings.events));
+    let deferred = Deferred::new(deferred::Parts {
+        events: Arc::clone(&events),
+        catalog,
+        invoke: Arc::clone(&dispatcher) as Arc<dyn wambda_model::Invoke>,
+        run: runner(&dispatcher),
+        identity: settings.identity.clone(),
+        keys: settings.keys,
+        workers: long_run,
+        metrics: Arc::clone(&metrics),
+        clock,
+    });
     tracing::info!(functions = count, data_dir = %data_dir.display(), "loaded");
     warn_about_the_machine();
 
@@ -157,8 +190,10 @@ async fn run(settings: &Settings, long_run: Handle, cores: usize) -> Result<()> 
     let address = listener.local_addr()?;
     let (set_ready, ready) = watch::channel(true);
     let shown = (Arc::clone(&metrics), Arc::clone(&budget));
+    let showing = Arc::clone(&deferred);
     let before_metrics = move || {
         executor.show_slots();
+        showing.show();
         let show = |gauge: &prometheus::IntGauge, bytes| {
             gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX))
         };
@@ -170,21 +205,25 @@ async fn run(settings: &Settings, long_run: Handle, cores: usize) -> Result<()> 
         layers,
         mappings,
         groups,
+        events,
         auth: Auth::new(Arc::clone(&directories), settings.keys),
         invoke: Arc::clone(&dispatcher) as Arc<dyn wambda_model::Invoke>,
         metrics: Arc::clone(&metrics),
         identity: settings.identity.clone(),
         about: wambda_runtime::about(VERSION, settings.wasi03),
         before_metrics: Box::new(before_metrics),
-        ready,
+        ready: ready.clone(),
     }));
     let upkeep = tokio::spawn(upkeep(dispatcher, functions));
     let judge = tokio::spawn(judge(Arc::clone(&api)));
+    let pump = tokio::spawn(Arc::clone(&deferred).pump(ready));
+    let sweep = tokio::spawn(deferred.upkeep());
     if settings.keys {
         write_root_key(data_dir, &directories).context("cannot write the root key")?;
     }
     announce(address, settings.keys)?;
-    listen::accept(listener, api, set_ready, settings.drain).await?;
+    listen::accept(listener, api, set_ready, settings.drain, pump).await?;
+    sweep.abort();
     upkeep.abort();
     judge.abort();
     Ok(())

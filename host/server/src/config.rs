@@ -11,6 +11,7 @@ use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use wambda_control::Identity;
+use wambda_model::event::EventSettings;
 use wambda_model::limits::{CONCURRENCY_DEFAULT, CONCURRENCY_MAX, DRAIN_DEFAULT};
 
 /// Who may call.
@@ -74,6 +75,17 @@ pub struct ServeArgs {
     /// Seconds that running invocations have to end after SIGTERM [default: 30]
     #[arg(long, env = "WAMBDA_DRAIN")]
     pub drain: Option<u64>,
+    /// Seconds before the second attempt of an asynchronous invocation that failed, and before later ones
+    /// [default: 60,120]
+    #[arg(long, env = "WAMBDA_RETRY_DELAYS", value_delimiter = ',')]
+    pub retry_delays: Option<Vec<f64>>,
+    /// Shortest and longest seconds before another attempt after a throttle or a fault of the platform
+    /// [default: 1,300]
+    #[arg(long, env = "WAMBDA_RETRY_BACKOFF", value_delimiter = ',')]
+    pub retry_backoff: Option<Vec<f64>>,
+    /// Seconds that the outcome of an asynchronous invocation is kept [default: 3600]
+    #[arg(long, env = "WAMBDA_KEEP_OUTCOMES")]
+    pub keep_outcomes: Option<f64>,
     /// Format of the server's own log on standard error [default: text]
     #[arg(long, env = "WAMBDA_LOG_FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -101,6 +113,8 @@ pub struct Settings {
     pub memory_budget: u64,
     /// Time to end after SIGTERM.
     pub drain: Duration,
+    /// When asynchronous invocations are tried again, and how long their outcomes are kept.
+    pub events: EventSettings,
     /// Format of the log.
     pub log_format: LogFormat,
     /// Filter of the log.
@@ -108,6 +122,8 @@ pub struct Settings {
 }
 
 const FILE: &str = "wambda.toml";
+/// Longest time that a flag takes: a week.
+const SECONDS_MAX: f64 = 604_800.0;
 
 impl ServeArgs {
     /// Completes flags and environment from the file, then from defaults, and checks the result.
@@ -150,10 +166,19 @@ impl ServeArgs {
             !region.is_empty() && region.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'),
             "--region must be letters, digits and '-', got {region:?}"
         );
+        let defaults = EventSettings::default();
         let memory_budget = match args.memory_budget {
             Some(0) => bail!("--memory-budget must be at least 1 MB, got 0"),
             Some(megabytes) => megabytes.saturating_mul(1 << 20),
             None => machine_memory()? / 2,
+        };
+        let events = EventSettings {
+            retry_delays: pair("--retry-delays", args.retry_delays, defaults.retry_delays)?,
+            backoff: pair("--retry-backoff", args.retry_backoff, defaults.backoff)?,
+            outcome_age: match args.keep_outcomes {
+                Some(given) => seconds("--keep-outcomes", given)?,
+                None => defaults.outcome_age,
+            },
         };
         Ok(Settings {
             listen,
@@ -164,6 +189,7 @@ impl ServeArgs {
             wasi03: args.wasi03,
             memory_budget,
             drain: args.drain.map_or(DRAIN_DEFAULT, Duration::from_secs),
+            events,
             log_format: args.log_format.unwrap_or(LogFormat::Text),
             log: args.log.unwrap_or("info".to_owned()),
         })
@@ -183,9 +209,30 @@ impl ServeArgs {
             wasi03: self.wasi03 || file.wasi03,
             memory_budget: self.memory_budget.or(file.memory_budget),
             drain: self.drain.or(file.drain),
+            retry_delays: self.retry_delays.or(file.retry_delays),
+            retry_backoff: self.retry_backoff.or(file.retry_backoff),
+            keep_outcomes: self.keep_outcomes.or(file.keep_outcomes),
             log_format: self.log_format.or(file.log_format),
             log: self.log.or(file.log),
         }
+    }
+}
+
+/// Seconds of a flag: up to a week.
+fn seconds(flag: &str, given: f64) -> Result<Duration> {
+    ensure!(
+        given.is_finite() && (0.0..=SECONDS_MAX).contains(&given),
+        "{flag} takes 0 to {SECONDS_MAX} seconds, got {given}"
+    );
+    Ok(Duration::from_secs_f64(given))
+}
+
+/// Two times of a flag, in seconds.
+fn pair(flag: &str, given: Option<Vec<f64>>, default: [Duration; 2]) -> Result<[Duration; 2]> {
+    match given.as_deref() {
+        None => Ok(default),
+        Some(&[first, second]) => Ok([seconds(flag, first)?, seconds(flag, second)?]),
+        Some(other) => bail!("{flag} takes two numbers, got {}", other.len()),
     }
 }
 
@@ -239,6 +286,10 @@ mod tests {
         assert!(refused(account("12")).contains("twelve"));
         let args = ServeArgs { store: Some("nats://x".to_owned()), ..ServeArgs::default() };
         assert!(refused(args).contains("nats://x"));
+        let args = ServeArgs { retry_delays: Some(vec![1.0]), ..ServeArgs::default() };
+        assert!(refused(args).contains("two numbers, got 1"));
+        let args = ServeArgs { keep_outcomes: Some(-1.0), ..ServeArgs::default() };
+        assert!(refused(args).contains("--keep-outcomes takes 0 to"));
         let args = ServeArgs { memory_budget: Some(0), ..ServeArgs::default() };
         assert!(refused(args).contains("at least 1 MB"));
     }

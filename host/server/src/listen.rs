@@ -15,6 +15,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
 use wambda_api::Api;
 use wambda_model::limits::{CONNECTIONS_MAX, HEAD_TIMEOUT, HEADERS_MAX};
 
@@ -40,8 +41,8 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener> {
     Ok(socket.listen(BACKLOG)?)
 }
 
-/// Serves connections until SIGTERM or SIGINT; then lets running invocations end, for `drain` at
-/// most. A second signal ends at once.
+/// Serves connections until SIGTERM or SIGINT; then lets running invocations end, and `pump`, for `drain`
+/// at most. A second signal ends at once.
 ///
 /// # Errors
 /// When signals cannot be watched.
@@ -50,6 +51,7 @@ pub async fn accept(
     api: Arc<Api>,
     ready: watch::Sender<bool>,
     drain: Duration,
+    pump: JoinHandle<()>,
 ) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -81,7 +83,7 @@ pub async fn accept(
     drop(listener);
     tracing::info!(seconds = drain.as_secs(), "stopping: running invocations may end");
     tokio::select! {
-        () = async { tokio::join!(open.shutdown(), idle(&api)) }.map(drop) => tracing::info!("stopped"),
+        () = async { tokio::join!(open.shutdown(), idle(&api), pump) }.map(drop) => tracing::info!("stopped"),
         () = tokio::time::sleep(drain) => tracing::warn!("stopped with invocations still running"),
         _ = terminate.recv() => tracing::warn!("stopped at once"),
         _ = interrupt.recv() => tracing::warn!("stopped at once"),

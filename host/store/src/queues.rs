@@ -276,6 +276,7 @@ pub struct QueueInfo {
     pub(crate) count: AtomicU64,
     pub(crate) bytes: AtomicU64,
     pub(crate) leased: AtomicU64,
+    pub(crate) retrying: AtomicU64,
     pub(crate) oldest_ms: AtomicU64,
     pub(crate) next_ms: AtomicU64,
     pub(crate) expires_ms: AtomicU64,
@@ -305,6 +306,12 @@ impl QueueInfo {
     #[must_use]
     pub fn leased(&self) -> u64 {
         self.leased.load(Relaxed)
+    }
+
+    /// Messages that wait for another attempt.
+    #[must_use]
+    pub fn retrying(&self) -> u64 {
+        self.retrying.load(Relaxed)
     }
 
     /// When the oldest one was appended, in milliseconds since the Unix epoch; none when there is none.

@@ -17,7 +17,11 @@ const NAMESPACE: &str = "AWS/Lambda";
 const FUNCTION_NAME: &str = "FunctionName";
 /// The metrics that there are, and their units.
 const METRICS: &[(&str, &str)] = &[
+    ("AsyncEventAge", "Milliseconds"),
+    ("AsyncEventsDropped", "Count"),
+    ("AsyncEventsReceived", "Count"),
     ("ConcurrentExecutions", "Count"),
+    ("DestinationDeliveryFailures", "Count"),
     ("Duration", "Milliseconds"),
     ("Errors", "Count"),
     ("Invocations", "Count"),
@@ -41,6 +45,10 @@ struct Sum {
     /// Most at once by minute, of all functions together.
     concurrency: BTreeMap<u64, u32>,
     durations: Spread,
+    events_received: u64,
+    events_dropped: u64,
+    destination_failures: u64,
+    event_ages: Spread,
 }
 
 impl Sum {
@@ -50,6 +58,10 @@ impl Sum {
         self.throttles += minute.throttles;
         *self.concurrency.entry(minute.start_s).or_default() += minute.concurrency;
         self.durations.merge(&minute.durations);
+        self.events_received += minute.events_received;
+        self.events_dropped += minute.events_dropped;
+        self.destination_failures += minute.destination_failures;
+        self.event_ages.merge(&minute.event_ages);
     }
 
     /// A statistic of a metric; none when there is nothing to tell.
@@ -84,25 +96,13 @@ impl Sum {
             "Invocations" => counted(ran, ran),
             "Errors" => counted(self.errors as f64, ran),
             "Throttles" => counted(self.throttles as f64, ran + self.throttles as f64),
-            "Duration" => self.duration(statistic, percentile),
+            "Duration" => spread(&self.durations, statistic, percentile),
+            "AsyncEventAge" => spread(&self.event_ages, statistic, percentile),
+            "AsyncEventsReceived" => each(self.events_received, statistic),
+            "AsyncEventsDropped" => each(self.events_dropped, statistic),
+            "DestinationDeliveryFailures" => each(self.destination_failures, statistic),
             "ConcurrentExecutions" => self.concurrent(statistic),
             _ => None,
-        })
-    }
-
-    fn duration(&self, statistic: &str, percentile: Option<f64>) -> Option<f64> {
-        let all = &self.durations;
-        if all.count == 0 {
-            return None;
-        }
-        let (sum, count) = (all.sum_us as f64 / 1e3, all.count as f64);
-        Some(match statistic {
-            "Sum" => sum,
-            "SampleCount" => count,
-            "Average" => sum / count,
-            "Minimum" => all.min_us as f64 / 1e3,
-            "Maximum" => all.max_us as f64 / 1e3,
-            _ => all.percentile(percentile?)? / 1e3,
         })
     }
 
@@ -119,6 +119,28 @@ impl Sum {
             _ => all.reduce(f64::max),
         }
     }
+}
+
+/// A statistic of times, in milliseconds.
+fn spread(all: &Spread, statistic: &str, percentile: Option<f64>) -> Option<f64> {
+    if all.count == 0 {
+        return None;
+    }
+    let (sum, count) = (all.sum_us as f64 / 1e3, all.count as f64);
+    Some(match statistic {
+        "Sum" => sum,
+        "SampleCount" => count,
+        "Average" => sum / count,
+        "Minimum" => all.min_us as f64 / 1e3,
+        "Maximum" => all.max_us as f64 / 1e3,
+        _ => all.percentile(percentile?)? / 1e3,
+    })
+}
+
+/// A statistic of things that are counted one by one.
+fn each(count: u64, statistic: &str) -> Option<f64> {
+    let number = count as f64;
+    (count > 0).then_some(if matches!(statistic, "Sum" | "SampleCount") { number } else { 1.0 })
 }
 
 /// The functions that dimensions mean: one, or all of them.

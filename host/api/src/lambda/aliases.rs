@@ -202,6 +202,7 @@ pub(crate) async fn delete(cx: &Cx<'_>, input: DeleteAliasRequest) -> Result<Not
             details.policies.remove(&input.name);
             details.urls.remove(&input.name);
             details.provisioned.remove(&input.name);
+            details.events.remove(&input.name);
         }
         Ok::<_, ApiError>(())
     };

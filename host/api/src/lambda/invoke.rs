@@ -14,16 +14,17 @@ use serde::de::IgnoredAny;
 use wambda_model::function::State;
 use wambda_model::invocation::Caller;
 use wambda_model::limits::{
-    CLIENT_CONTEXT_BYTES_MAX, LOG_TAIL_BYTES, PAYLOAD_BYTES_MAX, RECURSION_MAX,
+    CLIENT_CONTEXT_BYTES_MAX, EVENT_BYTES_MAX, LOG_TAIL_BYTES, PAYLOAD_BYTES_MAX,
 };
 use wambda_model::{
     Alias, Function, Invocation, Outcome, Payload, Reply, RequestId, Target, Version, clock,
+    lineage,
 };
 
 use crate::auth::{self, Who};
 use crate::body::Whole;
 use crate::name::{self, Named};
-use crate::{Api, ApiError, Request, Response, Surface, native, reply};
+use crate::{Api, ApiError, Request, Response, Surface, native, queues, reply};
 
 const FUNCTION_ERROR: HeaderName = HeaderName::from_static("x-amz-function-error");
 const LOG_RESULT: HeaderName = HeaderName::from_static("x-amz-log-result");
@@ -39,6 +40,10 @@ pub(crate) enum InvocationType {
 
 /// An invocation that may go ahead.
 pub(crate) struct Admitted {
+    pub(crate) function: Arc<Function>,
+    /// As it was invoked.
+    pub(crate) qualifier: Option<String>,
+    pub(crate) headers: HeaderMap,
     pub(crate) target: Target,
     pub(crate) invocation: Invocation,
     pub(crate) kind: InvocationType,
@@ -69,15 +74,12 @@ pub(crate) async fn admit(
         (true, _) => PAYLOAD_BYTES_MAX,
         (false, limit) => limit.ok_or_else(missing)?,
     };
+    let kind = invocation_type(&parts.headers)?;
+    let limit = if kind == InvocationType::Event { limit.min(EVENT_BYTES_MAX) } else { limit };
     let (whole, who) = auth::receive(api, Surface::Lambda, &parts, (incoming, limit), peer).await?;
     authorize(api, &who, &named, function.as_deref())?;
     let (function, target) = function.zip(target).ok_or_else(missing)?;
-    let (kind, wants_tail) = (invocation_type(&parts.headers)?, wants_tail(&parts.headers)?);
-    if kind == InvocationType::Event {
-        let message =
-            "asynchronous invocation is not there yet: nothing was accepted, and nothing will run";
-        return Err(ApiError::not_implemented(message));
-    }
+    let wants_tail = wants_tail(&parts.headers)?;
     is_ready(&function, &target.version)?;
     let event = whole.bytes.clone();
     let event = if event.is_empty() { Bytes::from_static(b"{}") } else { event };
@@ -85,7 +87,18 @@ pub(crate) async fn admit(
     let mut invocation = Invocation::new(Payload::Event(event));
     let caller = caller(api, &parts, &who, &named, &function)?;
     invocation.caller = caller.map(Box::new);
-    Ok(Admitted { target, invocation, kind, wants_tail, _share: whole })
+    let qualifier = named.qualifier.clone();
+    let headers = parts.headers;
+    Ok(Admitted {
+        function,
+        qualifier,
+        headers,
+        target,
+        invocation,
+        kind,
+        wants_tail,
+        _share: whole,
+    })
 }
 
 pub(crate) async fn invoke(
@@ -95,6 +108,9 @@ pub(crate) async fn invoke(
     peer: SocketAddr,
 ) -> Result<Response, ApiError> {
     let admitted = admit(api, function, request, peer).await?;
+    if admitted.kind == InvocationType::Event {
+        return defer(api, admitted).await;
+    }
     let Admitted { target, invocation, kind, wants_tail, .. } = admitted;
     if kind == InvocationType::DryRun {
         return Ok(dry());
@@ -104,6 +120,19 @@ pub(crate) async fn invoke(
     watch(target.alias.as_deref(), &outcome);
     let tail = wants_tail.then(|| target.version.logs.tail(id, LOG_TAIL_BYTES));
     answer(outcome, id, tail)
+}
+
+/// Keeps an event for later: 202 when it is durable.
+async fn defer(api: &Api, admitted: Admitted) -> Result<Response, ApiError> {
+    let Admitted { function, qualifier, headers, invocation, .. } = admitted;
+    let Payload::Event(event) = invocation.payload else {
+        return Err(ApiError::internal("an http payload where an event was expected"));
+    };
+    let caller = invocation.caller.as_deref();
+    let id = queues::accept(api, &function, qualifier, event, caller, &headers).await?;
+    let mut response = reply::bytes(StatusCode::ACCEPTED, Bytes::new());
+    reply::put_id(response.headers_mut(), reply::AWS_REQUEST_ID, id);
+    Ok(response)
 }
 
 /// The answer to an invocation that would have gone ahead.
@@ -183,7 +212,7 @@ fn answer(outcome: Outcome, id: RequestId, tail: Option<Vec<u8>>) -> Result<Resp
         }
         Ok(Reply::Http(_)) => return Err(ApiError::internal("a streamed reply to an event")),
         Err(error) => {
-            let mut response = reply::bytes(StatusCode::OK, reply::error_json(&error, id));
+            let mut response = reply::bytes(StatusCode::OK, error.to_json(id));
             response.headers_mut().insert(FUNCTION_ERROR, HeaderValue::from_static("Unhandled"));
             response
         }
@@ -204,7 +233,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-fn unknown_value(member: &str, value: &str, known: &str) -> ApiError {
+pub(crate) fn unknown_value(member: &str, value: &str, known: &str) -> ApiError {
     let value: String = value.chars().take(200).collect();
     let message = format!(
         "1 validation error detected: Value '{value}' at '{member}' failed to satisfy constraint: \
@@ -256,40 +285,11 @@ fn caller(
     Ok(Some(Caller { identity, client_context, trace, invoked_arn }))
 }
 
-/// The trace header for the function, with one more pass through it counted in `Lineage`; refused
-/// when it has come through so often that it must be a loop. Lambda keeps such a count in the same
-/// field; its form is not published, and ours is `NAME-HASH:COUNT|…`.
+/// The trace header for the function, with one more pass through it counted; refused when it has come
+/// through so often that it must be a loop.
 fn lineage(trace: &str, function: &Function) -> Result<String, ApiError> {
-    let digest = wambda_model::Digest::of(function.name().as_str().as_bytes()).to_string();
-    let hash = digest.get(..8).unwrap_or_default();
-    let mut kept: Vec<&str> = Vec::new();
-    let mut passes: Vec<(&str, u32)> = Vec::new();
-    for field in trace.split(';').map(str::trim) {
-        match field.strip_prefix("Lineage=") {
-            Some(list) => passes.extend(list.split('|').take(64).filter_map(|pass| {
-                let (name, count) = pass.split_once(':')?;
-                Some((name, count.parse().ok()?))
-            })),
-            None => kept.push(field),
-        }
-    }
-    let before = passes.iter().find(|(name, _)| *name == hash).map_or(0, |(_, count)| *count);
-    if before >= RECURSION_MAX && !function.details.allows_recursion {
-        let name = function.name();
-        return Err(ApiError::lambda(
-            "RecursiveInvocationException",
-            format!(
-                "Lambda has detected that the function {name} is being invoked in a \
-                 recursive loop: it was invoked {before} times in this chain, {RECURSION_MAX} are allowed"
-            ),
-        ));
-    }
-    passes.retain(|(name, _)| *name != hash);
-    passes.push((hash, before.saturating_add(1)));
-    let list: Vec<String> = passes.iter().map(|(name, count)| format!("{name}:{count}")).collect();
-    let list = format!("Lineage={}", list.join("|"));
-    kept.push(&list);
-    Ok(kept.join(";"))
+    let passed = lineage::pass(trace, function.name(), function.details.allows_recursion);
+    passed.map_err(|error| ApiError::lambda("RecursiveInvocationException", error.to_string()))
 }
 
 fn client_context(encoded: &str) -> Result<Arc<str>, ApiError> {

@@ -36,8 +36,13 @@ pub(crate) async fn invoke(
 ) -> Result<Response, ApiError> {
     let admitted = invoke::admit(api, function, request, peer).await?;
     let Admitted { target, invocation, kind, wants_tail, .. } = admitted;
-    if kind == InvocationType::DryRun {
-        return Ok(invoke::dry());
+    match kind {
+        InvocationType::DryRun => return Ok(invoke::dry()),
+        InvocationType::Event => {
+            let known = "RequestResponse, DryRun";
+            return Err(invoke::unknown_value("invocationType", "Event", known));
+        }
+        InvocationType::RequestResponse => {}
     }
     let id = invocation.id;
     let invocation = payload(&target.version, invocation)?;
@@ -121,7 +126,7 @@ impl Frames {
     fn complete(&mut self) {
         let mut shape = Map::new();
         if let Some(error) = self.error.take() {
-            let details = reply::error_json(&error, self.id);
+            let details = error.to_json(self.id);
             shape.insert("ErrorCode".to_owned(), error.error_type.into());
             let details = String::from_utf8_lossy(&details).into_owned();
             shape.insert("ErrorDetails".to_owned(), details.into());

@@ -79,6 +79,9 @@ impl Settings {
         if self.architectures.as_ref().is_some_and(|all| all.len() > 1) {
             return Err(ApiError::value("a function has one architecture"));
         }
+        if let Some(arn) = &self.dead_letter {
+            super::events::check_dead_letters(cx.identity(), arn)?;
+        }
         let layers = self.layers.as_ref().map(|arns| layers(cx, arns)).transpose()?;
         Ok(Arc::new(move |draft: &mut Draft| {
             self.apply(draft, layers.as_ref());

@@ -9,7 +9,7 @@ use wambda_model::{
 
 use super::*;
 use crate::dispatcher::TICK;
-use crate::plan::{ScaleLimits, plan};
+use crate::plan::{DOWN_WINDOW, ScaleLimits, plan};
 
 /// Time that passes when it is told to.
 #[derive(Debug)]

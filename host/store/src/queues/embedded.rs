@@ -238,6 +238,10 @@ impl Shared {
             for job in jobs {
                 answers.push(job(engine, &mut tx, now)?);
             }
+            if !tx.is_dirty && !engine.is_touched() {
+                // Nothing to sync: dropping the transaction ends it.
+                return Ok(());
+            }
             engine.flush(&mut tx, now)?
         };
         write.commit().map_err(failed)?;
@@ -261,20 +265,26 @@ fn refuse(queue: &mut mpsc::Receiver<Job>) {
 
 struct ReadTables(Vec<ReadOnlyTable<&'static [u8], &'static [u8]>>);
 
-struct WriteTables<'a>(Vec<redb::Table<'a, &'static [u8], &'static [u8]>>);
+struct WriteTables<'a> {
+    tables: Vec<redb::Table<'a, &'static [u8], &'static [u8]>>,
+    /// Whether anything was written.
+    is_dirty: bool,
+}
 
 impl<'a> WriteTables<'a> {
     fn open(write: &'a mut WriteTransaction) -> Result<Self, StoreError> {
         let write: &'a WriteTransaction = write;
         let open = |table| write.open_table(definition(table)).map_err(failed);
-        Ok(Self(Table::ALL.into_iter().map(open).collect::<Result<_, _>>()?))
+        let tables = Table::ALL.into_iter().map(open).collect::<Result<_, _>>()?;
+        Ok(Self { tables, is_dirty: false })
     }
 
     fn table(
         &mut self,
         table: Table,
     ) -> Result<&mut redb::Table<'a, &'static [u8], &'static [u8]>, StoreError> {
-        self.0.get_mut(table as usize).ok_or_else(|| no_table(table))
+        self.is_dirty = true;
+        self.tables.get_mut(table as usize).ok_or_else(|| no_table(table))
     }
 }
 
@@ -323,7 +333,7 @@ impl View for ReadTables {
 
 impl View for WriteTables<'_> {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        get(self.0.get(table as usize).ok_or_else(|| no_table(table))?, key)
+        get(self.tables.get(table as usize).ok_or_else(|| no_table(table))?, key)
     }
 
     fn range(
@@ -333,7 +343,7 @@ impl View for WriteTables<'_> {
         to: &[u8],
         limit: usize,
     ) -> Result<Entries, StoreError> {
-        range(self.0.get(table as usize).ok_or_else(|| no_table(table))?, (from, to), limit)
+        range(self.tables.get(table as usize).ok_or_else(|| no_table(table))?, (from, to), limit)
     }
 }
 

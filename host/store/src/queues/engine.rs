@@ -37,6 +37,7 @@ struct Queue {
     count: u64,
     bytes: u64,
     leased: u64,
+    retrying: u64,
 }
 
 /// The queues' numbers, in step with the tables.
@@ -51,6 +52,28 @@ pub(super) struct Engine {
     touched: BTreeSet<String>,
     /// Whether somebody may have something to lease now.
     pub(super) has_news: bool,
+}
+
+impl Queue {
+    fn counter(&mut self, class: u8) -> Option<&mut u64> {
+        match class {
+            LEASED => Some(&mut self.leased),
+            RETRYING => Some(&mut self.retrying),
+            _ => None,
+        }
+    }
+
+    fn enters(&mut self, class: u8) {
+        if let Some(counter) = self.counter(class) {
+            *counter += 1;
+        }
+    }
+
+    fn leaves(&mut self, class: u8) {
+        if let Some(counter) = self.counter(class) {
+            *counter = counter.saturating_sub(1);
+        }
+    }
 }
 
 fn ms(time: Duration) -> u64 {
@@ -95,6 +118,7 @@ impl Engine {
                 count: reader.u64()?,
                 bytes: reader.u64()?,
                 leased: reader.u64()?,
+                retrying: reader.u64()?,
             };
             let name = String::from_utf8(name);
             let name = name.map_err(|e| StoreError::Failed(format!("a queue's name: {e}")))?;
@@ -103,6 +127,11 @@ impl Engine {
             engine.queues.insert(name, queue);
         }
         Ok(engine)
+    }
+
+    /// Whether a queue's numbers have changed.
+    pub(super) fn is_touched(&self) -> bool {
+        !self.touched.is_empty()
     }
 
     /// Gives back what was leased when the last process ended: those leases are lost.
@@ -205,8 +234,7 @@ impl Engine {
             let Some(mut state) = state_of(tx, id)? else { continue };
             state.attempts = state.attempts.saturating_add(1);
             let until = now.saturating_add(ms(order.visibility));
-            reschedule(tx, id, &mut state, LEASED, until)?;
-            self.queue(&order.queue).leased += 1;
+            self.reschedule(&order.queue, tx, id, &mut state, (LEASED, until))?;
             let body = tx.get(Table::Bodies, &id_key(id))?.unwrap_or_default();
             leased.push(message(id, &order.queue, state, body));
         }
@@ -232,9 +260,7 @@ impl Engine {
             let Some(mut state) = state_of(tx, id)? else { continue };
             state.lost = state.lost.saturating_add(1);
             let due = now.saturating_add(lost_delay(state.lost));
-            reschedule(tx, id, &mut state, RETRYING, due)?;
-            let queue = self.queue(name);
-            queue.leased = queue.leased.saturating_sub(1);
+            self.reschedule(name, tx, id, &mut state, (RETRYING, due))?;
         }
         self.has_news |= !over.is_empty();
         Ok(over.len())
@@ -270,20 +296,38 @@ impl Engine {
             _ if !current => return Ok(Settled::Stale),
             Verdict::Retry { after, note } => {
                 state.note = note.clone();
-                reschedule(tx, id, &mut state, RETRYING, now.saturating_add(ms(*after)))?;
+                let due = now.saturating_add(ms(*after));
+                self.reschedule(&name, tx, id, &mut state, (RETRYING, due))?;
             }
             Verdict::Release => {
                 state.attempts -= 1;
                 let tried = state.attempts > 0;
                 let class = if tried { RETRYING } else { WAITING };
                 let due = if tried { now } else { state.enqueued.min(now) };
-                reschedule(tx, id, &mut state, class, due)?;
+                self.reschedule(&name, tx, id, &mut state, (class, due))?;
             }
         }
-        let queue = self.queue(&name);
-        queue.leased = queue.leased.saturating_sub(1);
         self.has_news = true;
         Ok(Settled::Done(Vec::new()))
+    }
+
+    /// Moves a message in the schedule, and writes its state.
+    fn reschedule(
+        &mut self,
+        name: &str,
+        tx: &mut dyn Tx,
+        id: RequestId,
+        state: &mut State,
+        (class, due): (u8, u64),
+    ) -> Result<(), StoreError> {
+        let number = id.as_u128();
+        tx.remove(Table::Schedule, &schedule_key(state.queue, state.class, state.due, number))?;
+        let queue = self.queue(name);
+        queue.leaves(state.class);
+        queue.enters(class);
+        (state.class, state.due) = (class, due);
+        tx.put(Table::Schedule, &schedule_key(state.queue, class, due, number), &[])?;
+        tx.put(Table::States, &id_key(id), &state.encode())
     }
 
     fn remove(
@@ -302,9 +346,7 @@ impl Engine {
         let queue = self.queue(name);
         queue.count = queue.count.saturating_sub(1);
         queue.bytes = queue.bytes.saturating_sub(state.bytes);
-        if state.class == LEASED {
-            queue.leased = queue.leased.saturating_sub(1);
-        }
+        queue.leaves(state.class);
         Ok(())
     }
 
@@ -502,7 +544,7 @@ impl Engine {
             };
             let mut value = queue.id.to_be_bytes().to_vec();
             value.push(u8::from(queue.paused));
-            for number in [queue.count, queue.bytes, queue.leased] {
+            for number in [queue.count, queue.bytes, queue.leased, queue.retrying] {
                 value.extend(number.to_be_bytes());
             }
             tx.put(Table::Queues, name.as_bytes(), &value)?;
@@ -554,6 +596,7 @@ impl Shown {
         info.count.store(self.queue.count, Relaxed);
         info.bytes.store(self.queue.bytes, Relaxed);
         info.leased.store(self.queue.leased, Relaxed);
+        info.retrying.store(self.queue.retrying, Relaxed);
         info.paused.store(self.queue.paused, Relaxed);
         info.oldest_ms.store(self.oldest_ms, Relaxed);
         info.next_ms.store(self.next_ms, Relaxed);
@@ -606,21 +649,6 @@ fn insert(tx: &mut dyn Tx, id: RequestId, state: &State, body: &[u8]) -> Result<
     tx.put(Table::Bodies, &id_key(id), body)?;
     tx.put(Table::Schedule, &schedule_key(state.queue, state.class, state.due, number), &[])?;
     tx.put(Table::Members, &member_key(state.queue, state.expires, number), &[])
-}
-
-/// Moves a message in the schedule, and writes its state.
-fn reschedule(
-    tx: &mut dyn Tx,
-    id: RequestId,
-    state: &mut State,
-    class: u8,
-    due: u64,
-) -> Result<(), StoreError> {
-    let number = id.as_u128();
-    tx.remove(Table::Schedule, &schedule_key(state.queue, state.class, state.due, number))?;
-    (state.class, state.due) = (class, due);
-    tx.put(Table::Schedule, &schedule_key(state.queue, class, due, number), &[])?;
-    tx.put(Table::States, &id_key(id), &state.encode())
 }
 
 /// Messages whose time has come: fresh ones first, and of every [`FRESH_OF`] one that is not.

@@ -45,6 +45,8 @@ pub enum Op {
     DeleteFunction,
     /// `DeleteFunctionConcurrency`
     DeleteFunctionConcurrency,
+    /// `DeleteFunctionEventInvokeConfig`
+    DeleteFunctionEventInvokeConfig,
     /// `DeleteFunctionUrlConfig`
     DeleteFunctionUrlConfig,
     /// `DeleteLayerVersion`
@@ -65,6 +67,8 @@ pub enum Op {
     GetFunctionConcurrency,
     /// `GetFunctionConfiguration`
     GetFunctionConfiguration,
+    /// `GetFunctionEventInvokeConfig`
+    GetFunctionEventInvokeConfig,
     /// `GetFunctionRecursionConfig`
     GetFunctionRecursionConfig,
     /// `GetFunctionUrlConfig`
@@ -89,6 +93,8 @@ pub enum Op {
     ListAliases,
     /// `ListEventSourceMappings`
     ListEventSourceMappings,
+    /// `ListFunctionEventInvokeConfigs`
+    ListFunctionEventInvokeConfigs,
     /// `ListFunctionUrlConfigs`
     ListFunctionUrlConfigs,
     /// `ListFunctions`
@@ -109,6 +115,8 @@ pub enum Op {
     PublishVersion,
     /// `PutFunctionConcurrency`
     PutFunctionConcurrency,
+    /// `PutFunctionEventInvokeConfig`
+    PutFunctionEventInvokeConfig,
     /// `PutFunctionRecursionConfig`
     PutFunctionRecursionConfig,
     /// `PutProvisionedConcurrencyConfig`
@@ -131,6 +139,8 @@ pub enum Op {
     UpdateFunctionCode,
     /// `UpdateFunctionConfiguration`
     UpdateFunctionConfiguration,
+    /// `UpdateFunctionEventInvokeConfig`
+    UpdateFunctionEventInvokeConfig,
     /// `UpdateFunctionUrlConfig`
     UpdateFunctionUrlConfig,
 }
@@ -148,6 +158,7 @@ impl Op {
         Self::DeleteEventSourceMapping,
         Self::DeleteFunction,
         Self::DeleteFunctionConcurrency,
+        Self::DeleteFunctionEventInvokeConfig,
         Self::DeleteFunctionUrlConfig,
         Self::DeleteLayerVersion,
         Self::DeleteProvisionedConcurrencyConfig,
@@ -158,6 +169,7 @@ impl Op {
         Self::GetFunctionCodeSigningConfig,
         Self::GetFunctionConcurrency,
         Self::GetFunctionConfiguration,
+        Self::GetFunctionEventInvokeConfig,
         Self::GetFunctionRecursionConfig,
         Self::GetFunctionUrlConfig,
         Self::GetLayerVersion,
@@ -170,6 +182,7 @@ impl Op {
         Self::InvokeWithResponseStream,
         Self::ListAliases,
         Self::ListEventSourceMappings,
+        Self::ListFunctionEventInvokeConfigs,
         Self::ListFunctionUrlConfigs,
         Self::ListFunctions,
         Self::ListLayerVersions,
@@ -180,6 +193,7 @@ impl Op {
         Self::PublishLayerVersion,
         Self::PublishVersion,
         Self::PutFunctionConcurrency,
+        Self::PutFunctionEventInvokeConfig,
         Self::PutFunctionRecursionConfig,
         Self::PutProvisionedConcurrencyConfig,
         Self::PutRuntimeManagementConfig,
@@ -191,6 +205,7 @@ impl Op {
         Self::UpdateEventSourceMapping,
         Self::UpdateFunctionCode,
         Self::UpdateFunctionConfiguration,
+        Self::UpdateFunctionEventInvokeConfig,
         Self::UpdateFunctionUrlConfig,
     ];
 }
@@ -204,91 +219,91 @@ Operation { name: "CheckpointDurableExecution", method: "POST", uri: "/2025-12-0
 Operation { name: "CreateAlias", method: "POST", uri: "/2015-03-31/functions/{FunctionName}/aliases", status: 201, input: Some(35), output: Some(12), wrapper: "", op: Some(2) },
 Operation { name: "CreateCapacityProvider", method: "POST", uri: "/2025-11-30/capacity-providers", status: 202, input: None, output: None, wrapper: "", op: None },
 Operation { name: "CreateCodeSigningConfig", method: "POST", uri: "/2020-04-22/code-signing-configs", status: 201, input: None, output: None, wrapper: "", op: None },
-Operation { name: "CreateEventSourceMapping", method: "POST", uri: "/2015-03-31/event-source-mappings", status: 202, input: Some(36), output: Some(73), wrapper: "", op: Some(3) },
-Operation { name: "CreateFunction", method: "POST", uri: "/2015-03-31/functions", status: 201, input: Some(37), output: Some(98), wrapper: "", op: Some(4) },
+Operation { name: "CreateEventSourceMapping", method: "POST", uri: "/2015-03-31/event-source-mappings", status: 202, input: Some(36), output: Some(74), wrapper: "", op: Some(3) },
+Operation { name: "CreateFunction", method: "POST", uri: "/2015-03-31/functions", status: 201, input: Some(37), output: Some(99), wrapper: "", op: Some(4) },
 Operation { name: "CreateFunctionUrlConfig", method: "POST", uri: "/2021-10-31/functions/{FunctionName}/url", status: 201, input: Some(38), output: Some(39), wrapper: "", op: Some(5) },
 Operation { name: "DeleteAlias", method: "DELETE", uri: "/2015-03-31/functions/{FunctionName}/aliases/{Name}", status: 204, input: Some(43), output: None, wrapper: "", op: Some(6) },
 Operation { name: "DeleteCapacityProvider", method: "DELETE", uri: "/2025-11-30/capacity-providers/{CapacityProviderName}", status: 202, input: None, output: None, wrapper: "", op: None },
 Operation { name: "DeleteCodeSigningConfig", method: "DELETE", uri: "/2020-04-22/code-signing-configs/{CodeSigningConfigArn}", status: 204, input: None, output: None, wrapper: "", op: None },
 Operation { name: "DeleteDurableExecution", method: "DELETE", uri: "/2025-12-01/durable-executions/{DurableExecutionArn}", status: 202, input: None, output: None, wrapper: "", op: None },
-Operation { name: "DeleteEventSourceMapping", method: "DELETE", uri: "/2015-03-31/event-source-mappings/{UUID}", status: 202, input: Some(44), output: Some(73), wrapper: "", op: Some(7) },
-Operation { name: "DeleteFunction", method: "DELETE", uri: "/2015-03-31/functions/{FunctionName}", status: 200, input: Some(46), output: Some(47), wrapper: "", op: Some(8) },
+Operation { name: "DeleteEventSourceMapping", method: "DELETE", uri: "/2015-03-31/event-source-mappings/{UUID}", status: 202, input: Some(44), output: Some(74), wrapper: "", op: Some(7) },
+Operation { name: "DeleteFunction", method: "DELETE", uri: "/2015-03-31/functions/{FunctionName}", status: 200, input: Some(47), output: Some(48), wrapper: "", op: Some(8) },
 Operation { name: "DeleteFunctionCodeSigningConfig", method: "DELETE", uri: "/2020-06-30/functions/{FunctionName}/code-signing-config", status: 204, input: None, output: None, wrapper: "", op: None },
 Operation { name: "DeleteFunctionConcurrency", method: "DELETE", uri: "/2017-10-31/functions/{FunctionName}/concurrency", status: 204, input: Some(45), output: None, wrapper: "", op: Some(9) },
-Operation { name: "DeleteFunctionEventInvokeConfig", method: "DELETE", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config", status: 204, input: None, output: None, wrapper: "", op: None },
-Operation { name: "DeleteFunctionUrlConfig", method: "DELETE", uri: "/2021-10-31/functions/{FunctionName}/url", status: 204, input: Some(48), output: None, wrapper: "", op: Some(10) },
-Operation { name: "DeleteLayerVersion", method: "DELETE", uri: "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}", status: 204, input: Some(49), output: None, wrapper: "", op: Some(11) },
-Operation { name: "DeleteProvisionedConcurrencyConfig", method: "DELETE", uri: "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", status: 204, input: Some(50), output: None, wrapper: "", op: Some(12) },
+Operation { name: "DeleteFunctionEventInvokeConfig", method: "DELETE", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config", status: 204, input: Some(46), output: None, wrapper: "", op: Some(10) },
+Operation { name: "DeleteFunctionUrlConfig", method: "DELETE", uri: "/2021-10-31/functions/{FunctionName}/url", status: 204, input: Some(49), output: None, wrapper: "", op: Some(11) },
+Operation { name: "DeleteLayerVersion", method: "DELETE", uri: "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}", status: 204, input: Some(50), output: None, wrapper: "", op: Some(12) },
+Operation { name: "DeleteProvisionedConcurrencyConfig", method: "DELETE", uri: "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", status: 204, input: Some(51), output: None, wrapper: "", op: Some(13) },
 Operation { name: "DeleteResourcePolicy", method: "DELETE", uri: "/2026-07-09/resource-policy/{ResourceArn}", status: 204, input: None, output: None, wrapper: "", op: None },
-Operation { name: "GetAccountSettings", method: "GET", uri: "/2016-08-19/account-settings", status: 200, input: Some(114), output: Some(115), wrapper: "", op: Some(13) },
-Operation { name: "GetAlias", method: "GET", uri: "/2015-03-31/functions/{FunctionName}/aliases/{Name}", status: 200, input: Some(116), output: Some(12), wrapper: "", op: Some(14) },
+Operation { name: "GetAccountSettings", method: "GET", uri: "/2016-08-19/account-settings", status: 200, input: Some(117), output: Some(118), wrapper: "", op: Some(14) },
+Operation { name: "GetAlias", method: "GET", uri: "/2015-03-31/functions/{FunctionName}/aliases/{Name}", status: 200, input: Some(119), output: Some(12), wrapper: "", op: Some(15) },
 Operation { name: "GetCapacityProvider", method: "GET", uri: "/2025-11-30/capacity-providers/{CapacityProviderName}", status: 200, input: None, output: None, wrapper: "", op: None },
 Operation { name: "GetCodeSigningConfig", method: "GET", uri: "/2020-04-22/code-signing-configs/{CodeSigningConfigArn}", status: 200, input: None, output: None, wrapper: "", op: None },
 Operation { name: "GetDurableExecution", method: "GET", uri: "/2025-12-01/durable-executions/{DurableExecutionArn}", status: 200, input: None, output: None, wrapper: "", op: None },
 Operation { name: "GetDurableExecutionHistory", method: "GET", uri: "/2025-12-01/durable-executions/{DurableExecutionArn}/history", status: 200, input: None, output: None, wrapper: "", op: None },
 Operation { name: "GetDurableExecutionState", method: "GET", uri: "/2025-12-01/durable-executions/{DurableExecutionArn}/state", status: 200, input: None, output: None, wrapper: "", op: None },
-Operation { name: "GetEventSourceMapping", method: "GET", uri: "/2015-03-31/event-source-mappings/{UUID}", status: 200, input: Some(117), output: Some(73), wrapper: "", op: Some(15) },
-Operation { name: "GetFunction", method: "GET", uri: "/2015-03-31/functions/{FunctionName}", status: 200, input: Some(125), output: Some(126), wrapper: "", op: Some(16) },
-Operation { name: "GetFunctionCodeSigningConfig", method: "GET", uri: "/2020-06-30/functions/{FunctionName}/code-signing-config", status: 200, input: Some(118), output: Some(119), wrapper: "", op: Some(17) },
-Operation { name: "GetFunctionConcurrency", method: "GET", uri: "/2019-09-30/functions/{FunctionName}/concurrency", status: 200, input: Some(120), output: Some(121), wrapper: "", op: Some(18) },
-Operation { name: "GetFunctionConfiguration", method: "GET", uri: "/2015-03-31/functions/{FunctionName}/configuration", status: 200, input: Some(122), output: Some(98), wrapper: "", op: Some(19) },
-Operation { name: "GetFunctionEventInvokeConfig", method: "GET", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config", status: 200, input: None, output: None, wrapper: "", op: None },
-Operation { name: "GetFunctionRecursionConfig", method: "GET", uri: "/2024-08-31/functions/{FunctionName}/recursion-config", status: 200, input: Some(123), output: Some(124), wrapper: "", op: Some(20) },
+Operation { name: "GetEventSourceMapping", method: "GET", uri: "/2015-03-31/event-source-mappings/{UUID}", status: 200, input: Some(120), output: Some(74), wrapper: "", op: Some(16) },
+Operation { name: "GetFunction", method: "GET", uri: "/2015-03-31/functions/{FunctionName}", status: 200, input: Some(129), output: Some(130), wrapper: "", op: Some(17) },
+Operation { name: "GetFunctionCodeSigningConfig", method: "GET", uri: "/2020-06-30/functions/{FunctionName}/code-signing-config", status: 200, input: Some(121), output: Some(122), wrapper: "", op: Some(18) },
+Operation { name: "GetFunctionConcurrency", method: "GET", uri: "/2019-09-30/functions/{FunctionName}/concurrency", status: 200, input: Some(123), output: Some(124), wrapper: "", op: Some(19) },
+Operation { name: "GetFunctionConfiguration", method: "GET", uri: "/2015-03-31/functions/{FunctionName}/configuration", status: 200, input: Some(125), output: Some(99), wrapper: "", op: Some(20) },
+Operation { name: "GetFunctionEventInvokeConfig", method: "GET", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config", status: 200, input: Some(126), output: Some(100), wrapper: "", op: Some(21) },
+Operation { name: "GetFunctionRecursionConfig", method: "GET", uri: "/2024-08-31/functions/{FunctionName}/recursion-config", status: 200, input: Some(127), output: Some(128), wrapper: "", op: Some(22) },
 Operation { name: "GetFunctionScalingConfig", method: "GET", uri: "/2025-11-30/functions/{FunctionName}/function-scaling-config", status: 200, input: None, output: None, wrapper: "", op: None },
-Operation { name: "GetFunctionUrlConfig", method: "GET", uri: "/2021-10-31/functions/{FunctionName}/url", status: 200, input: Some(127), output: Some(128), wrapper: "", op: Some(21) },
-Operation { name: "GetLayerVersion", method: "GET", uri: "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}", status: 200, input: Some(132), output: Some(133), wrapper: "", op: Some(22) },
-Operation { name: "GetLayerVersionByArn", method: "GET", uri: "/2018-10-31/layers?find=LayerVersion", status: 200, input: Some(129), output: Some(133), wrapper: "", op: Some(23) },
-Operation { name: "GetLayerVersionPolicy", method: "GET", uri: "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}/policy", status: 200, input: Some(130), output: Some(131), wrapper: "", op: Some(24) },
-Operation { name: "GetPolicy", method: "GET", uri: "/2015-03-31/functions/{FunctionName}/policy", status: 200, input: Some(134), output: Some(135), wrapper: "", op: Some(25) },
-Operation { name: "GetProvisionedConcurrencyConfig", method: "GET", uri: "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", status: 200, input: Some(136), output: Some(137), wrapper: "", op: Some(26) },
+Operation { name: "GetFunctionUrlConfig", method: "GET", uri: "/2021-10-31/functions/{FunctionName}/url", status: 200, input: Some(131), output: Some(132), wrapper: "", op: Some(23) },
+Operation { name: "GetLayerVersion", method: "GET", uri: "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}", status: 200, input: Some(136), output: Some(137), wrapper: "", op: Some(24) },
+Operation { name: "GetLayerVersionByArn", method: "GET", uri: "/2018-10-31/layers?find=LayerVersion", status: 200, input: Some(133), output: Some(137), wrapper: "", op: Some(25) },
+Operation { name: "GetLayerVersionPolicy", method: "GET", uri: "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}/policy", status: 200, input: Some(134), output: Some(135), wrapper: "", op: Some(26) },
+Operation { name: "GetPolicy", method: "GET", uri: "/2015-03-31/functions/{FunctionName}/policy", status: 200, input: Some(138), output: Some(139), wrapper: "", op: Some(27) },
+Operation { name: "GetProvisionedConcurrencyConfig", method: "GET", uri: "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", status: 200, input: Some(140), output: Some(141), wrapper: "", op: Some(28) },
 Operation { name: "GetResourcePolicy", method: "GET", uri: "/2026-07-09/resource-policy/{ResourceArn}", status: 200, input: None, output: None, wrapper: "", op: None },
-Operation { name: "GetRuntimeManagementConfig", method: "GET", uri: "/2021-07-20/functions/{FunctionName}/runtime-management-config", status: 200, input: Some(138), output: Some(139), wrapper: "", op: Some(27) },
-Operation { name: "Invoke", method: "POST", uri: "/2015-03-31/functions/{FunctionName}/invocations", status: 200, input: Some(147), output: Some(148), wrapper: "", op: Some(28) },
+Operation { name: "GetRuntimeManagementConfig", method: "GET", uri: "/2021-07-20/functions/{FunctionName}/runtime-management-config", status: 200, input: Some(142), output: Some(143), wrapper: "", op: Some(29) },
+Operation { name: "Invoke", method: "POST", uri: "/2015-03-31/functions/{FunctionName}/invocations", status: 200, input: Some(151), output: Some(152), wrapper: "", op: Some(30) },
 Operation { name: "InvokeAsync", method: "POST", uri: "/2014-11-13/functions/{FunctionName}/invoke-async", status: 202, input: None, output: None, wrapper: "", op: None },
-Operation { name: "InvokeWithResponseStream", method: "POST", uri: "/2021-11-15/functions/{FunctionName}/response-streaming-invocations", status: 200, input: Some(153), output: Some(154), wrapper: "", op: Some(29) },
-Operation { name: "ListAliases", method: "GET", uri: "/2015-03-31/functions/{FunctionName}/aliases", status: 200, input: Some(187), output: Some(188), wrapper: "", op: Some(30) },
+Operation { name: "InvokeWithResponseStream", method: "POST", uri: "/2021-11-15/functions/{FunctionName}/response-streaming-invocations", status: 200, input: Some(157), output: Some(158), wrapper: "", op: Some(31) },
+Operation { name: "ListAliases", method: "GET", uri: "/2015-03-31/functions/{FunctionName}/aliases", status: 200, input: Some(191), output: Some(192), wrapper: "", op: Some(32) },
 Operation { name: "ListCapacityProviders", method: "GET", uri: "/2025-11-30/capacity-providers", status: 200, input: None, output: None, wrapper: "", op: None },
 Operation { name: "ListCodeSigningConfigs", method: "GET", uri: "/2020-04-22/code-signing-configs", status: 200, input: None, output: None, wrapper: "", op: None },
 Operation { name: "ListDurableExecutionsByFunction", method: "GET", uri: "/2025-12-01/functions/{FunctionName}/durable-executions", status: 200, input: None, output: None, wrapper: "", op: None },
-Operation { name: "ListEventSourceMappings", method: "GET", uri: "/2015-03-31/event-source-mappings", status: 200, input: Some(189), output: Some(190), wrapper: "", op: Some(31) },
-Operation { name: "ListFunctionEventInvokeConfigs", method: "GET", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config/list", status: 200, input: None, output: None, wrapper: "", op: None },
-Operation { name: "ListFunctionUrlConfigs", method: "GET", uri: "/2021-10-31/functions/{FunctionName}/urls", status: 200, input: Some(191), output: Some(192), wrapper: "", op: Some(32) },
+Operation { name: "ListEventSourceMappings", method: "GET", uri: "/2015-03-31/event-source-mappings", status: 200, input: Some(193), output: Some(194), wrapper: "", op: Some(33) },
+Operation { name: "ListFunctionEventInvokeConfigs", method: "GET", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config/list", status: 200, input: Some(195), output: Some(196), wrapper: "", op: Some(34) },
+Operation { name: "ListFunctionUrlConfigs", method: "GET", uri: "/2021-10-31/functions/{FunctionName}/urls", status: 200, input: Some(197), output: Some(198), wrapper: "", op: Some(35) },
 Operation { name: "ListFunctionVersionsByCapacityProvider", method: "GET", uri: "/2025-11-30/capacity-providers/{CapacityProviderName}/function-versions", status: 200, input: None, output: None, wrapper: "", op: None },
-Operation { name: "ListFunctions", method: "GET", uri: "/2015-03-31/functions", status: 200, input: Some(193), output: Some(194), wrapper: "", op: Some(33) },
+Operation { name: "ListFunctions", method: "GET", uri: "/2015-03-31/functions", status: 200, input: Some(199), output: Some(200), wrapper: "", op: Some(36) },
 Operation { name: "ListFunctionsByCodeSigningConfig", method: "GET", uri: "/2020-04-22/code-signing-configs/{CodeSigningConfigArn}/functions", status: 200, input: None, output: None, wrapper: "", op: None },
-Operation { name: "ListLayerVersions", method: "GET", uri: "/2018-10-31/layers/{LayerName}/versions", status: 200, input: Some(195), output: Some(196), wrapper: "", op: Some(34) },
-Operation { name: "ListLayers", method: "GET", uri: "/2018-10-31/layers", status: 200, input: Some(197), output: Some(198), wrapper: "", op: Some(35) },
-Operation { name: "ListProvisionedConcurrencyConfigs", method: "GET", uri: "/2019-09-30/functions/{FunctionName}/provisioned-concurrency?List=ALL", status: 200, input: Some(199), output: Some(200), wrapper: "", op: Some(36) },
-Operation { name: "ListTags", method: "GET", uri: "/2017-03-31/tags/{Resource}", status: 200, input: Some(201), output: Some(202), wrapper: "", op: Some(37) },
-Operation { name: "ListVersionsByFunction", method: "GET", uri: "/2015-03-31/functions/{FunctionName}/versions", status: 200, input: Some(203), output: Some(204), wrapper: "", op: Some(38) },
+Operation { name: "ListLayerVersions", method: "GET", uri: "/2018-10-31/layers/{LayerName}/versions", status: 200, input: Some(201), output: Some(202), wrapper: "", op: Some(37) },
+Operation { name: "ListLayers", method: "GET", uri: "/2018-10-31/layers", status: 200, input: Some(203), output: Some(204), wrapper: "", op: Some(38) },
+Operation { name: "ListProvisionedConcurrencyConfigs", method: "GET", uri: "/2019-09-30/functions/{FunctionName}/provisioned-concurrency?List=ALL", status: 200, input: Some(205), output: Some(206), wrapper: "", op: Some(39) },
+Operation { name: "ListTags", method: "GET", uri: "/2017-03-31/tags/{Resource}", status: 200, input: Some(207), output: Some(208), wrapper: "", op: Some(40) },
+Operation { name: "ListVersionsByFunction", method: "GET", uri: "/2015-03-31/functions/{FunctionName}/versions", status: 200, input: Some(209), output: Some(210), wrapper: "", op: Some(41) },
 Operation { name: "PauseDurableExecution", method: "POST", uri: "/2025-12-01/durable-executions/{DurableExecutionArn}/pause", status: 202, input: None, output: None, wrapper: "", op: None },
-Operation { name: "PublishLayerVersion", method: "POST", uri: "/2018-10-31/layers/{LayerName}/versions", status: 201, input: Some(247), output: Some(248), wrapper: "", op: Some(39) },
-Operation { name: "PublishVersion", method: "POST", uri: "/2015-03-31/functions/{FunctionName}/versions", status: 201, input: Some(249), output: Some(98), wrapper: "", op: Some(40) },
+Operation { name: "PublishLayerVersion", method: "POST", uri: "/2018-10-31/layers/{LayerName}/versions", status: 201, input: Some(256), output: Some(257), wrapper: "", op: Some(42) },
+Operation { name: "PublishVersion", method: "POST", uri: "/2015-03-31/functions/{FunctionName}/versions", status: 201, input: Some(258), output: Some(99), wrapper: "", op: Some(43) },
 Operation { name: "PutFunctionCodeSigningConfig", method: "PUT", uri: "/2020-06-30/functions/{FunctionName}/code-signing-config", status: 200, input: None, output: None, wrapper: "", op: None },
-Operation { name: "PutFunctionConcurrency", method: "PUT", uri: "/2017-10-31/functions/{FunctionName}/concurrency", status: 200, input: Some(250), output: Some(33), wrapper: "", op: Some(41) },
-Operation { name: "PutFunctionEventInvokeConfig", method: "PUT", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config", status: 200, input: None, output: None, wrapper: "", op: None },
-Operation { name: "PutFunctionRecursionConfig", method: "PUT", uri: "/2024-08-31/functions/{FunctionName}/recursion-config", status: 200, input: Some(251), output: Some(252), wrapper: "", op: Some(42) },
+Operation { name: "PutFunctionConcurrency", method: "PUT", uri: "/2017-10-31/functions/{FunctionName}/concurrency", status: 200, input: Some(259), output: Some(33), wrapper: "", op: Some(44) },
+Operation { name: "PutFunctionEventInvokeConfig", method: "PUT", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config", status: 200, input: Some(260), output: Some(100), wrapper: "", op: Some(45) },
+Operation { name: "PutFunctionRecursionConfig", method: "PUT", uri: "/2024-08-31/functions/{FunctionName}/recursion-config", status: 200, input: Some(261), output: Some(262), wrapper: "", op: Some(46) },
 Operation { name: "PutFunctionScalingConfig", method: "PUT", uri: "/2025-11-30/functions/{FunctionName}/function-scaling-config", status: 202, input: None, output: None, wrapper: "", op: None },
-Operation { name: "PutProvisionedConcurrencyConfig", method: "PUT", uri: "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", status: 202, input: Some(253), output: Some(254), wrapper: "", op: Some(43) },
+Operation { name: "PutProvisionedConcurrencyConfig", method: "PUT", uri: "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", status: 202, input: Some(263), output: Some(264), wrapper: "", op: Some(47) },
 Operation { name: "PutResourcePolicy", method: "PUT", uri: "/2026-07-09/resource-policy/{ResourceArn}", status: 200, input: None, output: None, wrapper: "", op: None },
-Operation { name: "PutRuntimeManagementConfig", method: "PUT", uri: "/2021-07-20/functions/{FunctionName}/runtime-management-config", status: 200, input: Some(255), output: Some(256), wrapper: "", op: Some(44) },
-Operation { name: "RemoveLayerVersionPermission", method: "DELETE", uri: "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}/policy/{StatementId}", status: 204, input: Some(261), output: None, wrapper: "", op: Some(45) },
-Operation { name: "RemovePermission", method: "DELETE", uri: "/2015-03-31/functions/{FunctionName}/policy/{StatementId}", status: 204, input: Some(262), output: None, wrapper: "", op: Some(46) },
+Operation { name: "PutRuntimeManagementConfig", method: "PUT", uri: "/2021-07-20/functions/{FunctionName}/runtime-management-config", status: 200, input: Some(265), output: Some(266), wrapper: "", op: Some(48) },
+Operation { name: "RemoveLayerVersionPermission", method: "DELETE", uri: "/2018-10-31/layers/{LayerName}/versions/{VersionNumber}/policy/{StatementId}", status: 204, input: Some(271), output: None, wrapper: "", op: Some(49) },
+Operation { name: "RemovePermission", method: "DELETE", uri: "/2015-03-31/functions/{FunctionName}/policy/{StatementId}", status: 204, input: Some(272), output: None, wrapper: "", op: Some(50) },
 Operation { name: "ResumeDurableExecution", method: "POST", uri: "/2025-12-01/durable-executions/{DurableExecutionArn}/resume", status: 202, input: None, output: None, wrapper: "", op: None },
 Operation { name: "SendDurableExecutionCallbackFailure", method: "POST", uri: "/2025-12-01/durable-execution-callbacks/{CallbackId}/fail", status: 200, input: None, output: None, wrapper: "", op: None },
 Operation { name: "SendDurableExecutionCallbackHeartbeat", method: "POST", uri: "/2025-12-01/durable-execution-callbacks/{CallbackId}/heartbeat", status: 200, input: None, output: None, wrapper: "", op: None },
 Operation { name: "SendDurableExecutionCallbackSuccess", method: "POST", uri: "/2025-12-01/durable-execution-callbacks/{CallbackId}/succeed", status: 200, input: None, output: None, wrapper: "", op: None },
 Operation { name: "StopDurableExecution", method: "POST", uri: "/2025-12-01/durable-executions/{DurableExecutionArn}/stop", status: 200, input: None, output: None, wrapper: "", op: None },
-Operation { name: "TagResource", method: "POST", uri: "/2017-03-31/tags/{Resource}", status: 204, input: Some(306), output: None, wrapper: "", op: Some(47) },
-Operation { name: "UntagResource", method: "DELETE", uri: "/2017-03-31/tags/{Resource}", status: 204, input: Some(328), output: None, wrapper: "", op: Some(48) },
-Operation { name: "UpdateAlias", method: "PUT", uri: "/2015-03-31/functions/{FunctionName}/aliases/{Name}", status: 200, input: Some(329), output: Some(12), wrapper: "", op: Some(49) },
+Operation { name: "TagResource", method: "POST", uri: "/2017-03-31/tags/{Resource}", status: 204, input: Some(316), output: None, wrapper: "", op: Some(51) },
+Operation { name: "UntagResource", method: "DELETE", uri: "/2017-03-31/tags/{Resource}", status: 204, input: Some(338), output: None, wrapper: "", op: Some(52) },
+Operation { name: "UpdateAlias", method: "PUT", uri: "/2015-03-31/functions/{FunctionName}/aliases/{Name}", status: 200, input: Some(339), output: Some(12), wrapper: "", op: Some(53) },
 Operation { name: "UpdateCapacityProvider", method: "PUT", uri: "/2025-11-30/capacity-providers/{CapacityProviderName}", status: 202, input: None, output: None, wrapper: "", op: None },
 Operation { name: "UpdateCodeSigningConfig", method: "PUT", uri: "/2020-04-22/code-signing-configs/{CodeSigningConfigArn}", status: 200, input: None, output: None, wrapper: "", op: None },
-Operation { name: "UpdateEventSourceMapping", method: "PUT", uri: "/2015-03-31/event-source-mappings/{UUID}", status: 202, input: Some(330), output: Some(73), wrapper: "", op: Some(50) },
-Operation { name: "UpdateFunctionCode", method: "PUT", uri: "/2015-03-31/functions/{FunctionName}/code", status: 200, input: Some(331), output: Some(98), wrapper: "", op: Some(51) },
-Operation { name: "UpdateFunctionConfiguration", method: "PUT", uri: "/2015-03-31/functions/{FunctionName}/configuration", status: 200, input: Some(332), output: Some(98), wrapper: "", op: Some(52) },
-Operation { name: "UpdateFunctionEventInvokeConfig", method: "POST", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config", status: 200, input: None, output: None, wrapper: "", op: None },
-Operation { name: "UpdateFunctionUrlConfig", method: "PUT", uri: "/2021-10-31/functions/{FunctionName}/url", status: 200, input: Some(333), output: Some(334), wrapper: "", op: Some(53) },
+Operation { name: "UpdateEventSourceMapping", method: "PUT", uri: "/2015-03-31/event-source-mappings/{UUID}", status: 202, input: Some(340), output: Some(74), wrapper: "", op: Some(54) },
+Operation { name: "UpdateFunctionCode", method: "PUT", uri: "/2015-03-31/functions/{FunctionName}/code", status: 200, input: Some(341), output: Some(99), wrapper: "", op: Some(55) },
+Operation { name: "UpdateFunctionConfiguration", method: "PUT", uri: "/2015-03-31/functions/{FunctionName}/configuration", status: 200, input: Some(342), output: Some(99), wrapper: "", op: Some(56) },
+Operation { name: "UpdateFunctionEventInvokeConfig", method: "POST", uri: "/2019-09-25/functions/{FunctionName}/event-invoke-config", status: 200, input: Some(343), output: Some(100), wrapper: "", op: Some(57) },
+Operation { name: "UpdateFunctionUrlConfig", method: "PUT", uri: "/2021-10-31/functions/{FunctionName}/url", status: 200, input: Some(344), output: Some(345), wrapper: "", op: Some(58) },
 ];
 
 /// Shapes, which name each other by position.
@@ -299,27 +314,27 @@ Shape { name: "AcceleratorConfig", kind: Kind::Structure, members: &[Member { na
 // 1
 Shape { name: "AcceleratorMemoryGB", kind: Kind::Integer, ..NONE },
 // 2
-Shape { name: "AccountLimit", kind: Kind::Structure, members: &[Member { name: "CodeSizeUnzipped", shape: 210, location: Location::Body, wire: "CodeSizeUnzipped", required: false }, Member { name: "CodeSizeZipped", shape: 210, location: Location::Body, wire: "CodeSizeZipped", required: false }, Member { name: "ConcurrentExecutions", shape: 146, location: Location::Body, wire: "ConcurrentExecutions", required: false }, Member { name: "TotalCodeSize", shape: 210, location: Location::Body, wire: "TotalCodeSize", required: false }, Member { name: "UnreservedConcurrentExecutions", shape: 327, location: Location::Body, wire: "UnreservedConcurrentExecutions", required: false }], ..NONE },
+Shape { name: "AccountLimit", kind: Kind::Structure, members: &[Member { name: "CodeSizeUnzipped", shape: 216, location: Location::Body, wire: "CodeSizeUnzipped", required: false }, Member { name: "CodeSizeZipped", shape: 216, location: Location::Body, wire: "CodeSizeZipped", required: false }, Member { name: "ConcurrentExecutions", shape: 150, location: Location::Body, wire: "ConcurrentExecutions", required: false }, Member { name: "TotalCodeSize", shape: 216, location: Location::Body, wire: "TotalCodeSize", required: false }, Member { name: "UnreservedConcurrentExecutions", shape: 337, location: Location::Body, wire: "UnreservedConcurrentExecutions", required: false }], ..NONE },
 // 3
-Shape { name: "AccountUsage", kind: Kind::Structure, members: &[Member { name: "FunctionCount", shape: 210, location: Location::Body, wire: "FunctionCount", required: false }, Member { name: "TotalCodeSize", shape: 210, location: Location::Body, wire: "TotalCodeSize", required: false }], ..NONE },
+Shape { name: "AccountUsage", kind: Kind::Structure, members: &[Member { name: "FunctionCount", shape: 216, location: Location::Body, wire: "FunctionCount", required: false }, Member { name: "TotalCodeSize", shape: 216, location: Location::Body, wire: "TotalCodeSize", required: false }], ..NONE },
 // 4
 Shape { name: "Action", kind: Kind::String, min: 0, max: 10000, pattern: "(lambda:[*]|lambda:[a-zA-Z]+|[*])", ..NONE },
 // 5
-Shape { name: "AddLayerVersionPermissionRequest", kind: Kind::Structure, members: &[Member { name: "Action", shape: 175, location: Location::Body, wire: "Action", required: true }, Member { name: "LayerName", shape: 174, location: Location::Uri, wire: "LayerName", required: true }, Member { name: "OrganizationId", shape: 233, location: Location::Body, wire: "OrganizationId", required: false }, Member { name: "Principal", shape: 176, location: Location::Body, wire: "Principal", required: true }, Member { name: "RevisionId", shape: 299, location: Location::Query, wire: "RevisionId", required: false }, Member { name: "StatementId", shape: 298, location: Location::Body, wire: "StatementId", required: true }, Member { name: "VersionNumber", shape: 180, location: Location::Uri, wire: "VersionNumber", required: true }], ..NONE },
+Shape { name: "AddLayerVersionPermissionRequest", kind: Kind::Structure, members: &[Member { name: "Action", shape: 179, location: Location::Body, wire: "Action", required: true }, Member { name: "LayerName", shape: 178, location: Location::Uri, wire: "LayerName", required: true }, Member { name: "OrganizationId", shape: 242, location: Location::Body, wire: "OrganizationId", required: false }, Member { name: "Principal", shape: 180, location: Location::Body, wire: "Principal", required: true }, Member { name: "RevisionId", shape: 309, location: Location::Query, wire: "RevisionId", required: false }, Member { name: "StatementId", shape: 308, location: Location::Body, wire: "StatementId", required: true }, Member { name: "VersionNumber", shape: 184, location: Location::Uri, wire: "VersionNumber", required: true }], ..NONE },
 // 6
-Shape { name: "AddLayerVersionPermissionResponse", kind: Kind::Structure, members: &[Member { name: "RevisionId", shape: 299, location: Location::Body, wire: "RevisionId", required: false }, Member { name: "Statement", shape: 299, location: Location::Body, wire: "Statement", required: false }], ..NONE },
+Shape { name: "AddLayerVersionPermissionResponse", kind: Kind::Structure, members: &[Member { name: "RevisionId", shape: 309, location: Location::Body, wire: "RevisionId", required: false }, Member { name: "Statement", shape: 309, location: Location::Body, wire: "Statement", required: false }], ..NONE },
 // 7
-Shape { name: "AddPermissionRequest", kind: Kind::Structure, members: &[Member { name: "Action", shape: 4, location: Location::Body, wire: "Action", required: true }, Member { name: "EventSourceToken", shape: 81, location: Location::Body, wire: "EventSourceToken", required: false }, Member { name: "FunctionName", shape: 226, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "FunctionUrlAuthType", shape: 107, location: Location::Body, wire: "FunctionUrlAuthType", required: false }, Member { name: "InvokedViaFunctionUrl", shape: 156, location: Location::Body, wire: "InvokedViaFunctionUrl", required: false }, Member { name: "Principal", shape: 240, location: Location::Body, wire: "Principal", required: true }, Member { name: "PrincipalOrgID", shape: 241, location: Location::Body, wire: "PrincipalOrgID", required: false }, Member { name: "Qualifier", shape: 230, location: Location::Query, wire: "Qualifier", required: false }, Member { name: "RevisionId", shape: 299, location: Location::Body, wire: "RevisionId", required: false }, Member { name: "SourceAccount", shape: 294, location: Location::Body, wire: "SourceAccount", required: false }, Member { name: "SourceArn", shape: 22, location: Location::Body, wire: "SourceArn", required: false }, Member { name: "StatementId", shape: 298, location: Location::Body, wire: "StatementId", required: true }], ..NONE },
+Shape { name: "AddPermissionRequest", kind: Kind::Structure, members: &[Member { name: "Action", shape: 4, location: Location::Body, wire: "Action", required: true }, Member { name: "EventSourceToken", shape: 82, location: Location::Body, wire: "EventSourceToken", required: false }, Member { name: "FunctionName", shape: 235, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "FunctionUrlAuthType", shape: 110, location: Location::Body, wire: "FunctionUrlAuthType", required: false }, Member { name: "InvokedViaFunctionUrl", shape: 160, location: Location::Body, wire: "InvokedViaFunctionUrl", required: false }, Member { name: "Principal", shape: 249, location: Location::Body, wire: "Principal", required: true }, Member { name: "PrincipalOrgID", shape: 250, location: Location::Body, wire: "PrincipalOrgID", required: false }, Member { name: "Qualifier", shape: 239, location: Location::Query, wire: "Qualifier", required: false }, Member { name: "RevisionId", shape: 309, location: Location::Body, wire: "RevisionId", required: false }, Member { name: "SourceAccount", shape: 304, location: Location::Body, wire: "SourceAccount", required: false }, Member { name: "SourceArn", shape: 22, location: Location::Body, wire: "SourceArn", required: false }, Member { name: "StatementId", shape: 308, location: Location::Body, wire: "StatementId", required: true }], ..NONE },
 // 8
-Shape { name: "AddPermissionResponse", kind: Kind::Structure, members: &[Member { name: "Statement", shape: 299, location: Location::Body, wire: "Statement", required: false }], ..NONE },
+Shape { name: "AddPermissionResponse", kind: Kind::Structure, members: &[Member { name: "Statement", shape: 309, location: Location::Body, wire: "Statement", required: false }], ..NONE },
 // 9
 Shape { name: "AdditionalVersion", kind: Kind::String, min: 1, max: 1024, pattern: "[0-9]+", ..NONE },
 // 10
-Shape { name: "AdditionalVersionWeights", kind: Kind::Map, key: 9, element: 341, ..NONE },
+Shape { name: "AdditionalVersionWeights", kind: Kind::Map, key: 9, element: 352, ..NONE },
 // 11
 Shape { name: "Alias", kind: Kind::String, min: 1, max: 128, pattern: "(?!^[0-9]+$)([a-zA-Z0-9-_]+)", ..NONE },
 // 12
-Shape { name: "AliasConfiguration", kind: Kind::Structure, members: &[Member { name: "AliasArn", shape: 94, location: Location::Body, wire: "AliasArn", required: false }, Member { name: "Description", shape: 51, location: Location::Body, wire: "Description", required: false }, Member { name: "FunctionVersion", shape: 336, location: Location::Body, wire: "FunctionVersion", required: false }, Member { name: "Name", shape: 11, location: Location::Body, wire: "Name", required: false }, Member { name: "RevisionId", shape: 299, location: Location::Body, wire: "RevisionId", required: false }, Member { name: "RoutingConfig", shape: 14, location: Location::Body, wire: "RoutingConfig", required: false }], ..NONE },
+Shape { name: "AliasConfiguration", kind: Kind::Structure, members: &[Member { name: "AliasArn", shape: 95, location: Location::Body, wire: "AliasArn", required: false }, Member { name: "Description", shape: 52, location: Location::Body, wire: "Description", required: false }, Member { name: "FunctionVersion", shape: 347, location: Location::Body, wire: "FunctionVersion", required: false }, Member { name: "Name", shape: 11, location: Location::Body, wire: "Name", required: false }, Member { name: "RevisionId", shape: 309, location: Location::Body, wire: "RevisionId", required: false }, Member { name: "RoutingConfig", shape: 14, location: Location::Body, wire: "RoutingConfig", required: false }], ..NONE },
 // 13
 Shape { name: "AliasList", kind: Kind::List, element: 12, ..NONE },
 // 14
@@ -327,11 +342,11 @@ Shape { name: "AliasRoutingConfiguration", kind: Kind::Structure, members: &[Mem
 // 15
 Shape { name: "AllowCredentials", kind: Kind::Boolean, ..NONE },
 // 16
-Shape { name: "AllowMethodsList", kind: Kind::List, element: 223, min: 0, max: 6, ..NONE },
+Shape { name: "AllowMethodsList", kind: Kind::List, element: 232, min: 0, max: 6, ..NONE },
 // 17
-Shape { name: "AllowOriginsList", kind: Kind::List, element: 234, min: 0, max: 100, ..NONE },
+Shape { name: "AllowOriginsList", kind: Kind::List, element: 243, min: 0, max: 100, ..NONE },
 // 18
-Shape { name: "AmazonManagedKafkaEventSourceConfig", kind: Kind::Structure, members: &[Member { name: "ConsumerGroupId", shape: 324, location: Location::Body, wire: "ConsumerGroupId", required: false }, Member { name: "SchemaRegistryConfig", shape: 162, location: Location::Body, wire: "SchemaRegistryConfig", required: false }], ..NONE },
+Shape { name: "AmazonManagedKafkaEventSourceConfig", kind: Kind::Structure, members: &[Member { name: "ConsumerGroupId", shape: 334, location: Location::Body, wire: "ConsumerGroupId", required: false }, Member { name: "SchemaRegistryConfig", shape: 166, location: Location::Body, wire: "SchemaRegistryConfig", required: false }], ..NONE },
 // 19
 Shape { name: "ApplicationLogLevel", kind: Kind::String, one_of: &["TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL"], ..NONE },
 // 20
@@ -351,7 +366,7 @@ Shape { name: "Boolean", kind: Kind::Boolean, ..NONE },
 // 27
 Shape { name: "CapacityProviderArn", kind: Kind::String, min: 1, max: 140, pattern: "arn:aws[a-zA-Z-]*:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:capacity-provider:[a-zA-Z0-9-_]+", ..NONE },
 // 28
-Shape { name: "CapacityProviderConfig", kind: Kind::Structure, members: &[Member { name: "LambdaManagedInstancesCapacityProviderConfig", shape: 166, location: Location::Body, wire: "LambdaManagedInstancesCapacityProviderConfig", required: true }], ..NONE },
+Shape { name: "CapacityProviderConfig", kind: Kind::Structure, members: &[Member { name: "LambdaManagedInstancesCapacityProviderConfig", shape: 170, location: Location::Body, wire: "LambdaManagedInstancesCapacityProviderConfig", required: true }], ..NONE },
 // 29
 Shape { name: "CodeSigningConfigArn", kind: Kind::String, min: 0, max: 200, pattern: "arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:code-signing-config:csc-[a-z0-9]{17}", ..NONE },
 // 30
@@ -359,626 +374,648 @@ Shape { name: "CollectionName", kind: Kind::String, min: 1, max: 57, pattern: "(
 // 31
 Shape { name: "CompatibleArchitectures", kind: Kind::List, element: 20, min: 0, max: 2, ..NONE },
 // 32
-Shape { name: "CompatibleRuntimes", kind: Kind::List, element: 269, min: 0, max: 15, ..NONE },
+Shape { name: "CompatibleRuntimes", kind: Kind::List, element: 279, min: 0, max: 15, ..NONE },
 // 33
-Shape { name: "Concurrency", kind: Kind::Structure, members: &[Member { name: "ReservedConcurrentExecutions", shape: 263, location: Location::Body, wire: "ReservedConcurrentExecutions", required: false }], ..NONE },
+Shape { name: "Concurrency", kind: Kind::Structure, members: &[Member { name: "ReservedConcurrentExecutions", shape: 273, location: Location::Body, wire: "ReservedConcurrentExecutions", required: false }], ..NONE },
 // 34
-Shape { name: "Cors", kind: Kind::Structure, members: &[Member { name: "AllowCredentials", shape: 15, location: Location::Body, wire: "AllowCredentials", required: false }, Member { name: "AllowHeaders", shape: 142, location: Location::Body, wire: "AllowHeaders", required: false }, Member { name: "AllowMethods", shape: 16, location: Location::Body, wire: "AllowMethods", required: false }, Member { name: "AllowOrigins", shape: 17, location: Location::Body, wire: "AllowOrigins", required: false }, Member { name: "ExposeHeaders", shape: 142, location: Location::Body, wire: "ExposeHeaders", required: false }, Member { name: "MaxAge", shape: 212, location: Location::Body, wire: "MaxAge", required: false }], ..NONE },
+Shape { name: "Cors", kind: Kind::Structure, members: &[Member { name: "AllowCredentials", shape: 15, location: Location::Body, wire: "AllowCredentials", required: false }, Member { name: "AllowHeaders", shape: 146, location: Location::Body, wire: "AllowHeaders", required: false }, Member { name: "AllowMethods", shape: 16, location: Location::Body, wire: "AllowMethods", required: false }, Member { name: "AllowOrigins", shape: 17, location: Location::Body, wire: "AllowOrigins", required: false }, Member { name: "ExposeHeaders", shape: 146, location: Location::Body, wire: "ExposeHeaders", required: false }, Member { name: "MaxAge", shape: 218, location: Location::Body, wire: "MaxAge", required: false }], ..NONE },
 // 35
-Shape { name: "CreateAliasRequest", kind: Kind::Structure, members: &[Member { name: "Description", shape: 51, location: Location::Body, wire: "Description", required: false }, Member { name: "FunctionName", shape: 100, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "FunctionVersion", shape: 337, location: Location::Body, wire: "FunctionVersion", required: true }, Member { name: "Name", shape: 11, location: Location::Body, wire: "Name", required: true }, Member { name: "RoutingConfig", shape: 14, location: Location::Body, wire: "RoutingConfig", required: false }], ..NONE },
+Shape { name: "CreateAliasRequest", kind: Kind::Structure, members: &[Member { name: "Description", shape: 52, location: Location::Body, wire: "Description", required: false }, Member { name: "FunctionName", shape: 103, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "FunctionVersion", shape: 348, location: Location::Body, wire: "FunctionVersion", required: true }, Member { name: "Name", shape: 11, location: Location::Body, wire: "Name", required: true }, Member { name: "RoutingConfig", shape: 14, location: Location::Body, wire: "RoutingConfig", required: false }], ..NONE },
 // 36
-Shape { name: "CreateEventSourceMappingRequest", kind: Kind::Structure, members: &[Member { name: "AmazonManagedKafkaEventSourceConfig", shape: 18, location: Location::Body, wire: "AmazonManagedKafkaEventSourceConfig", required: false }, Member { name: "BatchSize", shape: 23, location: Location::Body, wire: "BatchSize", required: false }, Member { name: "BisectBatchOnFunctionError", shape: 24, location: Location::Body, wire: "BisectBatchOnFunctionError", required: false }, Member { name: "DestinationConfig", shape: 53, location: Location::Body, wire: "DestinationConfig", required: false }, Member { name: "DocumentDBEventSourceConfig", shape: 55, location: Location::Body, wire: "DocumentDBEventSourceConfig", required: false }, Member { name: "Enabled", shape: 59, location: Location::Body, wire: "Enabled", required: false }, Member { name: "EventSourceArn", shape: 22, location: Location::Body, wire: "EventSourceArn", required: false }, Member { name: "FilterCriteria", shape: 88, location: Location::Body, wire: "FilterCriteria", required: false }, Member { name: "FunctionName", shape: 226, location: Location::Body, wire: "FunctionName", required: true }, Member { name: "FunctionResponseTypes", shape: 102, location: Location::Body, wire: "FunctionResponseTypes", required: false }, Member { name: "KMSKeyArn", shape: 157, location: Location::Body, wire: "KMSKeyArn", required: false }, Member { name: "LoggingConfig", shape: 74, location: Location::Body, wire: "LoggingConfig", required: false }, Member { name: "MaximumBatchingWindowInSeconds", shape: 217, location: Location::Body, wire: "MaximumBatchingWindowInSeconds", required: false }, Member { name: "MaximumRecordAgeInSeconds", shape: 220, location: Location::Body, wire: "MaximumRecordAgeInSeconds", required: false }, Member { name: "MaximumRetryAttempts", shape: 221, location: Location::Body, wire: "MaximumRetryAttempts", required: false }, Member { name: "MetricsConfig", shape: 77, location: Location::Body, wire: "MetricsConfig", required: false }, Member { name: "ParallelizationFactor", shape: 236, location: Location::Body, wire: "ParallelizationFactor", required: false }, Member { name: "ProvisionedPollerConfig", shape: 245, location: Location::Body, wire: "ProvisionedPollerConfig", required: false }, Member { name: "Queues", shape: 259, location: Location::Body, wire: "Queues", required: false }, Member { name: "ScalingConfig", shape: 278, location: Location::Body, wire: "ScalingConfig", required: false }, Member { name: "SelfManagedEventSource", shape: 283, location: Location::Body, wire: "SelfManagedEventSource", required: false }, Member { name: "SelfManagedKafkaEventSourceConfig", shape: 284, location: Location::Body, wire: "SelfManagedKafkaEventSourceConfig", required: false }, Member { name: "SourceAccessConfigurations", shape: 292, location: Location::Body, wire: "SourceAccessConfigurations", required: false }, Member { name: "StartingPosition", shape: 80, location: Location::Body, wire: "StartingPosition", required: false }, Member { name: "StartingPositionTimestamp", shape: 41, location: Location::Body, wire: "StartingPositionTimestamp", required: false }, Member { name: "Tags", shape: 309, location: Location::Body, wire: "Tags", required: false }, Member { name: "Topics", shape: 319, location: Location::Body, wire: "Topics", required: false }, Member { name: "TumblingWindowInSeconds", shape: 323, location: Location::Body, wire: "TumblingWindowInSeconds", required: false }], ..NONE },
+Shape { name: "CreateEventSourceMappingRequest", kind: Kind::Structure, members: &[Member { name: "AmazonManagedKafkaEventSourceConfig", shape: 18, location: Location::Body, wire: "AmazonManagedKafkaEventSourceConfig", required: false }, Member { name: "BatchSize", shape: 23, location: Location::Body, wire: "BatchSize", required: false }, Member { name: "BisectBatchOnFunctionError", shape: 24, location: Location::Body, wire: "BisectBatchOnFunctionError", required: false }, Member { name: "DestinationConfig", shape: 54, location: Location::Body, wire: "DestinationConfig", required: false }, Member { name: "DocumentDBEventSourceConfig", shape: 56, location: Location::Body, wire: "DocumentDBEventSourceConfig", required: false }, Member { name: "Enabled", shape: 60, location: Location::Body, wire: "Enabled", required: false }, Member { name: "EventSourceArn", shape: 22, location: Location::Body, wire: "EventSourceArn", required: false }, Member { name: "FilterCriteria", shape: 89, location: Location::Body, wire: "FilterCriteria", required: false }, Member { name: "FunctionName", shape: 235, location: Location::Body, wire: "FunctionName", required: true }, Member { name: "FunctionResponseTypes", shape: 105, location: Location::Body, wire: "FunctionResponseTypes", required: false }, Member { name: "KMSKeyArn", shape: 161, location: Location::Body, wire: "KMSKeyArn", required: false }, Member { name: "LoggingConfig", shape: 75, location: Location::Body, wire: "LoggingConfig", required: false }, Member { name: "MaximumBatchingWindowInSeconds", shape: 224, location: Location::Body, wire: "MaximumBatchingWindowInSeconds", required: false }, Member { name: "MaximumRecordAgeInSeconds", shape: 228, location: Location::Body, wire: "MaximumRecordAgeInSeconds", required: false }, Member { name: "MaximumRetryAttempts", shape: 230, location: Location::Body, wire: "MaximumRetryAttempts", required: false }, Member { name: "MetricsConfig", shape: 78, location: Location::Body, wire: "MetricsConfig", required: false }, Member { name: "ParallelizationFactor", shape: 245, location: Location::Body, wire: "ParallelizationFactor", required: false }, Member { name: "ProvisionedPollerConfig", shape: 254, location: Location::Body, wire: "ProvisionedPollerConfig", required: false }, Member { name: "Queues", shape: 269, location: Location::Body, wire: "Queues", required: false }, Member { name: "ScalingConfig", shape: 288, location: Location::Body, wire: "ScalingConfig", required: false }, Member { name: "SelfManagedEventSource", shape: 293, location: Location::Body, wire: "SelfManagedEventSource", required: false }, Member { name: "SelfManagedKafkaEventSourceConfig", shape: 294, location: Location::Body, wire: "SelfManagedKafkaEventSourceConfig", required: false }, Member { name: "SourceAccessConfigurations", shape: 302, location: Location::Body, wire: "SourceAccessConfigurations", required: false }, Member { name: "StartingPosition", shape: 81, location: Location::Body, wire: "StartingPosition", required: false }, Member { name: "StartingPositionTimestamp", shape: 41, location: Location::Body, wire: "StartingPositionTimestamp", required: false }, Member { name: "Tags", shape: 319, location: Location::Body, wire: "Tags", required: false }, Member { name: "Topics", shape: 329, location: Location::Body, wire: "Topics", required: false }, Member { name: "TumblingWindowInSeconds", shape: 333, location: Location::Body, wire: "TumblingWindowInSeconds", required: false }], ..NONE },
 // 37
-Shape { name: "CreateFunctionRequest", kind: Kind::Structure, members: &[Member { name: "AcceleratorConfig", shape: 0, location: Location::Body, wire: "AcceleratorConfig", required: false }, Member { name: "Architectures", shape: 21, location: Location::Body, wire: "Architectures", required: false }, Member { name: "CapacityProviderConfig", shape: 28, location: Location::Body, wire: "CapacityProviderConfig", required: false }, Member { name: "Code", shape: 95, location: Location::Body, wire: "Code", required: true }, Member { name: "CodeSigningConfigArn", shape: 29, location: Location::Body, wire: "CodeSigningConfigArn", required: false }, Member { name: "DeadLetterConfig", shape: 42, location: Location::Body, wire: "DeadLetterConfig", required: false }, Member { name: "Description", shape: 51, location: Location::Body, wire: "Description", required: false }, Member { name: "DurableConfig", shape: 56, location: Location::Body, wire: "DurableConfig", required: false }, Member { name: "Environment", shape: 64, location: Location::Body, wire: "Environment", required: false }, Member { name: "EphemeralStorage", shape: 70, location: Location::Body, wire: "EphemeralStorage", required: false }, Member { name: "FileSystemConfigs", shape: 86, location: Location::Body, wire: "FileSystemConfigs", required: false }, Member { name: "FunctionName", shape: 100, location: Location::Body, wire: "FunctionName", required: true }, Member { name: "Handler", shape: 140, location: Location::Body, wire: "Handler", required: false }, Member { name: "ImageConfig", shape: 143, location: Location::Body, wire: "ImageConfig", required: false }, Member { name: "KMSKeyArn", shape: 157, location: Location::Body, wire: "KMSKeyArn", required: false }, Member { name: "Layers", shape: 172, location: Location::Body, wire: "Layers", required: false }, Member { name: "LoggingConfig", shape: 209, location: Location::Body, wire: "LoggingConfig", required: false }, Member { name: "MemorySize", shape: 222, location: Location::Body, wire: "MemorySize", required: false }, Member { name: "PackageType", shape: 235, location: Location::Body, wire: "PackageType", required: false }, Member { name: "Publish", shape: 26, location: Location::Body, wire: "Publish", required: false }, Member { name: "PublishTo", shape: 113, location: Location::Body, wire: "PublishTo", required: false }, Member { name: "Role", shape: 268, location: Location::Body, wire: "Role", required: true }, Member { name: "Runtime", shape: 269, location: Location::Body, wire: "Runtime", required: false }, Member { name: "RuntimeConfig", shape: 105, location: Location::Body, wire: "RuntimeConfig", required: false }, Member { name: "SnapStart", shape: 287, location: Location::Body, wire: "SnapStart", required: false }, Member { name: "Tags", shape: 309, location: Location::Body, wire: "Tags", required: false }, Member { name: "TenancyConfig", shape: 313, location: Location::Body, wire: "TenancyConfig", required: false }, Member { name: "Timeout", shape: 316, location: Location::Body, wire: "Timeout", required: false }, Member { name: "TracingConfig", shape: 320, location: Location::Body, wire: "TracingConfig", required: false }, Member { name: "VpcConfig", shape: 338, location: Location::Body, wire: "VpcConfig", required: false }], ..NONE },
+Shape { name: "CreateFunctionRequest", kind: Kind::Structure, members: &[Member { name: "AcceleratorConfig", shape: 0, location: Location::Body, wire: "AcceleratorConfig", required: false }, Member { name: "Architectures", shape: 21, location: Location::Body, wire: "Architectures", required: false }, Member { name: "CapacityProviderConfig", shape: 28, location: Location::Body, wire: "CapacityProviderConfig", required: false }, Member { name: "Code", shape: 96, location: Location::Body, wire: "Code", required: true }, Member { name: "CodeSigningConfigArn", shape: 29, location: Location::Body, wire: "CodeSigningConfigArn", required: false }, Member { name: "DeadLetterConfig", shape: 42, location: Location::Body, wire: "DeadLetterConfig", required: false }, Member { name: "Description", shape: 52, location: Location::Body, wire: "Description", required: false }, Member { name: "DurableConfig", shape: 57, location: Location::Body, wire: "DurableConfig", required: false }, Member { name: "Environment", shape: 65, location: Location::Body, wire: "Environment", required: false }, Member { name: "EphemeralStorage", shape: 71, location: Location::Body, wire: "EphemeralStorage", required: false }, Member { name: "FileSystemConfigs", shape: 87, location: Location::Body, wire: "FileSystemConfigs", required: false }, Member { name: "FunctionName", shape: 103, location: Location::Body, wire: "FunctionName", required: true }, Member { name: "Handler", shape: 144, location: Location::Body, wire: "Handler", required: false }, Member { name: "ImageConfig", shape: 147, location: Location::Body, wire: "ImageConfig", required: false }, Member { name: "KMSKeyArn", shape: 161, location: Location::Body, wire: "KMSKeyArn", required: false }, Member { name: "Layers", shape: 176, location: Location::Body, wire: "Layers", required: false }, Member { name: "LoggingConfig", shape: 215, location: Location::Body, wire: "LoggingConfig", required: false }, Member { name: "MemorySize", shape: 231, location: Location::Body, wire: "MemorySize", required: false }, Member { name: "PackageType", shape: 244, location: Location::Body, wire: "PackageType", required: false }, Member { name: "Publish", shape: 26, location: Location::Body, wire: "Publish", required: false }, Member { name: "PublishTo", shape: 116, location: Location::Body, wire: "PublishTo", required: false }, Member { name: "Role", shape: 278, location: Location::Body, wire: "Role", required: true }, Member { name: "Runtime", shape: 279, location: Location::Body, wire: "Runtime", required: false }, Member { name: "RuntimeConfig", shape: 108, location: Location::Body, wire: "RuntimeConfig", required: false }, Member { name: "SnapStart", shape: 297, location: Location::Body, wire: "SnapStart", required: false }, Member { name: "Tags", shape: 319, location: Location::Body, wire: "Tags", required: false }, Member { name: "TenancyConfig", shape: 323, location: Location::Body, wire: "TenancyConfig", required: false }, Member { name: "Timeout", shape: 326, location: Location::Body, wire: "Timeout", required: false }, Member { name: "TracingConfig", shape: 330, location: Location::Body, wire: "TracingConfig", required: false }, Member { name: "VpcConfig", shape: 349, location: Location::Body, wire: "VpcConfig", required: false }], ..NONE },
 // 38
-Shape { name: "CreateFunctionUrlConfigRequest", kind: Kind::Structure, members: &[Member { name: "AuthType", shape: 107, location: Location::Body, wire: "AuthType", required: true }, Member { name: "Cors", shape: 34, location: Location::Body, wire: "Cors", required: false }, Member { name: "FunctionName", shape: 110, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "InvokeMode", shape: 150, location: Location::Body, wire: "InvokeMode", required: false }, Member { name: "Qualifier", shape: 111, location: Location::Query, wire: "Qualifier", required: false }], ..NONE },
+Shape { name: "CreateFunctionUrlConfigRequest", kind: Kind::Structure, members: &[Member { name: "AuthType", shape: 110, location: Location::Body, wire: "AuthType", required: true }, Member { name: "Cors", shape: 34, location: Location::Body, wire: "Cors", required: false }, Member { name: "FunctionName", shape: 113, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "InvokeMode", shape: 154, location: Location::Body, wire: "InvokeMode", required: false }, Member { name: "Qualifier", shape: 114, location: Location::Query, wire: "Qualifier", required: false }], ..NONE },
 // 39
-Shape { name: "CreateFunctionUrlConfigResponse", kind: Kind::Structure, members: &[Member { name: "AuthType", shape: 107, location: Location::Body, wire: "AuthType", required: true }, Member { name: "Cors", shape: 34, location: Location::Body, wire: "Cors", required: false }, Member { name: "CreationTime", shape: 317, location: Location::Body, wire: "CreationTime", required: true }, Member { name: "FunctionArn", shape: 94, location: Location::Body, wire: "FunctionArn", required: true }, Member { name: "FunctionUrl", shape: 106, location: Location::Body, wire: "FunctionUrl", required: true }, Member { name: "InvokeMode", shape: 150, location: Location::Body, wire: "InvokeMode", required: false }], ..NONE },
+Shape { name: "CreateFunctionUrlConfigResponse", kind: Kind::Structure, members: &[Member { name: "AuthType", shape: 110, location: Location::Body, wire: "AuthType", required: true }, Member { name: "Cors", shape: 34, location: Location::Body, wire: "Cors", required: false }, Member { name: "CreationTime", shape: 327, location: Location::Body, wire: "CreationTime", required: true }, Member { name: "FunctionArn", shape: 95, location: Location::Body, wire: "FunctionArn", required: true }, Member { name: "FunctionUrl", shape: 109, location: Location::Body, wire: "FunctionUrl", required: true }, Member { name: "InvokeMode", shape: 154, location: Location::Body, wire: "InvokeMode", required: false }], ..NONE },
 // 40
 Shape { name: "DatabaseName", kind: Kind::String, min: 1, max: 63, pattern: "[^ /\\.$\\x22]*", ..NONE },
 // 41
 Shape { name: "Date", kind: Kind::Timestamp, ..NONE },
 // 42
-Shape { name: "DeadLetterConfig", kind: Kind::Structure, members: &[Member { name: "TargetArn", shape: 265, location: Location::Body, wire: "TargetArn", required: false }], ..NONE },
+Shape { name: "DeadLetterConfig", kind: Kind::Structure, members: &[Member { name: "TargetArn", shape: 275, location: Location::Body, wire: "TargetArn", required: false }], ..NONE },
 // 43
-Shape { name: "DeleteAliasRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 100, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Name", shape: 11, location: Location::Uri, wire: "Name", required: true }], ..NONE },
+Shape { name: "DeleteAliasRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 103, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Name", shape: 11, location: Location::Uri, wire: "Name", required: true }], ..NONE },
 // 44
-Shape { name: "DeleteEventSourceMappingRequest", kind: Kind::Structure, members: &[Member { name: "UUID", shape: 325, location: Location::Uri, wire: "UUID", required: true }], ..NONE },
+Shape { name: "DeleteEventSourceMappingRequest", kind: Kind::Structure, members: &[Member { name: "UUID", shape: 335, location: Location::Uri, wire: "UUID", required: true }], ..NONE },
 // 45
-Shape { name: "DeleteFunctionConcurrencyRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 100, location: Location::Uri, wire: "FunctionName", required: true }], ..NONE },
+Shape { name: "DeleteFunctionConcurrencyRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 103, location: Location::Uri, wire: "FunctionName", required: true }], ..NONE },
 // 46
-Shape { name: "DeleteFunctionRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 226, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Qualifier", shape: 230, location: Location::Query, wire: "Qualifier", required: false }], ..NONE },
+Shape { name: "DeleteFunctionEventInvokeConfigRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 235, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Qualifier", shape: 239, location: Location::Query, wire: "Qualifier", required: false }], ..NONE },
 // 47
-Shape { name: "DeleteFunctionResponse", kind: Kind::Structure, members: &[Member { name: "StatusCode", shape: 146, location: Location::Status, wire: "StatusCode", required: false }], ..NONE },
+Shape { name: "DeleteFunctionRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 235, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Qualifier", shape: 239, location: Location::Query, wire: "Qualifier", required: false }], ..NONE },
 // 48
-Shape { name: "DeleteFunctionUrlConfigRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 110, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Qualifier", shape: 111, location: Location::Query, wire: "Qualifier", required: false }], ..NONE },
+Shape { name: "DeleteFunctionResponse", kind: Kind::Structure, members: &[Member { name: "StatusCode", shape: 150, location: Location::Status, wire: "StatusCode", required: false }], ..NONE },
 // 49
-Shape { name: "DeleteLayerVersionRequest", kind: Kind::Structure, members: &[Member { name: "LayerName", shape: 174, location: Location::Uri, wire: "LayerName", required: true }, Member { name: "VersionNumber", shape: 180, location: Location::Uri, wire: "VersionNumber", required: true }], ..NONE },
+Shape { name: "DeleteFunctionUrlConfigRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 113, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Qualifier", shape: 114, location: Location::Query, wire: "Qualifier", required: false }], ..NONE },
 // 50
-Shape { name: "DeleteProvisionedConcurrencyConfigRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 100, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Qualifier", shape: 257, location: Location::Query, wire: "Qualifier", required: true }], ..NONE },
+Shape { name: "DeleteLayerVersionRequest", kind: Kind::Structure, members: &[Member { name: "LayerName", shape: 178, location: Location::Uri, wire: "LayerName", required: true }, Member { name: "VersionNumber", shape: 184, location: Location::Uri, wire: "VersionNumber", required: true }], ..NONE },
 // 51
-Shape { name: "Description", kind: Kind::String, min: 0, max: 256, ..NONE },
+Shape { name: "DeleteProvisionedConcurrencyConfigRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 103, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Qualifier", shape: 267, location: Location::Query, wire: "Qualifier", required: true }], ..NONE },
 // 52
-Shape { name: "DestinationArn", kind: Kind::String, min: 0, max: 350, pattern: "$|kafka://([^.]([a-zA-Z0-9\\-_.]{0,248}))|arn:(aws[a-zA-Z0-9-]*):([a-zA-Z0-9\\-])+:((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1})?:(\\d{12})?:(.*)", ..NONE },
+Shape { name: "Description", kind: Kind::String, min: 0, max: 256, ..NONE },
 // 53
-Shape { name: "DestinationConfig", kind: Kind::Structure, members: &[Member { name: "OnFailure", shape: 231, location: Location::Body, wire: "OnFailure", required: false }, Member { name: "OnSuccess", shape: 232, location: Location::Body, wire: "OnSuccess", required: false }], ..NONE },
+Shape { name: "DestinationArn", kind: Kind::String, min: 0, max: 350, pattern: "$|kafka://([^.]([a-zA-Z0-9\\-_.]{0,248}))|arn:(aws[a-zA-Z0-9-]*):([a-zA-Z0-9\\-])+:((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1})?:(\\d{12})?:(.*)", ..NONE },
 // 54
-Shape { name: "DirectS3Read", kind: Kind::String, one_of: &["ENABLED", "DISABLED", "AUTO"], ..NONE },
+Shape { name: "DestinationConfig", kind: Kind::Structure, members: &[Member { name: "OnFailure", shape: 240, location: Location::Body, wire: "OnFailure", required: false }, Member { name: "OnSuccess", shape: 241, location: Location::Body, wire: "OnSuccess", required: false }], ..NONE },
 // 55
-Shape { name: "DocumentDBEventSourceConfig", kind: Kind::Structure, members: &[Member { name: "CollectionName", shape: 30, location: Location::Body, wire: "CollectionName", required: false }, Member { name: "DatabaseName", shape: 40, location: Location::Body, wire: "DatabaseName", required: false }, Member { name: "FullDocument", shape: 93, location: Location::Body, wire: "FullDocument", required: false }], ..NONE },
+Shape { name: "DirectS3Read", kind: Kind::String, one_of: &["ENABLED", "DISABLED", "AUTO"], ..NONE },
 // 56
-Shape { name: "DurableConfig", kind: Kind::Structure, members: &[Member { name: "ExecutionTimeout", shape: 83, location: Location::Body, wire: "ExecutionTimeout", required: false }, Member { name: "KMSKeyArn", shape: 157, location: Location::Body, wire: "KMSKeyArn", required: false }, Member { name: "RetentionPeriodInDays", shape: 267, location: Location::Body, wire: "RetentionPeriodInDays", required: false }], ..NONE },
+Shape { name: "DocumentDBEventSourceConfig", kind: Kind::Structure, members: &[Member { name: "CollectionName", shape: 30, location: Location::Body, wire: "CollectionName", required: false }, Member { name: "DatabaseName", shape: 40, location: Location::Body, wire: "DatabaseName", required: false }, Member { name: "FullDocument", shape: 94, location: Location::Body, wire: "FullDocument", required: false }], ..NONE },
 // 57
-Shape { name: "DurableExecutionArn", kind: Kind::String, min: 1, max: 1024, pattern: "arn:([a-zA-Z0-9-]+):lambda:([a-zA-Z0-9-]+):(\\d{12}):function:([a-zA-Z0-9_-]+):(\\$LATEST(?:\\.PUBLISHED)?|[0-9]+)/durable-execution/([a-zA-Z0-9_-]+)/([a-zA-Z0-9_-]+)", ..NONE },
+Shape { name: "DurableConfig", kind: Kind::Structure, members: &[Member { name: "ExecutionTimeout", shape: 84, location: Location::Body, wire: "ExecutionTimeout", required: false }, Member { name: "KMSKeyArn", shape: 161, location: Location::Body, wire: "KMSKeyArn", required: false }, Member { name: "RetentionPeriodInDays", shape: 277, location: Location::Body, wire: "RetentionPeriodInDays", required: false }], ..NONE },
 // 58
-Shape { name: "DurableExecutionName", kind: Kind::String, min: 1, max: 64, pattern: "[a-zA-Z0-9-_]+", ..NONE },
+Shape { name: "DurableExecutionArn", kind: Kind::String, min: 1, max: 1024, pattern: "arn:([a-zA-Z0-9-]+):lambda:([a-zA-Z0-9-]+):(\\d{12}):function:([a-zA-Z0-9_-]+):(\\$LATEST(?:\\.PUBLISHED)?|[0-9]+)/durable-execution/([a-zA-Z0-9_-]+)/([a-zA-Z0-9_-]+)", ..NONE },
 // 59
-Shape { name: "Enabled", kind: Kind::Boolean, ..NONE },
+Shape { name: "DurableExecutionName", kind: Kind::String, min: 1, max: 64, pattern: "[a-zA-Z0-9-_]+", ..NONE },
 // 60
-Shape { name: "EndPointType", kind: Kind::String, one_of: &["KAFKA_BOOTSTRAP_SERVERS"], ..NONE },
+Shape { name: "Enabled", kind: Kind::Boolean, ..NONE },
 // 61
-Shape { name: "Endpoint", kind: Kind::String, min: 1, max: 300, pattern: "(([a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9\\-]*[a-zA-Z0-9])\\.)*([A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9\\-]*[A-Za-z0-9]):[0-9]{1,5}", ..NONE },
+Shape { name: "EndPointType", kind: Kind::String, one_of: &["KAFKA_BOOTSTRAP_SERVERS"], ..NONE },
 // 62
-Shape { name: "EndpointLists", kind: Kind::List, element: 61, min: 1, max: 10, ..NONE },
+Shape { name: "Endpoint", kind: Kind::String, min: 1, max: 300, pattern: "(([a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9\\-]*[a-zA-Z0-9])\\.)*([A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9\\-]*[A-Za-z0-9]):[0-9]{1,5}", ..NONE },
 // 63
-Shape { name: "Endpoints", kind: Kind::Map, key: 60, element: 62, min: 1, max: 2, ..NONE },
+Shape { name: "EndpointLists", kind: Kind::List, element: 62, min: 1, max: 10, ..NONE },
 // 64
-Shape { name: "Environment", kind: Kind::Structure, members: &[Member { name: "Variables", shape: 69, location: Location::Body, wire: "Variables", required: false }], ..NONE },
+Shape { name: "Endpoints", kind: Kind::Map, key: 61, element: 63, min: 1, max: 2, ..NONE },
 // 65
-Shape { name: "EnvironmentError", kind: Kind::Structure, members: &[Member { name: "ErrorCode", shape: 299, location: Location::Body, wire: "ErrorCode", required: false }, Member { name: "Message", shape: 285, location: Location::Body, wire: "Message", required: false }], ..NONE },
+Shape { name: "Environment", kind: Kind::Structure, members: &[Member { name: "Variables", shape: 70, location: Location::Body, wire: "Variables", required: false }], ..NONE },
 // 66
-Shape { name: "EnvironmentResponse", kind: Kind::Structure, members: &[Member { name: "Error", shape: 65, location: Location::Body, wire: "Error", required: false }, Member { name: "Variables", shape: 69, location: Location::Body, wire: "Variables", required: false }], ..NONE },
+Shape { name: "EnvironmentError", kind: Kind::Structure, members: &[Member { name: "ErrorCode", shape: 309, location: Location::Body, wire: "ErrorCode", required: false }, Member { name: "Message", shape: 295, location: Location::Body, wire: "Message", required: false }], ..NONE },
 // 67
-Shape { name: "EnvironmentVariableName", kind: Kind::String, pattern: "[a-zA-Z]([a-zA-Z0-9_])+", ..NONE },
+Shape { name: "EnvironmentResponse", kind: Kind::Structure, members: &[Member { name: "Error", shape: 66, location: Location::Body, wire: "Error", required: false }, Member { name: "Variables", shape: 70, location: Location::Body, wire: "Variables", required: false }], ..NONE },
 // 68
-Shape { name: "EnvironmentVariableValue", kind: Kind::String, ..NONE },
+Shape { name: "EnvironmentVariableName", kind: Kind::String, pattern: "[a-zA-Z]([a-zA-Z0-9_])+", ..NONE },
 // 69
-Shape { name: "EnvironmentVariables", kind: Kind::Map, key: 67, element: 68, ..NONE },
+Shape { name: "EnvironmentVariableValue", kind: Kind::String, ..NONE },
 // 70
-Shape { name: "EphemeralStorage", kind: Kind::Structure, members: &[Member { name: "Size", shape: 71, location: Location::Body, wire: "Size", required: true }], ..NONE },
+Shape { name: "EnvironmentVariables", kind: Kind::Map, key: 68, element: 69, ..NONE },
 // 71
-Shape { name: "EphemeralStorageSize", kind: Kind::Integer, min: 512, max: 10240, ..NONE },
+Shape { name: "EphemeralStorage", kind: Kind::Structure, members: &[Member { name: "Size", shape: 72, location: Location::Body, wire: "Size", required: true }], ..NONE },
 // 72
-Shape { name: "EventSourceMappingArn", kind: Kind::String, min: 85, max: 120, pattern: "arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}", ..NONE },
+Shape { name: "EphemeralStorageSize", kind: Kind::Integer, min: 512, max: 10240, ..NONE },
 // 73
-Shape { name: "EventSourceMappingConfiguration", kind: Kind::Structure, members: &[Member { name: "AmazonManagedKafkaEventSourceConfig", shape: 18, location: Location::Body, wire: "AmazonManagedKafkaEventSourceConfig", required: false }, Member { name: "BatchSize", shape: 23, location: Location::Body, wire: "BatchSize", required: false }, Member { name: "BisectBatchOnFunctionError", shape: 24, location: Location::Body, wire: "BisectBatchOnFunctionError", required: false }, Member { name: "DestinationConfig", shape: 53, location: Location::Body, wire: "DestinationConfig", required: false }, Member { name: "DocumentDBEventSourceConfig", shape: 55, location: Location::Body, wire: "DocumentDBEventSourceConfig", required: false }, Member { name: "EventSourceArn", shape: 22, location: Location::Body, wire: "EventSourceArn", required: false }, Member { name: "EventSourceMappingArn", shape: 72, location: Location::Body, wire: "EventSourceMappingArn", required: false }, Member { name: "FilterCriteria", shape: 88, location: Location::Body, wire: "FilterCriteria", required: false }, Member { name: "FilterCriteriaError", shape: 89, location: Location::Body, wire: "FilterCriteriaError", required: false }, Member { name: "FunctionArn", shape: 94, location: Location::Body, wire: "FunctionArn", required: false }, Member { name: "FunctionResponseTypes", shape: 102, location: Location::Body, wire: "FunctionResponseTypes", required: false }, Member { name: "KMSKeyArn", shape: 157, location: Location::Body, wire: "KMSKeyArn", required: false }, Member { name: "LastModified", shape: 41, location: Location::Body, wire: "LastModified", required: false }, Member { name: "LastProcessingResult", shape: 299, location: Location::Body, wire: "LastProcessingResult", required: false }, Member { name: "LoggingConfig", shape: 74, location: Location::Body, wire: "LoggingConfig", required: false }, Member { name: "MaximumBatchingWindowInSeconds", shape: 217, location: Location::Body, wire: "MaximumBatchingWindowInSeconds", required: false }, Member { name: "MaximumRecordAgeInSeconds", shape: 220, location: Location::Body, wire: "MaximumRecordAgeInSeconds", required: false }, Member { name: "MaximumRetryAttempts", shape: 221, location: Location::Body, wire: "MaximumRetryAttempts", required: false }, Member { name: "MetricsConfig", shape: 77, location: Location::Body, wire: "MetricsConfig", required: false }, Member { name: "ParallelizationFactor", shape: 236, location: Location::Body, wire: "ParallelizationFactor", required: false }, Member { name: "ProvisionedPollerConfig", shape: 245, location: Location::Body, wire: "ProvisionedPollerConfig", required: false }, Member { name: "Queues", shape: 259, location: Location::Body, wire: "Queues", required: false }, Member { name: "ScalingConfig", shape: 278, location: Location::Body, wire: "ScalingConfig", required: false }, Member { name: "SelfManagedEventSource", shape: 283, location: Location::Body, wire: "SelfManagedEventSource", required: false }, Member { name: "SelfManagedKafkaEventSourceConfig", shape: 284, location: Location::Body, wire: "SelfManagedKafkaEventSourceConfig", required: false }, Member { name: "SourceAccessConfigurations", shape: 292, location: Location::Body, wire: "SourceAccessConfigurations", required: false }, Member { name: "StartingPosition", shape: 80, location: Location::Body, wire: "StartingPosition", required: false }, Member { name: "StartingPositionTimestamp", shape: 41, location: Location::Body, wire: "StartingPositionTimestamp", required: false }, Member { name: "State", shape: 299, location: Location::Body, wire: "State", required: false }, Member { name: "StateTransitionReason", shape: 299, location: Location::Body, wire: "StateTransitionReason", required: false }, Member { name: "Topics", shape: 319, location: Location::Body, wire: "Topics", required: false }, Member { name: "TumblingWindowInSeconds", shape: 323, location: Location::Body, wire: "TumblingWindowInSeconds", required: false }, Member { name: "UUID", shape: 325, location: Location::Body, wire: "UUID", required: false }], ..NONE },
+Shape { name: "EventSourceMappingArn", kind: Kind::String, min: 85, max: 120, pattern: "arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}", ..NONE },
 // 74
-Shape { name: "EventSourceMappingLoggingConfig", kind: Kind::Structure, members: &[Member { name: "SystemLogLevel", shape: 78, location: Location::Body, wire: "SystemLogLevel", required: false }], ..NONE },
+Shape { name: "EventSourceMappingConfiguration", kind: Kind::Structure, members: &[Member { name: "AmazonManagedKafkaEventSourceConfig", shape: 18, location: Location::Body, wire: "AmazonManagedKafkaEventSourceConfig", required: false }, Member { name: "BatchSize", shape: 23, location: Location::Body, wire: "BatchSize", required: false }, Member { name: "BisectBatchOnFunctionError", shape: 24, location: Location::Body, wire: "BisectBatchOnFunctionError", required: false }, Member { name: "DestinationConfig", shape: 54, location: Location::Body, wire: "DestinationConfig", required: false }, Member { name: "DocumentDBEventSourceConfig", shape: 56, location: Location::Body, wire: "DocumentDBEventSourceConfig", required: false }, Member { name: "EventSourceArn", shape: 22, location: Location::Body, wire: "EventSourceArn", required: false }, Member { name: "EventSourceMappingArn", shape: 73, location: Location::Body, wire: "EventSourceMappingArn", required: false }, Member { name: "FilterCriteria", shape: 89, location: Location::Body, wire: "FilterCriteria", required: false }, Member { name: "FilterCriteriaError", shape: 90, location: Location::Body, wire: "FilterCriteriaError", required: false }, Member { name: "FunctionArn", shape: 95, location: Location::Body, wire: "FunctionArn", required: false }, Member { name: "FunctionResponseTypes", shape: 105, location: Location::Body, wire: "FunctionResponseTypes", required: false }, Member { name: "KMSKeyArn", shape: 161, location: Location::Body, wire: "KMSKeyArn", required: false }, Member { name: "LastModified", shape: 41, location: Location::Body, wire: "LastModified", required: false }, Member { name: "LastProcessingResult", shape: 309, location: Location::Body, wire: "LastProcessingResult", required: false }, Member { name: "LoggingConfig", shape: 75, location: Location::Body, wire: "LoggingConfig", required: false }, Member { name: "MaximumBatchingWindowInSeconds", shape: 224, location: Location::Body, wire: "MaximumBatchingWindowInSeconds", required: false }, Member { name: "MaximumRecordAgeInSeconds", shape: 228, location: Location::Body, wire: "MaximumRecordAgeInSeconds", required: false }, Member { name: "MaximumRetryAttempts", shape: 230, location: Location::Body, wire: "MaximumRetryAttempts", required: false }, Member { name: "MetricsConfig", shape: 78, location: Location::Body, wire: "MetricsConfig", required: false }, Member { name: "ParallelizationFactor", shape: 245, location: Location::Body, wire: "ParallelizationFactor", required: false }, Member { name: "ProvisionedPollerConfig", shape: 254, location: Location::Body, wire: "ProvisionedPollerConfig", required: false }, Member { name: "Queues", shape: 269, location: Location::Body, wire: "Queues", required: false }, Member { name: "ScalingConfig", shape: 288, location: Location::Body, wire: "ScalingConfig", required: false }, Member { name: "SelfManagedEventSource", shape: 293, location: Location::Body, wire: "SelfManagedEventSource", required: false }, Member { name: "SelfManagedKafkaEventSourceConfig", shape: 294, location: Location::Body, wire: "SelfManagedKafkaEventSourceConfig", required: false }, Member { name: "SourceAccessConfigurations", shape: 302, location: Location::Body, wire: "SourceAccessConfigurations", required: false }, Member { name: "StartingPosition", shape: 81, location: Location::Body, wire: "StartingPosition", required: false }, Member { name: "StartingPositionTimestamp", shape: 41, location: Location::Body, wire: "StartingPositionTimestamp", required: false }, Member { name: "State", shape: 309, location: Location::Body, wire: "State", required: false }, Member { name: "StateTransitionReason", shape: 309, location: Location::Body, wire: "StateTransitionReason", required: false }, Member { name: "Topics", shape: 329, location: Location::Body, wire: "Topics", required: false }, Member { name: "TumblingWindowInSeconds", shape: 333, location: Location::Body, wire: "TumblingWindowInSeconds", required: false }, Member { name: "UUID", shape: 335, location: Location::Body, wire: "UUID", required: false }], ..NONE },
 // 75
-Shape { name: "EventSourceMappingMetric", kind: Kind::String, one_of: &["EventCount", "ErrorCount", "KafkaMetrics"], ..NONE },
+Shape { name: "EventSourceMappingLoggingConfig", kind: Kind::Structure, members: &[Member { name: "SystemLogLevel", shape: 79, location: Location::Body, wire: "SystemLogLevel", required: false }], ..NONE },
 // 76
-Shape { name: "EventSourceMappingMetricList", kind: Kind::List, element: 75, min: 0, max: 3, ..NONE },
+Shape { name: "EventSourceMappingMetric", kind: Kind::String, one_of: &["EventCount", "ErrorCount", "KafkaMetrics"], ..NONE },
 // 77
-Shape { name: "EventSourceMappingMetricsConfig", kind: Kind::Structure, members: &[Member { name: "Metrics", shape: 76, location: Location::Body, wire: "Metrics", required: false }], ..NONE },
+Shape { name: "EventSourceMappingMetricList", kind: Kind::List, element: 76, min: 0, max: 3, ..NONE },
 // 78
-Shape { name: "EventSourceMappingSystemLogLevel", kind: Kind::String, one_of: &["DEBUG", "INFO", "WARN"], ..NONE },
+Shape { name: "EventSourceMappingMetricsConfig", kind: Kind::Structure, members: &[Member { name: "Metrics", shape: 77, location: Location::Body, wire: "Metrics", required: false }], ..NONE },
 // 79
-Shape { name: "EventSourceMappingsList", kind: Kind::List, element: 73, ..NONE },
+Shape { name: "EventSourceMappingSystemLogLevel", kind: Kind::String, one_of: &["DEBUG", "INFO", "WARN"], ..NONE },
 // 80
-Shape { name: "EventSourcePosition", kind: Kind::String, one_of: &["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"], ..NONE },
+Shape { name: "EventSourceMappingsList", kind: Kind::List, element: 74, ..NONE },
 // 81
-Shape { name: "EventSourceToken", kind: Kind::String, min: 0, max: 256, pattern: "[a-zA-Z0-9._\\-]+", ..NONE },
+Shape { name: "EventSourcePosition", kind: Kind::String, one_of: &["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"], ..NONE },
 // 82
-Shape { name: "ExecutionEnvironmentMemoryGiBPerVCpu", kind: Kind::Double, min: 2, max: 8, ..NONE },
+Shape { name: "EventSourceToken", kind: Kind::String, min: 0, max: 256, pattern: "[a-zA-Z0-9._\\-]+", ..NONE },
 // 83
-Shape { name: "ExecutionTimeout", kind: Kind::Integer, min: 1, max: 31622400, ..NONE },
+Shape { name: "ExecutionEnvironmentMemoryGiBPerVCpu", kind: Kind::Double, min: 2, max: 8, ..NONE },
 // 84
-Shape { name: "FileSystemArn", kind: Kind::String, min: 0, max: 256, pattern: "arn:aws[a-zA-Z-]*:elasticfilesystem:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:access-point/fsap-[a-f0-9]{17}$|^arn:aws[-a-z]*:s3files:[0-9a-z-:]+:file-system/fs-[0-9a-f]{17,40}/access-point/fsap-[0-9a-f]{17,40}", ..NONE },
+Shape { name: "ExecutionTimeout", kind: Kind::Integer, min: 1, max: 31622400, ..NONE },
 // 85
-Shape { name: "FileSystemConfig", kind: Kind::Structure, members: &[Member { name: "Arn", shape: 84, location: Location::Body, wire: "Arn", required: true }, Member { name: "LocalMountPath", shape: 205, location: Location::Body, wire: "LocalMountPath", required: true }, Member { name: "S3FilesConfig", shape: 274, location: Location::Body, wire: "S3FilesConfig", required: false }], ..NONE },
+Shape { name: "FileSystemArn", kind: Kind::String, min: 0, max: 256, pattern: "arn:aws[a-zA-Z-]*:elasticfilesystem:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:access-point/fsap-[a-f0-9]{17}$|^arn:aws[-a-z]*:s3files:[0-9a-z-:]+:file-system/fs-[0-9a-f]{17,40}/access-point/fsap-[0-9a-f]{17,40}", ..NONE },
 // 86
-Shape { name: "FileSystemConfigList", kind: Kind::List, element: 85, min: 0, max: 1, ..NONE },
+Shape { name: "FileSystemConfig", kind: Kind::Structure, members: &[Member { name: "Arn", shape: 85, location: Location::Body, wire: "Arn", required: true }, Member { name: "LocalMountPath", shape: 211, location: Location::Body, wire: "LocalMountPath", required: true }, Member { name: "S3FilesConfig", shape: 284, location: Location::Body, wire: "S3FilesConfig", required: false }], ..NONE },
 // 87
-Shape { name: "Filter", kind: Kind::Structure, members: &[Member { name: "Pattern", shape: 237, location: Location::Body, wire: "Pattern", required: false }], ..NONE },
+Shape { name: "FileSystemConfigList", kind: Kind::List, element: 86, min: 0, max: 1, ..NONE },
 // 88
-Shape { name: "FilterCriteria", kind: Kind::Structure, members: &[Member { name: "Filters", shape: 92, location: Location::Body, wire: "Filters", required: false }], ..NONE },
+Shape { name: "Filter", kind: Kind::Structure, members: &[Member { name: "Pattern", shape: 246, location: Location::Body, wire: "Pattern", required: false }], ..NONE },
 // 89
-Shape { name: "FilterCriteriaError", kind: Kind::Structure, members: &[Member { name: "ErrorCode", shape: 90, location: Location::Body, wire: "ErrorCode", required: false }, Member { name: "Message", shape: 91, location: Location::Body, wire: "Message", required: false }], ..NONE },
+Shape { name: "FilterCriteria", kind: Kind::Structure, members: &[Member { name: "Filters", shape: 93, location: Location::Body, wire: "Filters", required: false }], ..NONE },
 // 90
-Shape { name: "FilterCriteriaErrorCode", kind: Kind::String, min: 10, max: 50, pattern: "[A-Za-z]+Exception", ..NONE },
+Shape { name: "FilterCriteriaError", kind: Kind::Structure, members: &[Member { name: "ErrorCode", shape: 91, location: Location::Body, wire: "ErrorCode", required: false }, Member { name: "Message", shape: 92, location: Location::Body, wire: "Message", required: false }], ..NONE },
 // 91
-Shape { name: "FilterCriteriaErrorMessage", kind: Kind::String, min: 10, max: 2048, pattern: ".*", ..NONE },
+Shape { name: "FilterCriteriaErrorCode", kind: Kind::String, min: 10, max: 50, pattern: "[A-Za-z]+Exception", ..NONE },
 // 92
-Shape { name: "FilterList", kind: Kind::List, element: 87, ..NONE },
+Shape { name: "FilterCriteriaErrorMessage", kind: Kind::String, min: 10, max: 2048, pattern: ".*", ..NONE },
 // 93
-Shape { name: "FullDocument", kind: Kind::String, one_of: &["UpdateLookup", "Default"], ..NONE },
+Shape { name: "FilterList", kind: Kind::List, element: 88, ..NONE },
 // 94
-Shape { name: "FunctionArn", kind: Kind::String, min: 0, max: 10000, pattern: "arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:function:[a-zA-Z0-9-_]+(:(\\$LATEST|[a-zA-Z0-9-_]+))?", ..NONE },
+Shape { name: "FullDocument", kind: Kind::String, one_of: &["UpdateLookup", "Default"], ..NONE },
 // 95
-Shape { name: "FunctionCode", kind: Kind::Structure, members: &[Member { name: "ImageUri", shape: 299, location: Location::Body, wire: "ImageUri", required: false }, Member { name: "S3Bucket", shape: 273, location: Location::Body, wire: "S3Bucket", required: false }, Member { name: "S3Key", shape: 275, location: Location::Body, wire: "S3Key", required: false }, Member { name: "S3ObjectStorageMode", shape: 276, location: Location::Body, wire: "S3ObjectStorageMode", required: false }, Member { name: "S3ObjectVersion", shape: 277, location: Location::Body, wire: "S3ObjectVersion", required: false }, Member { name: "SourceKMSKeyArn", shape: 157, location: Location::Body, wire: "SourceKMSKeyArn", required: false }, Member { name: "ZipFile", shape: 25, location: Location::Body, wire: "ZipFile", required: false }], ..NONE },
+Shape { name: "FunctionArn", kind: Kind::String, min: 0, max: 10000, pattern: "arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:function:[a-zA-Z0-9-_]+(:(\\$LATEST|[a-zA-Z0-9-_]+))?", ..NONE },
 // 96
-Shape { name: "FunctionCodeLocation", kind: Kind::Structure, members: &[Member { name: "Error", shape: 97, location: Location::Body, wire: "Error", required: false }, Member { name: "ImageUri", shape: 299, location: Location::Body, wire: "ImageUri", required: false }, Member { name: "Location", shape: 286, location: Location::Body, wire: "Location", required: false }, Member { name: "RepositoryType", shape: 299, location: Location::Body, wire: "RepositoryType", required: false }, Member { name: "ResolvedImageUri", shape: 299, location: Location::Body, wire: "ResolvedImageUri", required: false }, Member { name: "ResolvedS3Object", shape: 264, location: Location::Body, wire: "ResolvedS3Object", required: false }, Member { name: "SourceKMSKeyArn", shape: 157, location: Location::Body, wire: "SourceKMSKeyArn", required: false }], ..NONE },
+Shape { name: "FunctionCode", kind: Kind::Structure, members: &[Member { name: "ImageUri", shape: 309, location: Location::Body, wire: "ImageUri", required: false }, Member { name: "S3Bucket", shape: 283, location: Location::Body, wire: "S3Bucket", required: false }, Member { name: "S3Key", shape: 285, location: Location::Body, wire: "S3Key", required: false }, Member { name: "S3ObjectStorageMode", shape: 286, location: Location::Body, wire: "S3ObjectStorageMode", required: false }, Member { name: "S3ObjectVersion", shape: 287, location: Location::Body, wire: "S3ObjectVersion", required: false }, Member { name: "SourceKMSKeyArn", shape: 161, location: Location::Body, wire: "SourceKMSKeyArn", required: false }, Member { name: "ZipFile", shape: 25, location: Location::Body, wire: "ZipFile", required: false }], ..NONE },
 // 97
-Shape { name: "FunctionCodeLocationError", kind: Kind::Structure, members: &[Member { name: "ErrorCode", shape: 299, location: Location::Body, wire: "ErrorCode", required: false }, Member { name: "Message", shape: 285, location: Location::Body, wire: "Message", required: false }], ..NONE },
+Shape { name: "FunctionCodeLocation", kind: Kind::Structure, members: &[Member { name: "Error", shape: 98, location: Location::Body, wire: "Error", required: false }, Member { name: "ImageUri", shape: 309, location: Location::Body, wire: "ImageUri", required: false }, Member { name: "Location", shape: 296, location: Location::Body, wire: "Location", required: false }, Member { name: "RepositoryType", shape: 309, location: Location::Body, wire: "RepositoryType", required: false }, Member { name: "ResolvedImageUri", shape: 309, location: Location::Body, wire: "ResolvedImageUri", required: false }, Member { name: "ResolvedS3Object", shape: 274, location: Location::Body, wire: "ResolvedS3Object", required: false }, Member { name: "SourceKMSKeyArn", shape: 161, location: Location::Body, wire: "SourceKMSKeyArn", required: false }], ..NONE },
 // 98
-Shape { name: "FunctionConfiguration", kind: Kind::Structure, members: &[Member { name: "AcceleratorConfig", shape: 0, location: Location::Body, wire: "AcceleratorConfig", required: false }, Member { name: "Architectures", shape: 21, location: Location::Body, wire: "Architectures", required: false }, Member { name: "CapacityProviderConfig", shape: 28, location: Location::Body, wire: "CapacityProviderConfig", required: false }, Member { name: "CodeSha256", shape: 299, location: Location::Body, wire: "CodeSha256", required: false }, Member { name: "CodeSize", shape: 210, location: Location::Body, wire: "CodeSize", required: false }, Member { name: "ConfigSha256", shape: 299, location: Location::Body, wire: "ConfigSha256", required: false }, Member { name: "DeadLetterConfig", shape: 42, location: Location::Body, wire: "DeadLetterConfig", required: false }, Member { name: "Description", shape: 51, location: Location::Body, wire: "Description", required: false }, Member { name: "DurableConfig", shape: 56, location: Location::Body, wire: "DurableConfig", required: false }, Member { name: "Environment", shape: 66, location: Location::Body, wire: "Environment", required: false }, Member { name: "EphemeralStorage", shape: 70, location: Location::Body, wire: "EphemeralStorage", required: false }, Member { name: "FileSystemConfigs", shape: 86, location: Location::Body, wire: "FileSystemConfigs", required: false }, Member { name: "FunctionArn", shape: 225, location: Location::Body, wire: "FunctionArn", required: false }, Member { name: "FunctionName", shape: 226, location: Location::Body, wire: "FunctionName", required: false }, Member { name: "Handler", shape: 140, location: Location::Body, wire: "Handler", required: false }, Member { name: "ImageConfigResponse", shape: 145, location: Location::Body, wire: "ImageConfigResponse", required: false }, Member { name: "KMSKeyArn", shape: 157, location: Location::Body, wire: "KMSKeyArn", required: false }, Member { name: "LastModified", shape: 317, location: Location::Body, wire: "LastModified", required: false }, Member { name: "LastUpdateStatus", shape: 167, location: Location::Body, wire: "LastUpdateStatus", required: false }, Member { name: "LastUpdateStatusReason", shape: 168, location: Location::Body, wire: "LastUpdateStatusReason", required: false }, Member { name: "LastUpdateStatusReasonCode", shape: 169, location: Location::Body, wire: "LastUpdateStatusReasonCode", required: false }, Member { name: "Layers", shape: 185, location: Location::Body, wire: "Layers", required: false }, Member { name: "LoggingConfig", shape: 209, location: Location::Body, wire: "LoggingConfig", required: false }, Member { name: "MasterArn", shape: 94, location: Location::Body, wire: "MasterArn", required: false }, Member { name: "MemorySize", shape: 222, location: Location::Body, wire: "MemorySize", required: false }, Member { name: "PackageType", shape: 235, location: Location::Body, wire: "PackageType", required: false }, Member { name: "RevisionId", shape: 299, location: Location::Body, wire: "RevisionId", required: false }, Member { name: "Role", shape: 268, location: Location::Body, wire: "Role", required: false }, Member { name: "Runtime", shape: 269, location: Location::Body, wire: "Runtime", required: false }, Member { name: "RuntimeConfig", shape: 105, location: Location::Body, wire: "RuntimeConfig", required: false }, Member { name: "RuntimeVersionConfig", shape: 271, location: Location::Body, wire: "RuntimeVersionConfig", required: false }, Member { name: "SigningJobArn", shape: 22, location: Location::Body, wire: "SigningJobArn", required: false }, Member { name: "SigningProfileVersionArn", shape: 22, location: Location::Body, wire: "SigningProfileVersionArn", required: false }, Member { name: "SnapStart", shape: 290, location: Location::Body, wire: "SnapStart", required: false }, Member { name: "State", shape: 295, location: Location::Body, wire: "State", required: false }, Member { name: "StateReason", shape: 296, location: Location::Body, wire: "StateReason", required: false }, Member { name: "StateReasonCode", shape: 297, location: Location::Body, wire: "StateReasonCode", required: false }, Member { name: "TenancyConfig", shape: 313, location: Location::Body, wire: "TenancyConfig", required: false }, Member { name: "Timeout", shape: 316, location: Location::Body, wire: "Timeout", required: false }, Member { name: "TracingConfig", shape: 321, location: Location::Body, wire: "TracingConfig", required: false }, Member { name: "Version", shape: 336, location: Location::Body, wire: "Version", required: false }, Member { name: "VpcConfig", shape: 339, location: Location::Body, wire: "VpcConfig", required: false }], ..NONE },
+Shape { name: "FunctionCodeLocationError", kind: Kind::Structure, members: &[Member { name: "ErrorCode", shape: 309, location: Location::Body, wire: "ErrorCode", required: false }, Member { name: "Message", shape: 295, location: Location::Body, wire: "Message", required: false }], ..NONE },
 // 99
-Shape { name: "FunctionList", kind: Kind::List, element: 98, ..NONE },
+Shape { name: "FunctionConfiguration", kind: Kind::Structure, members: &[Member { name: "AcceleratorConfig", shape: 0, location: Location::Body, wire: "AcceleratorConfig", required: false }, Member { name: "Architectures", shape: 21, location: Location::Body, wire: "Architectures", required: false }, Member { name: "CapacityProviderConfig", shape: 28, location: Location::Body, wire: "CapacityProviderConfig", required: false }, Member { name: "CodeSha256", shape: 309, location: Location::Body, wire: "CodeSha256", required: false }, Member { name: "CodeSize", shape: 216, location: Location::Body, wire: "CodeSize", required: false }, Member { name: "ConfigSha256", shape: 309, location: Location::Body, wire: "ConfigSha256", required: false }, Member { name: "DeadLetterConfig", shape: 42, location: Location::Body, wire: "DeadLetterConfig", required: false }, Member { name: "Description", shape: 52, location: Location::Body, wire: "Description", required: false }, Member { name: "DurableConfig", shape: 57, location: Location::Body, wire: "DurableConfig", required: false }, Member { name: "Environment", shape: 67, location: Location::Body, wire: "Environment", required: false }, Member { name: "EphemeralStorage", shape: 71, location: Location::Body, wire: "EphemeralStorage", required: false }, Member { name: "FileSystemConfigs", shape: 87, location: Location::Body, wire: "FileSystemConfigs", required: false }, Member { name: "FunctionArn", shape: 234, location: Location::Body, wire: "FunctionArn", required: false }, Member { name: "FunctionName", shape: 235, location: Location::Body, wire: "FunctionName", required: false }, Member { name: "Handler", shape: 144, location: Location::Body, wire: "Handler", required: false }, Member { name: "ImageConfigResponse", shape: 149, location: Location::Body, wire: "ImageConfigResponse", required: false }, Member { name: "KMSKeyArn", shape: 161, location: Location::Body, wire: "KMSKeyArn", required: false }, Member { name: "LastModified", shape: 327, location: Location::Body, wire: "LastModified", required: false }, Member { name: "LastUpdateStatus", shape: 171, location: Location::Body, wire: "LastUpdateStatus", required: false }, Member { name: "LastUpdateStatusReason", shape: 172, location: Location::Body, wire: "LastUpdateStatusReason", required: false }, Member { name: "LastUpdateStatusReasonCode", shape: 173, location: Location::Body, wire: "LastUpdateStatusReasonCode", required: false }, Member { name: "Layers", shape: 189, location: Location::Body, wire: "Layers", required: false }, Member { name: "LoggingConfig", shape: 215, location: Location::Body, wire: "LoggingConfig", required: false }, Member { name: "MasterArn", shape: 95, location: Location::Body, wire: "MasterArn", required: false }, Member { name: "MemorySize", shape: 231, location: Location::Body, wire: "MemorySize", required: false }, Member { name: "PackageType", shape: 244, location: Location::Body, wire: "PackageType", required: false }, Member { name: "RevisionId", shape: 309, location: Location::Body, wire: "RevisionId", required: false }, Member { name: "Role", shape: 278, location: Location::Body, wire: "Role", required: false }, Member { name: "Runtime", shape: 279, location: Location::Body, wire: "Runtime", required: false }, Member { name: "RuntimeConfig", shape: 108, location: Location::Body, wire: "RuntimeConfig", required: false }, Member { name: "RuntimeVersionConfig", shape: 281, location: Location::Body, wire: "RuntimeVersionConfig", required: false }, Member { name: "SigningJobArn", shape: 22, location: Location::Body, wire: "SigningJobArn", required: false }, Member { name: "SigningProfileVersionArn", shape: 22, location: Location::Body, wire: "SigningProfileVersionArn", required: false }, Member { name: "SnapStart", shape: 300, location: Location::Body, wire: "SnapStart", required: false }, Member { name: "State", shape: 305, location: Location::Body, wire: "State", required: false }, Member { name: "StateReason", shape: 306, location: Location::Body, wire: "StateReason", required: false }, Member { name: "StateReasonCode", shape: 307, location: Location::Body, wire: "StateReasonCode", required: false }, Member { name: "TenancyConfig", shape: 323, location: Location::Body, wire: "TenancyConfig", required: false }, Member { name: "Timeout", shape: 326, location: Location::Body, wire: "Timeout", required: false }, Member { name: "TracingConfig", shape: 331, location: Location::Body, wire: "TracingConfig", required: false }, Member { name: "Version", shape: 347, location: Location::Body, wire: "Version", required: false }, Member { name: "VpcConfig", shape: 350, location: Location::Body, wire: "VpcConfig", required: false }], ..NONE },
 // 100
-Shape { name: "FunctionName", kind: Kind::String, min: 1, max: 140, pattern: "(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_]+)(:(\\$LATEST|[a-zA-Z0-9-_]+))?", ..NONE },
+Shape { name: "FunctionEventInvokeConfig", kind: Kind::Structure, members: &[Member { name: "DestinationConfig", shape: 54, location: Location::Body, wire: "DestinationConfig", required: false }, Member { name: "FunctionArn", shape: 95, location: Location::Body, wire: "FunctionArn", required: false }, Member { name: "LastModified", shape: 41, location: Location::Body, wire: "LastModified", required: false }, Member { name: "MaximumEventAgeInSeconds", shape: 226, location: Location::Body, wire: "MaximumEventAgeInSeconds", required: false }, Member { name: "MaximumRetryAttempts", shape: 229, location: Location::Body, wire: "MaximumRetryAttempts", required: false }], ..NONE },
 // 101
-Shape { name: "FunctionResponseType", kind: Kind::String, one_of: &["ReportBatchItemFailures"], ..NONE },
+Shape { name: "FunctionEventInvokeConfigList", kind: Kind::List, element: 100, ..NONE },
 // 102
-Shape { name: "FunctionResponseTypeList", kind: Kind::List, element: 101, min: 0, max: 1, ..NONE },
+Shape { name: "FunctionList", kind: Kind::List, element: 99, ..NONE },
 // 103
-Shape { name: "FunctionRuntimeAlias", kind: Kind::String, min: 1, max: 128, ..NONE },
+Shape { name: "FunctionName", kind: Kind::String, min: 1, max: 140, pattern: "(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_]+)(:(\\$LATEST|[a-zA-Z0-9-_]+))?", ..NONE },
 // 104
-Shape { name: "FunctionRuntimeArn", kind: Kind::String, min: 48, max: 2048, pattern: "arn:[a-z-]+:lambda:[a-z0-9-]+:\\d{12}:runtime/.+", ..NONE },
+Shape { name: "FunctionResponseType", kind: Kind::String, one_of: &["ReportBatchItemFailures"], ..NONE },
 // 105
-Shape { name: "FunctionRuntimeConfig", kind: Kind::Structure, members: &[Member { name: "RuntimeAlias", shape: 103, location: Location::Body, wire: "RuntimeAlias", required: true }, Member { name: "RuntimeArn", shape: 104, location: Location::Body, wire: "RuntimeArn", required: true }], ..NONE },
+Shape { name: "FunctionResponseTypeList", kind: Kind::List, element: 104, min: 0, max: 1, ..NONE },
 // 106
-Shape { name: "FunctionUrl", kind: Kind::String, min: 40, max: 100, ..NONE },
+Shape { name: "FunctionRuntimeAlias", kind: Kind::String, min: 1, max: 128, ..NONE },
 // 107
-Shape { name: "FunctionUrlAuthType", kind: Kind::String, one_of: &["NONE", "AWS_IAM"], ..NONE },
+Shape { name: "FunctionRuntimeArn", kind: Kind::String, min: 48, max: 2048, pattern: "arn:[a-z-]+:lambda:[a-z0-9-]+:\\d{12}:runtime/.+", ..NONE },
 // 108
-Shape { name: "FunctionUrlConfig", kind: Kind::Structure, members: &[Member { name: "AuthType", shape: 107, location: Location::Body, wire: "AuthType", required: true }, Member { name: "Cors", shape: 34, location: Location::Body, wire: "Cors", required: false }, Member { name: "CreationTime", shape: 317, location: Location::Body, wire: "CreationTime", required: true }, Member { name: "FunctionArn", shape: 94, location: Location::Body, wire: "FunctionArn", required: true }, Member { name: "FunctionUrl", shape: 106, location: Location::Body, wire: "FunctionUrl", required: true }, Member { name: "InvokeMode", shape: 150, location: Location::Body, wire: "InvokeMode", required: false }, Member { name: "LastModifiedTime", shape: 317, location: Location::Body, wire: "LastModifiedTime", required: true }], ..NONE },
+Shape { name: "FunctionRuntimeConfig", kind: Kind::Structure, members: &[Member { name: "RuntimeAlias", shape: 106, location: Location::Body, wire: "RuntimeAlias", required: true }, Member { name: "RuntimeArn", shape: 107, location: Location::Body, wire: "RuntimeArn", required: true }], ..NONE },
 // 109
-Shape { name: "FunctionUrlConfigList", kind: Kind::List, element: 108, ..NONE },
+Shape { name: "FunctionUrl", kind: Kind::String, min: 40, max: 100, ..NONE },
 // 110
-Shape { name: "FunctionUrlFunctionName", kind: Kind::String, min: 1, max: 140, pattern: "(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_]{1,64})(:((?!\\d+$)[0-9a-zA-Z-_]+))?", ..NONE },
+Shape { name: "FunctionUrlAuthType", kind: Kind::String, one_of: &["NONE", "AWS_IAM"], ..NONE },
 // 111
-Shape { name: "FunctionUrlQualifier", kind: Kind::String, min: 1, max: 128, pattern: "((?!^\\d+$)^[0-9a-zA-Z-_]+$)", ..NONE },
+Shape { name: "FunctionUrlConfig", kind: Kind::Structure, members: &[Member { name: "AuthType", shape: 110, location: Location::Body, wire: "AuthType", required: true }, Member { name: "Cors", shape: 34, location: Location::Body, wire: "Cors", required: false }, Member { name: "CreationTime", shape: 327, location: Location::Body, wire: "CreationTime", required: true }, Member { name: "FunctionArn", shape: 95, location: Location::Body, wire: "FunctionArn", required: true }, Member { name: "FunctionUrl", shape: 109, location: Location::Body, wire: "FunctionUrl", required: true }, Member { name: "InvokeMode", shape: 154, location: Location::Body, wire: "InvokeMode", required: false }, Member { name: "LastModifiedTime", shape: 327, location: Location::Body, wire: "LastModifiedTime", required: true }], ..NONE },
 // 112
-Shape { name: "FunctionVersion", kind: Kind::String, one_of: &["ALL"], ..NONE },
+Shape { name: "FunctionUrlConfigList", kind: Kind::List, element: 111, ..NONE },
 // 113
-Shape { name: "FunctionVersionLatestPublished", kind: Kind::String, one_of: &["LATEST_PUBLISHED"], ..NONE },
+Shape { name: "FunctionUrlFunctionName", kind: Kind::String, min: 1, max: 140, pattern: "(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_]{1,64})(:((?!\\d+$)[0-9a-zA-Z-_]+))?", ..NONE },
 // 114
-Shape { name: "GetAccountSettingsRequest", kind: Kind::Structure, members: &[], ..NONE },
+Shape { name: "FunctionUrlQualifier", kind: Kind::String, min: 1, max: 128, pattern: "((?!^\\d+$)^[0-9a-zA-Z-_]+$)", ..NONE },
 // 115
-Shape { name: "GetAccountSettingsResponse", kind: Kind::Structure, members: &[Member { name: "AccountLimit", shape: 2, location: Location::Body, wire: "AccountLimit", required: false }, Member { name: "AccountUsage", shape: 3, location: Location::Body, wire: "AccountUsage", required: false }], ..NONE },
+Shape { name: "FunctionVersion", kind: Kind::String, one_of: &["ALL"], ..NONE },
 // 116
-Shape { name: "GetAliasRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 100, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Name", shape: 11, location: Location::Uri, wire: "Name", required: true }], ..NONE },
+Shape { name: "FunctionVersionLatestPublished", kind: Kind::String, one_of: &["LATEST_PUBLISHED"], ..NONE },
 // 117
-Shape { name: "GetEventSourceMappingRequest", kind: Kind::Structure, members: &[Member { name: "UUID", shape: 325, location: Location::Uri, wire: "UUID", required: true }], ..NONE },
+Shape { name: "GetAccountSettingsRequest", kind: Kind::Structure, members: &[], ..NONE },
 // 118
-Shape { name: "GetFunctionCodeSigningConfigRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 226, location: Location::Uri, wire: "FunctionName", required: true }], ..NONE },
+Shape { name: "GetAccountSettingsResponse", kind: Kind::Structure, members: &[Member { name: "AccountLimit", shape: 2, location: Location::Body, wire: "AccountLimit", required: false }, Member { name: "AccountUsage", shape: 3, location: Location::Body, wire: "AccountUsage", required: false }], ..NONE },
 // 119
-Shape { name: "GetFunctionCodeSigningConfigResponse", kind: Kind::Structure, members: &[Member { name: "CodeSigningConfigArn", shape: 29, location: Location::Body, wire: "CodeSigningConfigArn", required: true }, Member { name: "FunctionName", shape: 100, location: Location::Body, wire: "FunctionName", required: true }], ..NONE },
+Shape { name: "GetAliasRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 103, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Name", shape: 11, location: Location::Uri, wire: "Name", required: true }], ..NONE },
 // 120
-Shape { name: "GetFunctionConcurrencyRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 100, location: Location::Uri, wire: "FunctionName", required: true }], ..NONE },
+Shape { name: "GetEventSourceMappingRequest", kind: Kind::Structure, members: &[Member { name: "UUID", shape: 335, location: Location::Uri, wire: "UUID", required: true }], ..NONE },
 // 121
-Shape { name: "GetFunctionConcurrencyResponse", kind: Kind::Structure, members: &[Member { name: "ReservedConcurrentExecutions", shape: 263, location: Location::Body, wire: "ReservedConcurrentExecutions", required: false }], ..NONE },
+Shape { name: "GetFunctionCodeSigningConfigRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 235, location: Location::Uri, wire: "FunctionName", required: true }], ..NONE },
 // 122
-Shape { name: "GetFunctionConfigurationRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 226, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Qualifier", shape: 230, location: Location::Query, wire: "Qualifier", required: false }], ..NONE },
+Shape { name: "GetFunctionCodeSigningConfigResponse", kind: Kind::Structure, members: &[Member { name: "CodeSigningConfigArn", shape: 29, location: Location::Body, wire: "CodeSigningConfigArn", required: true }, Member { name: "FunctionName", shape: 103, location: Location::Body, wire: "FunctionName", required: true }], ..NONE },
 // 123
-Shape { name: "GetFunctionRecursionConfigRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 326, location: Location::Uri, wire: "FunctionName", required: true }], ..NONE },
+Shape { name: "GetFunctionConcurrencyRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 103, location: Location::Uri, wire: "FunctionName", required: true }], ..NONE },
 // 124
-Shape { name: "GetFunctionRecursionConfigResponse", kind: Kind::Structure, members: &[Member { name: "RecursiveLoop", shape: 260, location: Location::Body, wire: "RecursiveLoop", required: false }], ..NONE },
+Shape { name: "GetFunctionConcurrencyResponse", kind: Kind::Structure, members: &[Member { name: "ReservedConcurrentExecutions", shape: 273, location: Location::Body, wire: "ReservedConcurrentExecutions", required: false }], ..NONE },
 // 125
-Shape { name: "GetFunctionRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 226, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Qualifier", shape: 230, location: Location::Query, wire: "Qualifier", required: false }], ..NONE },
+Shape { name: "GetFunctionConfigurationRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 235, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Qualifier", shape: 239, location: Location::Query, wire: "Qualifier", required: false }], ..NONE },
 // 126
-Shape { name: "GetFunctionResponse", kind: Kind::Structure, members: &[Member { name: "Code", shape: 96, location: Location::Body, wire: "Code", required: false }, Member { name: "Concurrency", shape: 33, location: Location::Body, wire: "Concurrency", required: false }, Member { name: "Configuration", shape: 98, location: Location::Body, wire: "Configuration", required: false }, Member { name: "Tags", shape: 309, location: Location::Body, wire: "Tags", required: false }, Member { name: "TagsError", shape: 310, location: Location::Body, wire: "TagsError", required: false }], ..NONE },
+Shape { name: "GetFunctionEventInvokeConfigRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 235, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Qualifier", shape: 239, location: Location::Query, wire: "Qualifier", required: false }], ..NONE },
 // 127
-Shape { name: "GetFunctionUrlConfigRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 110, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Qualifier", shape: 111, location: Location::Query, wire: "Qualifier", required: false }], ..NONE },
+Shape { name: "GetFunctionRecursionConfigRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 336, location: Location::Uri, wire: "FunctionName", required: true }], ..NONE },
 // 128
-Shape { name: "GetFunctionUrlConfigResponse", kind: Kind::Structure, members: &[Member { name: "AuthType", shape: 107, location: Location::Body, wire: "AuthType", required: true }, Member { name: "Cors", shape: 34, location: Location::Body, wire: "Cors", required: false }, Member { name: "CreationTime", shape: 317, location: Location::Body, wire: "CreationTime", required: true }, Member { name: "FunctionArn", shape: 94, location: Location::Body, wire: "FunctionArn", required: true }, Member { name: "FunctionUrl", shape: 106, location: Location::Body, wire: "FunctionUrl", required: true }, Member { name: "InvokeMode", shape: 150, location: Location::Body, wire: "InvokeMode", required: false }, Member { name: "LastModifiedTime", shape: 317, location: Location::Body, wire: "LastModifiedTime", required: true }], ..NONE },
+Shape { name: "GetFunctionRecursionConfigResponse", kind: Kind::Structure, members: &[Member { name: "RecursiveLoop", shape: 270, location: Location::Body, wire: "RecursiveLoop", required: false }], ..NONE },
 // 129
-Shape { name: "GetLayerVersionByArnRequest", kind: Kind::Structure, members: &[Member { name: "Arn", shape: 177, location: Location::Query, wire: "Arn", required: true }], ..NONE },
+Shape { name: "GetFunctionRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 235, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Qualifier", shape: 239, location: Location::Query, wire: "Qualifier", required: false }], ..NONE },
 // 130
-Shape { name: "GetLayerVersionPolicyRequest", kind: Kind::Structure, members: &[Member { name: "LayerName", shape: 174, location: Location::Uri, wire: "LayerName", required: true }, Member { name: "VersionNumber", shape: 180, location: Location::Uri, wire: "VersionNumber", required: true }], ..NONE },
+Shape { name: "GetFunctionResponse", kind: Kind::Structure, members: &[Member { name: "Code", shape: 97, location: Location::Body, wire: "Code", required: false }, Member { name: "Concurrency", shape: 33, location: Location::Body, wire: "Concurrency", required: false }, Member { name: "Configuration", shape: 99, location: Location::Body, wire: "Configuration", required: false }, Member { name: "Tags", shape: 319, location: Location::Body, wire: "Tags", required: false }, Member { name: "TagsError", shape: 320, location: Location::Body, wire: "TagsError", required: false }], ..NONE },
 // 131
-Shape { name: "GetLayerVersionPolicyResponse", kind: Kind::Structure, members: &[Member { name: "Policy", shape: 299, location: Location::Body, wire: "Policy", required: false }, Member { name: "RevisionId", shape: 299, location: Location::Body, wire: "RevisionId", required: false }], ..NONE },
+Shape { name: "GetFunctionUrlConfigRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 113, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Qualifier", shape: 114, location: Location::Query, wire: "Qualifier", required: false }], ..NONE },
 // 132
-Shape { name: "GetLayerVersionRequest", kind: Kind::Structure, members: &[Member { name: "LayerName", shape: 174, location: Location::Uri, wire: "LayerName", required: true }, Member { name: "VersionNumber", shape: 180, location: Location::Uri, wire: "VersionNumber", required: true }], ..NONE },
+Shape { name: "GetFunctionUrlConfigResponse", kind: Kind::Structure, members: &[Member { name: "AuthType", shape: 110, location: Location::Body, wire: "AuthType", required: true }, Member { name: "Cors", shape: 34, location: Location::Body, wire: "Cors", required: false }, Member { name: "CreationTime", shape: 327, location: Location::Body, wire: "CreationTime", required: true }, Member { name: "FunctionArn", shape: 95, location: Location::Body, wire: "FunctionArn", required: true }, Member { name: "FunctionUrl", shape: 109, location: Location::Body, wire: "FunctionUrl", required: true }, Member { name: "InvokeMode", shape: 154, location: Location::Body, wire: "InvokeMode", required: false }, Member { name: "LastModifiedTime", shape: 327, location: Location::Body, wire: "LastModifiedTime", required: true }], ..NONE },
 // 133
-Shape { name: "GetLayerVersionResponse", kind: Kind::Structure, members: &[Member { name: "CompatibleArchitectures", shape: 31, location: Location::Body, wire: "CompatibleArchitectures", required: false }, Member { name: "CompatibleRuntimes", shape: 32, location: Location::Body, wire: "CompatibleRuntimes", required: false }, Member { name: "Content", shape: 179, location: Location::Body, wire: "Content", required: false }, Member { name: "CreatedDate", shape: 317, location: Location::Body, wire: "CreatedDate", required: false }, Member { name: "Description", shape: 51, location: Location::Body, wire: "Description", required: false }, Member { name: "LayerArn", shape: 171, location: Location::Body, wire: "LayerArn", required: false }, Member { name: "LayerVersionArn", shape: 177, location: Location::Body, wire: "LayerVersionArn", required: false }, Member { name: "LicenseInfo", shape: 186, location: Location::Body, wire: "LicenseInfo", required: false }, Member { name: "Version", shape: 180, location: Location::Body, wire: "Version", required: false }], ..NONE },
+Shape { name: "GetLayerVersionByArnRequest", kind: Kind::Structure, members: &[Member { name: "Arn", shape: 181, location: Location::Query, wire: "Arn", required: true }], ..NONE },
 // 134
-Shape { name: "GetPolicyRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 226, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Qualifier", shape: 230, location: Location::Query, wire: "Qualifier", required: false }], ..NONE },
+Shape { name: "GetLayerVersionPolicyRequest", kind: Kind::Structure, members: &[Member { name: "LayerName", shape: 178, location: Location::Uri, wire: "LayerName", required: true }, Member { name: "VersionNumber", shape: 184, location: Location::Uri, wire: "VersionNumber", required: true }], ..NONE },
 // 135
-Shape { name: "GetPolicyResponse", kind: Kind::Structure, members: &[Member { name: "Policy", shape: 299, location: Location::Body, wire: "Policy", required: false }, Member { name: "RevisionId", shape: 299, location: Location::Body, wire: "RevisionId", required: false }], ..NONE },
+Shape { name: "GetLayerVersionPolicyResponse", kind: Kind::Structure, members: &[Member { name: "Policy", shape: 309, location: Location::Body, wire: "Policy", required: false }, Member { name: "RevisionId", shape: 309, location: Location::Body, wire: "RevisionId", required: false }], ..NONE },
 // 136
-Shape { name: "GetProvisionedConcurrencyConfigRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 100, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Qualifier", shape: 257, location: Location::Query, wire: "Qualifier", required: true }], ..NONE },
+Shape { name: "GetLayerVersionRequest", kind: Kind::Structure, members: &[Member { name: "LayerName", shape: 178, location: Location::Uri, wire: "LayerName", required: true }, Member { name: "VersionNumber", shape: 184, location: Location::Uri, wire: "VersionNumber", required: true }], ..NONE },
 // 137
-Shape { name: "GetProvisionedConcurrencyConfigResponse", kind: Kind::Structure, members: &[Member { name: "AllocatedProvisionedConcurrentExecutions", shape: 228, location: Location::Body, wire: "AllocatedProvisionedConcurrentExecutions", required: false }, Member { name: "AvailableProvisionedConcurrentExecutions", shape: 228, location: Location::Body, wire: "AvailableProvisionedConcurrentExecutions", required: false }, Member { name: "LastModified", shape: 317, location: Location::Body, wire: "LastModified", required: false }, Member { name: "RequestedProvisionedConcurrentExecutions", shape: 239, location: Location::Body, wire: "RequestedProvisionedConcurrentExecutions", required: false }, Member { name: "Status", shape: 244, location: Location::Body, wire: "Status", required: false }, Member { name: "StatusReason", shape: 299, location: Location::Body, wire: "StatusReason", required: false }], ..NONE },
+Shape { name: "GetLayerVersionResponse", kind: Kind::Structure, members: &[Member { name: "CompatibleArchitectures", shape: 31, location: Location::Body, wire: "CompatibleArchitectures", required: false }, Member { name: "CompatibleRuntimes", shape: 32, location: Location::Body, wire: "CompatibleRuntimes", required: false }, Member { name: "Content", shape: 183, location: Location::Body, wire: "Content", required: false }, Member { name: "CreatedDate", shape: 327, location: Location::Body, wire: "CreatedDate", required: false }, Member { name: "Description", shape: 52, location: Location::Body, wire: "Description", required: false }, Member { name: "LayerArn", shape: 175, location: Location::Body, wire: "LayerArn", required: false }, Member { name: "LayerVersionArn", shape: 181, location: Location::Body, wire: "LayerVersionArn", required: false }, Member { name: "LicenseInfo", shape: 190, location: Location::Body, wire: "LicenseInfo", required: false }, Member { name: "Version", shape: 184, location: Location::Body, wire: "Version", required: false }], ..NONE },
 // 138
-Shape { name: "GetRuntimeManagementConfigRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 226, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Qualifier", shape: 230, location: Location::Query, wire: "Qualifier", required: false }], ..NONE },
+Shape { name: "GetPolicyRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 235, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Qualifier", shape: 239, location: Location::Query, wire: "Qualifier", required: false }], ..NONE },
 // 139
-Shape { name: "GetRuntimeManagementConfigResponse", kind: Kind::Structure, members: &[Member { name: "FunctionArn", shape: 225, location: Location::Body, wire: "FunctionArn", required: false }, Member { name: "RuntimeVersionArn", shape: 270, location: Location::Body, wire: "RuntimeVersionArn", required: false }, Member { name: "UpdateRuntimeOn", shape: 335, location: Location::Body, wire: "UpdateRuntimeOn", required: false }], ..NONE },
+Shape { name: "GetPolicyResponse", kind: Kind::Structure, members: &[Member { name: "Policy", shape: 309, location: Location::Body, wire: "Policy", required: false }, Member { name: "RevisionId", shape: 309, location: Location::Body, wire: "RevisionId", required: false }], ..NONE },
 // 140
-Shape { name: "Handler", kind: Kind::String, min: 0, max: 128, pattern: "[^\\s]+", ..NONE },
+Shape { name: "GetProvisionedConcurrencyConfigRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 103, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Qualifier", shape: 267, location: Location::Query, wire: "Qualifier", required: true }], ..NONE },
 // 141
-Shape { name: "Header", kind: Kind::String, min: 0, max: 1024, pattern: ".*", ..NONE },
+Shape { name: "GetProvisionedConcurrencyConfigResponse", kind: Kind::Structure, members: &[Member { name: "AllocatedProvisionedConcurrentExecutions", shape: 237, location: Location::Body, wire: "AllocatedProvisionedConcurrentExecutions", required: false }, Member { name: "AvailableProvisionedConcurrentExecutions", shape: 237, location: Location::Body, wire: "AvailableProvisionedConcurrentExecutions", required: false }, Member { name: "LastModified", shape: 327, location: Location::Body, wire: "LastModified", required: false }, Member { name: "RequestedProvisionedConcurrentExecutions", shape: 248, location: Location::Body, wire: "RequestedProvisionedConcurrentExecutions", required: false }, Member { name: "Status", shape: 253, location: Location::Body, wire: "Status", required: false }, Member { name: "StatusReason", shape: 309, location: Location::Body, wire: "StatusReason", required: false }], ..NONE },
 // 142
-Shape { name: "HeadersList", kind: Kind::List, element: 141, min: 0, max: 100, ..NONE },
+Shape { name: "GetRuntimeManagementConfigRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 235, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Qualifier", shape: 239, location: Location::Query, wire: "Qualifier", required: false }], ..NONE },
 // 143
-Shape { name: "ImageConfig", kind: Kind::Structure, members: &[Member { name: "Command", shape: 300, location: Location::Body, wire: "Command", required: false }, Member { name: "EntryPoint", shape: 300, location: Location::Body, wire: "EntryPoint", required: false }, Member { name: "WorkingDirectory", shape: 342, location: Location::Body, wire: "WorkingDirectory", required: false }], ..NONE },
+Shape { name: "GetRuntimeManagementConfigResponse", kind: Kind::Structure, members: &[Member { name: "FunctionArn", shape: 234, location: Location::Body, wire: "FunctionArn", required: false }, Member { name: "RuntimeVersionArn", shape: 280, location: Location::Body, wire: "RuntimeVersionArn", required: false }, Member { name: "UpdateRuntimeOn", shape: 346, location: Location::Body, wire: "UpdateRuntimeOn", required: false }], ..NONE },
 // 144
-Shape { name: "ImageConfigError", kind: Kind::Structure, members: &[Member { name: "ErrorCode", shape: 299, location: Location::Body, wire: "ErrorCode", required: false }, Member { name: "Message", shape: 285, location: Location::Body, wire: "Message", required: false }], ..NONE },
+Shape { name: "Handler", kind: Kind::String, min: 0, max: 128, pattern: "[^\\s]+", ..NONE },
 // 145
-Shape { name: "ImageConfigResponse", kind: Kind::Structure, members: &[Member { name: "Error", shape: 144, location: Location::Body, wire: "Error", required: false }, Member { name: "ImageConfig", shape: 143, location: Location::Body, wire: "ImageConfig", required: false }], ..NONE },
+Shape { name: "Header", kind: Kind::String, min: 0, max: 1024, pattern: ".*", ..NONE },
 // 146
-Shape { name: "Integer", kind: Kind::Integer, ..NONE },
+Shape { name: "HeadersList", kind: Kind::List, element: 145, min: 0, max: 100, ..NONE },
 // 147
-Shape { name: "InvocationRequest", kind: Kind::Structure, members: &[Member { name: "ClientContext", shape: 299, location: Location::Header, wire: "X-Amz-Client-Context", required: false }, Member { name: "DurableExecutionName", shape: 58, location: Location::Header, wire: "X-Amz-Durable-Execution-Name", required: false }, Member { name: "FunctionName", shape: 226, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "InvocationType", shape: 149, location: Location::Header, wire: "X-Amz-Invocation-Type", required: false }, Member { name: "LogType", shape: 208, location: Location::Header, wire: "X-Amz-Log-Type", required: false }, Member { name: "Payload", shape: 25, location: Location::Body, wire: "Payload", required: false }, Member { name: "Qualifier", shape: 230, location: Location::Query, wire: "Qualifier", required: false }, Member { name: "TenantId", shape: 314, location: Location::Header, wire: "X-Amz-Tenant-Id", required: false }], payload: "Payload", ..NONE },
+Shape { name: "ImageConfig", kind: Kind::Structure, members: &[Member { name: "Command", shape: 310, location: Location::Body, wire: "Command", required: false }, Member { name: "EntryPoint", shape: 310, location: Location::Body, wire: "EntryPoint", required: false }, Member { name: "WorkingDirectory", shape: 353, location: Location::Body, wire: "WorkingDirectory", required: false }], ..NONE },
 // 148
-Shape { name: "InvocationResponse", kind: Kind::Structure, members: &[Member { name: "DurableExecutionArn", shape: 57, location: Location::Header, wire: "X-Amz-Durable-Execution-Arn", required: false }, Member { name: "ExecutedVersion", shape: 336, location: Location::Header, wire: "X-Amz-Executed-Version", required: false }, Member { name: "FunctionError", shape: 299, location: Location::Header, wire: "X-Amz-Function-Error", required: false }, Member { name: "LogResult", shape: 299, location: Location::Header, wire: "X-Amz-Log-Result", required: false }, Member { name: "Payload", shape: 25, location: Location::Body, wire: "Payload", required: false }, Member { name: "StatusCode", shape: 146, location: Location::Status, wire: "StatusCode", required: false }], payload: "Payload", ..NONE },
+Shape { name: "ImageConfigError", kind: Kind::Structure, members: &[Member { name: "ErrorCode", shape: 309, location: Location::Body, wire: "ErrorCode", required: false }, Member { name: "Message", shape: 295, location: Location::Body, wire: "Message", required: false }], ..NONE },
 // 149
-Shape { name: "InvocationType", kind: Kind::String, one_of: &["Event", "RequestResponse", "DryRun"], ..NONE },
+Shape { name: "ImageConfigResponse", kind: Kind::Structure, members: &[Member { name: "Error", shape: 148, location: Location::Body, wire: "Error", required: false }, Member { name: "ImageConfig", shape: 147, location: Location::Body, wire: "ImageConfig", required: false }], ..NONE },
 // 150
-Shape { name: "InvokeMode", kind: Kind::String, one_of: &["BUFFERED", "RESPONSE_STREAM"], ..NONE },
+Shape { name: "Integer", kind: Kind::Integer, ..NONE },
 // 151
-Shape { name: "InvokeResponseStreamUpdate", kind: Kind::Structure, members: &[Member { name: "Payload", shape: 25, location: Location::Body, wire: "Payload", required: false }], ..NONE },
+Shape { name: "InvocationRequest", kind: Kind::Structure, members: &[Member { name: "ClientContext", shape: 309, location: Location::Header, wire: "X-Amz-Client-Context", required: false }, Member { name: "DurableExecutionName", shape: 59, location: Location::Header, wire: "X-Amz-Durable-Execution-Name", required: false }, Member { name: "FunctionName", shape: 235, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "InvocationType", shape: 153, location: Location::Header, wire: "X-Amz-Invocation-Type", required: false }, Member { name: "LogType", shape: 214, location: Location::Header, wire: "X-Amz-Log-Type", required: false }, Member { name: "Payload", shape: 25, location: Location::Body, wire: "Payload", required: false }, Member { name: "Qualifier", shape: 239, location: Location::Query, wire: "Qualifier", required: false }, Member { name: "TenantId", shape: 324, location: Location::Header, wire: "X-Amz-Tenant-Id", required: false }], payload: "Payload", ..NONE },
 // 152
-Shape { name: "InvokeWithResponseStreamCompleteEvent", kind: Kind::Structure, members: &[Member { name: "ErrorCode", shape: 299, location: Location::Body, wire: "ErrorCode", required: false }, Member { name: "ErrorDetails", shape: 299, location: Location::Body, wire: "ErrorDetails", required: false }, Member { name: "LogResult", shape: 299, location: Location::Body, wire: "LogResult", required: false }], ..NONE },
+Shape { name: "InvocationResponse", kind: Kind::Structure, members: &[Member { name: "DurableExecutionArn", shape: 58, location: Location::Header, wire: "X-Amz-Durable-Execution-Arn", required: false }, Member { name: "ExecutedVersion", shape: 347, location: Location::Header, wire: "X-Amz-Executed-Version", required: false }, Member { name: "FunctionError", shape: 309, location: Location::Header, wire: "X-Amz-Function-Error", required: false }, Member { name: "LogResult", shape: 309, location: Location::Header, wire: "X-Amz-Log-Result", required: false }, Member { name: "Payload", shape: 25, location: Location::Body, wire: "Payload", required: false }, Member { name: "StatusCode", shape: 150, location: Location::Status, wire: "StatusCode", required: false }], payload: "Payload", ..NONE },
 // 153
-Shape { name: "InvokeWithResponseStreamRequest", kind: Kind::Structure, members: &[Member { name: "ClientContext", shape: 299, location: Location::Header, wire: "X-Amz-Client-Context", required: false }, Member { name: "FunctionName", shape: 226, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "InvocationType", shape: 266, location: Location::Header, wire: "X-Amz-Invocation-Type", required: false }, Member { name: "LogType", shape: 208, location: Location::Header, wire: "X-Amz-Log-Type", required: false }, Member { name: "Payload", shape: 25, location: Location::Body, wire: "Payload", required: false }, Member { name: "Qualifier", shape: 230, location: Location::Query, wire: "Qualifier", required: false }, Member { name: "TenantId", shape: 314, location: Location::Header, wire: "X-Amz-Tenant-Id", required: false }], payload: "Payload", ..NONE },
+Shape { name: "InvocationType", kind: Kind::String, one_of: &["Event", "RequestResponse", "DryRun"], ..NONE },
 // 154
-Shape { name: "InvokeWithResponseStreamResponse", kind: Kind::Structure, members: &[Member { name: "EventStream", shape: 155, location: Location::Body, wire: "EventStream", required: false }, Member { name: "ExecutedVersion", shape: 336, location: Location::Header, wire: "X-Amz-Executed-Version", required: false }, Member { name: "ResponseStreamContentType", shape: 299, location: Location::Header, wire: "Content-Type", required: false }, Member { name: "StatusCode", shape: 146, location: Location::Status, wire: "StatusCode", required: false }], payload: "EventStream", ..NONE },
+Shape { name: "InvokeMode", kind: Kind::String, one_of: &["BUFFERED", "RESPONSE_STREAM"], ..NONE },
 // 155
-Shape { name: "InvokeWithResponseStreamResponseEvent", kind: Kind::Structure, members: &[Member { name: "InvokeComplete", shape: 152, location: Location::Body, wire: "InvokeComplete", required: false }, Member { name: "PayloadChunk", shape: 151, location: Location::Body, wire: "PayloadChunk", required: false }], ..NONE },
+Shape { name: "InvokeResponseStreamUpdate", kind: Kind::Structure, members: &[Member { name: "Payload", shape: 25, location: Location::Body, wire: "Payload", required: false }], ..NONE },
 // 156
-Shape { name: "InvokedViaFunctionUrl", kind: Kind::Boolean, ..NONE },
+Shape { name: "InvokeWithResponseStreamCompleteEvent", kind: Kind::Structure, members: &[Member { name: "ErrorCode", shape: 309, location: Location::Body, wire: "ErrorCode", required: false }, Member { name: "ErrorDetails", shape: 309, location: Location::Body, wire: "ErrorDetails", required: false }, Member { name: "LogResult", shape: 309, location: Location::Body, wire: "LogResult", required: false }], ..NONE },
 // 157
-Shape { name: "KMSKeyArn", kind: Kind::String, min: 0, max: 10000, pattern: "(arn:(aws[a-zA-Z-]*)?:[a-z0-9-.]+:.*)|()", ..NONE },
+Shape { name: "InvokeWithResponseStreamRequest", kind: Kind::Structure, members: &[Member { name: "ClientContext", shape: 309, location: Location::Header, wire: "X-Amz-Client-Context", required: false }, Member { name: "FunctionName", shape: 235, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "InvocationType", shape: 276, location: Location::Header, wire: "X-Amz-Invocation-Type", required: false }, Member { name: "LogType", shape: 214, location: Location::Header, wire: "X-Amz-Log-Type", required: false }, Member { name: "Payload", shape: 25, location: Location::Body, wire: "Payload", required: false }, Member { name: "Qualifier", shape: 239, location: Location::Query, wire: "Qualifier", required: false }, Member { name: "TenantId", shape: 324, location: Location::Header, wire: "X-Amz-Tenant-Id", required: false }], payload: "Payload", ..NONE },
 // 158
-Shape { name: "KafkaEventSourceMappingConsumptionMode", kind: Kind::String, one_of: &["Stream", "Queue"], ..NONE },
+Shape { name: "InvokeWithResponseStreamResponse", kind: Kind::Structure, members: &[Member { name: "EventStream", shape: 159, location: Location::Body, wire: "EventStream", required: false }, Member { name: "ExecutedVersion", shape: 347, location: Location::Header, wire: "X-Amz-Executed-Version", required: false }, Member { name: "ResponseStreamContentType", shape: 309, location: Location::Header, wire: "Content-Type", required: false }, Member { name: "StatusCode", shape: 150, location: Location::Status, wire: "StatusCode", required: false }], payload: "EventStream", ..NONE },
 // 159
-Shape { name: "KafkaSchemaRegistryAccessConfig", kind: Kind::Structure, members: &[Member { name: "Type", shape: 161, location: Location::Body, wire: "Type", required: false }, Member { name: "URI", shape: 22, location: Location::Body, wire: "URI", required: false }], ..NONE },
+Shape { name: "InvokeWithResponseStreamResponseEvent", kind: Kind::Structure, members: &[Member { name: "InvokeComplete", shape: 156, location: Location::Body, wire: "InvokeComplete", required: false }, Member { name: "PayloadChunk", shape: 155, location: Location::Body, wire: "PayloadChunk", required: false }], ..NONE },
 // 160
-Shape { name: "KafkaSchemaRegistryAccessConfigList", kind: Kind::List, element: 159, ..NONE },
+Shape { name: "InvokedViaFunctionUrl", kind: Kind::Boolean, ..NONE },
 // 161
-Shape { name: "KafkaSchemaRegistryAuthType", kind: Kind::String, one_of: &["BASIC_AUTH", "CLIENT_CERTIFICATE_TLS_AUTH", "SERVER_ROOT_CA_CERTIFICATE", "OAUTHBEARER_AUTH"], ..NONE },
+Shape { name: "KMSKeyArn", kind: Kind::String, min: 0, max: 10000, pattern: "(arn:(aws[a-zA-Z-]*)?:[a-z0-9-.]+:.*)|()", ..NONE },
 // 162
-Shape { name: "KafkaSchemaRegistryConfig", kind: Kind::Structure, members: &[Member { name: "AccessConfigs", shape: 160, location: Location::Body, wire: "AccessConfigs", required: false }, Member { name: "EventRecordFormat", shape: 279, location: Location::Body, wire: "EventRecordFormat", required: false }, Member { name: "SchemaRegistryURI", shape: 280, location: Location::Body, wire: "SchemaRegistryURI", required: false }, Member { name: "SchemaValidationConfigs", shape: 165, location: Location::Body, wire: "SchemaValidationConfigs", required: false }], ..NONE },
+Shape { name: "KafkaEventSourceMappingConsumptionMode", kind: Kind::String, one_of: &["Stream", "Queue"], ..NONE },
 // 163
-Shape { name: "KafkaSchemaValidationAttribute", kind: Kind::String, one_of: &["KEY", "VALUE"], ..NONE },
+Shape { name: "KafkaSchemaRegistryAccessConfig", kind: Kind::Structure, members: &[Member { name: "Type", shape: 165, location: Location::Body, wire: "Type", required: false }, Member { name: "URI", shape: 22, location: Location::Body, wire: "URI", required: false }], ..NONE },
 // 164
-Shape { name: "KafkaSchemaValidationConfig", kind: Kind::Structure, members: &[Member { name: "Attribute", shape: 163, location: Location::Body, wire: "Attribute", required: false }], ..NONE },
+Shape { name: "KafkaSchemaRegistryAccessConfigList", kind: Kind::List, element: 163, ..NONE },
 // 165
-Shape { name: "KafkaSchemaValidationConfigList", kind: Kind::List, element: 164, ..NONE },
+Shape { name: "KafkaSchemaRegistryAuthType", kind: Kind::String, one_of: &["BASIC_AUTH", "CLIENT_CERTIFICATE_TLS_AUTH", "SERVER_ROOT_CA_CERTIFICATE", "OAUTHBEARER_AUTH"], ..NONE },
 // 166
-Shape { name: "LambdaManagedInstancesCapacityProviderConfig", kind: Kind::Structure, members: &[Member { name: "CapacityProviderArn", shape: 27, location: Location::Body, wire: "CapacityProviderArn", required: true }, Member { name: "ExecutionEnvironmentMemoryGiBPerVCpu", shape: 82, location: Location::Body, wire: "ExecutionEnvironmentMemoryGiBPerVCpu", required: false }, Member { name: "PerExecutionEnvironmentMaxConcurrency", shape: 238, location: Location::Body, wire: "PerExecutionEnvironmentMaxConcurrency", required: false }], ..NONE },
+Shape { name: "KafkaSchemaRegistryConfig", kind: Kind::Structure, members: &[Member { name: "AccessConfigs", shape: 164, location: Location::Body, wire: "AccessConfigs", required: false }, Member { name: "EventRecordFormat", shape: 289, location: Location::Body, wire: "EventRecordFormat", required: false }, Member { name: "SchemaRegistryURI", shape: 290, location: Location::Body, wire: "SchemaRegistryURI", required: false }, Member { name: "SchemaValidationConfigs", shape: 169, location: Location::Body, wire: "SchemaValidationConfigs", required: false }], ..NONE },
 // 167
-Shape { name: "LastUpdateStatus", kind: Kind::String, one_of: &["Successful", "Failed", "InProgress"], ..NONE },
+Shape { name: "KafkaSchemaValidationAttribute", kind: Kind::String, one_of: &["KEY", "VALUE"], ..NONE },
 // 168
-Shape { name: "LastUpdateStatusReason", kind: Kind::String, ..NONE },
+Shape { name: "KafkaSchemaValidationConfig", kind: Kind::Structure, members: &[Member { name: "Attribute", shape: 167, location: Location::Body, wire: "Attribute", required: false }], ..NONE },
 // 169
-Shape { name: "LastUpdateStatusReasonCode", kind: Kind::String, one_of: &["EniLimitExceeded", "InsufficientRolePermissions", "InvalidConfiguration", "InternalError", "SubnetOutOfIPAddresses", "InvalidSubnet", "InvalidSecurityGroup", "ImageDeleted", "ImageAccessDenied", "InvalidImage", "KMSKeyAccessDenied", "KMSKeyNotFound", "InvalidStateKMSKey", "DisabledKMSKey", "EFSIOError", "EFSMountConnectivityError", "EFSMountFailure", "EFSMountTimeout", "InvalidRuntime", "InvalidZipFileException", "FunctionError", "ServiceQuotaExceededException", "VcpuLimitExceeded", "CapacityProviderScalingLimitExceeded", "InsufficientCapacity", "EC2RequestLimitExceeded", "FunctionError.InitTimeout", "FunctionError.RuntimeInitError", "FunctionError.ExtensionInitError", "FunctionError.InvalidEntryPoint", "FunctionError.InvalidWorkingDirectory", "FunctionError.PermissionDenied", "FunctionError.TooManyExtensions", "FunctionError.InitResourceExhausted", "DisallowedByVpcEncryptionControl", "IncompatibleAcceleratorInstanceTypes", "DependencyError"], ..NONE },
+Shape { name: "KafkaSchemaValidationConfigList", kind: Kind::List, element: 168, ..NONE },
 // 170
-Shape { name: "Layer", kind: Kind::Structure, members: &[Member { name: "Arn", shape: 177, location: Location::Body, wire: "Arn", required: false }, Member { name: "CodeSize", shape: 210, location: Location::Body, wire: "CodeSize", required: false }, Member { name: "SigningJobArn", shape: 22, location: Location::Body, wire: "SigningJobArn", required: false }, Member { name: "SigningProfileVersionArn", shape: 22, location: Location::Body, wire: "SigningProfileVersionArn", required: false }], ..NONE },
+Shape { name: "LambdaManagedInstancesCapacityProviderConfig", kind: Kind::Structure, members: &[Member { name: "CapacityProviderArn", shape: 27, location: Location::Body, wire: "CapacityProviderArn", required: true }, Member { name: "ExecutionEnvironmentMemoryGiBPerVCpu", shape: 83, location: Location::Body, wire: "ExecutionEnvironmentMemoryGiBPerVCpu", required: false }, Member { name: "PerExecutionEnvironmentMaxConcurrency", shape: 247, location: Location::Body, wire: "PerExecutionEnvironmentMaxConcurrency", required: false }], ..NONE },
 // 171
-Shape { name: "LayerArn", kind: Kind::String, min: 1, max: 2048, pattern: "arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:layer:[a-zA-Z0-9-_]+", ..NONE },
+Shape { name: "LastUpdateStatus", kind: Kind::String, one_of: &["Successful", "Failed", "InProgress"], ..NONE },
 // 172
-Shape { name: "LayerList", kind: Kind::List, element: 177, ..NONE },
+Shape { name: "LastUpdateStatusReason", kind: Kind::String, ..NONE },
 // 173
-Shape { name: "LayerName", kind: Kind::String, min: 1, max: 140, pattern: "(arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:layer:[a-zA-Z0-9-_]+)|[a-zA-Z0-9-_]+", ..NONE },
+Shape { name: "LastUpdateStatusReasonCode", kind: Kind::String, one_of: &["EniLimitExceeded", "InsufficientRolePermissions", "InvalidConfiguration", "InternalError", "SubnetOutOfIPAddresses", "InvalidSubnet", "InvalidSecurityGroup", "ImageDeleted", "ImageAccessDenied", "InvalidImage", "KMSKeyAccessDenied", "KMSKeyNotFound", "InvalidStateKMSKey", "DisabledKMSKey", "EFSIOError", "EFSMountConnectivityError", "EFSMountFailure", "EFSMountTimeout", "InvalidRuntime", "InvalidZipFileException", "FunctionError", "ServiceQuotaExceededException", "VcpuLimitExceeded", "CapacityProviderScalingLimitExceeded", "InsufficientCapacity", "EC2RequestLimitExceeded", "FunctionError.InitTimeout", "FunctionError.RuntimeInitError", "FunctionError.ExtensionInitError", "FunctionError.InvalidEntryPoint", "FunctionError.InvalidWorkingDirectory", "FunctionError.PermissionDenied", "FunctionError.TooManyExtensions", "FunctionError.InitResourceExhausted", "DisallowedByVpcEncryptionControl", "IncompatibleAcceleratorInstanceTypes", "DependencyError"], ..NONE },
 // 174
-Shape { name: "LayerNameOrArn", kind: Kind::String, min: 1, max: 2048, pattern: "(arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:layer:[a-zA-Z0-9-_]{1,140}|[a-zA-Z0-9-_]{1,140})", ..NONE },
+Shape { name: "Layer", kind: Kind::Structure, members: &[Member { name: "Arn", shape: 181, location: Location::Body, wire: "Arn", required: false }, Member { name: "CodeSize", shape: 216, location: Location::Body, wire: "CodeSize", required: false }, Member { name: "SigningJobArn", shape: 22, location: Location::Body, wire: "SigningJobArn", required: false }, Member { name: "SigningProfileVersionArn", shape: 22, location: Location::Body, wire: "SigningProfileVersionArn", required: false }], ..NONE },
 // 175
-Shape { name: "LayerPermissionAllowedAction", kind: Kind::String, min: 0, max: 22, pattern: "lambda:GetLayerVersion", ..NONE },
+Shape { name: "LayerArn", kind: Kind::String, min: 1, max: 2048, pattern: "arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:layer:[a-zA-Z0-9-_]+", ..NONE },
 // 176
-Shape { name: "LayerPermissionAllowedPrincipal", kind: Kind::String, min: 0, max: 10000, pattern: "\\d{12}|\\*|arn:(aws[a-zA-Z-]*):iam::\\d{12}:root", ..NONE },
+Shape { name: "LayerList", kind: Kind::List, element: 181, ..NONE },
 // 177
-Shape { name: "LayerVersionArn", kind: Kind::String, min: 1, max: 2048, pattern: "((arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:layer:[a-zA-Z0-9-_]+:[0-9]+)|(arn:[a-zA-Z0-9-]+:lambda:::awslayer:[a-zA-Z0-9-_]+))", ..NONE },
+Shape { name: "LayerName", kind: Kind::String, min: 1, max: 140, pattern: "(arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:layer:[a-zA-Z0-9-_]+)|[a-zA-Z0-9-_]+", ..NONE },
 // 178
-Shape { name: "LayerVersionContentInput", kind: Kind::Structure, members: &[Member { name: "S3Bucket", shape: 273, location: Location::Body, wire: "S3Bucket", required: false }, Member { name: "S3Key", shape: 275, location: Location::Body, wire: "S3Key", required: false }, Member { name: "S3ObjectStorageMode", shape: 276, location: Location::Body, wire: "S3ObjectStorageMode", required: false }, Member { name: "S3ObjectVersion", shape: 277, location: Location::Body, wire: "S3ObjectVersion", required: false }, Member { name: "ZipFile", shape: 25, location: Location::Body, wire: "ZipFile", required: false }], ..NONE },
+Shape { name: "LayerNameOrArn", kind: Kind::String, min: 1, max: 2048, pattern: "(arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:layer:[a-zA-Z0-9-_]{1,140}|[a-zA-Z0-9-_]{1,140})", ..NONE },
 // 179
-Shape { name: "LayerVersionContentOutput", kind: Kind::Structure, members: &[Member { name: "CodeSha256", shape: 299, location: Location::Body, wire: "CodeSha256", required: false }, Member { name: "CodeSize", shape: 210, location: Location::Body, wire: "CodeSize", required: false }, Member { name: "Location", shape: 286, location: Location::Body, wire: "Location", required: false }, Member { name: "ResolvedS3Object", shape: 264, location: Location::Body, wire: "ResolvedS3Object", required: false }, Member { name: "SigningJobArn", shape: 22, location: Location::Body, wire: "SigningJobArn", required: false }, Member { name: "SigningProfileVersionArn", shape: 22, location: Location::Body, wire: "SigningProfileVersionArn", required: false }], ..NONE },
+Shape { name: "LayerPermissionAllowedAction", kind: Kind::String, min: 0, max: 22, pattern: "lambda:GetLayerVersion", ..NONE },
 // 180
-Shape { name: "LayerVersionNumber", kind: Kind::Integer, ..NONE },
+Shape { name: "LayerPermissionAllowedPrincipal", kind: Kind::String, min: 0, max: 10000, pattern: "\\d{12}|\\*|arn:(aws[a-zA-Z-]*):iam::\\d{12}:root", ..NONE },
 // 181
-Shape { name: "LayerVersionsList", kind: Kind::List, element: 182, ..NONE },
+Shape { name: "LayerVersionArn", kind: Kind::String, min: 1, max: 2048, pattern: "((arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:layer:[a-zA-Z0-9-_]+:[0-9]+)|(arn:[a-zA-Z0-9-]+:lambda:::awslayer:[a-zA-Z0-9-_]+))", ..NONE },
 // 182
-Shape { name: "LayerVersionsListItem", kind: Kind::Structure, members: &[Member { name: "CompatibleArchitectures", shape: 31, location: Location::Body, wire: "CompatibleArchitectures", required: false }, Member { name: "CompatibleRuntimes", shape: 32, location: Location::Body, wire: "CompatibleRuntimes", required: false }, Member { name: "CreatedDate", shape: 317, location: Location::Body, wire: "CreatedDate", required: false }, Member { name: "Description", shape: 51, location: Location::Body, wire: "Description", required: false }, Member { name: "LayerVersionArn", shape: 177, location: Location::Body, wire: "LayerVersionArn", required: false }, Member { name: "LicenseInfo", shape: 186, location: Location::Body, wire: "LicenseInfo", required: false }, Member { name: "Version", shape: 180, location: Location::Body, wire: "Version", required: false }], ..NONE },
+Shape { name: "LayerVersionContentInput", kind: Kind::Structure, members: &[Member { name: "S3Bucket", shape: 283, location: Location::Body, wire: "S3Bucket", required: false }, Member { name: "S3Key", shape: 285, location: Location::Body, wire: "S3Key", required: false }, Member { name: "S3ObjectStorageMode", shape: 286, location: Location::Body, wire: "S3ObjectStorageMode", required: false }, Member { name: "S3ObjectVersion", shape: 287, location: Location::Body, wire: "S3ObjectVersion", required: false }, Member { name: "ZipFile", shape: 25, location: Location::Body, wire: "ZipFile", required: false }], ..NONE },
 // 183
-Shape { name: "LayersList", kind: Kind::List, element: 184, ..NONE },
+Shape { name: "LayerVersionContentOutput", kind: Kind::Structure, members: &[Member { name: "CodeSha256", shape: 309, location: Location::Body, wire: "CodeSha256", required: false }, Member { name: "CodeSize", shape: 216, location: Location::Body, wire: "CodeSize", required: false }, Member { name: "Location", shape: 296, location: Location::Body, wire: "Location", required: false }, Member { name: "ResolvedS3Object", shape: 274, location: Location::Body, wire: "ResolvedS3Object", required: false }, Member { name: "SigningJobArn", shape: 22, location: Location::Body, wire: "SigningJobArn", required: false }, Member { name: "SigningProfileVersionArn", shape: 22, location: Location::Body, wire: "SigningProfileVersionArn", required: false }], ..NONE },
 // 184
-Shape { name: "LayersListItem", kind: Kind::Structure, members: &[Member { name: "LatestMatchingVersion", shape: 182, location: Location::Body, wire: "LatestMatchingVersion", required: false }, Member { name: "LayerArn", shape: 171, location: Location::Body, wire: "LayerArn", required: false }, Member { name: "LayerName", shape: 173, location: Location::Body, wire: "LayerName", required: false }], ..NONE },
+Shape { name: "LayerVersionNumber", kind: Kind::Integer, ..NONE },
 // 185
-Shape { name: "LayersReferenceList", kind: Kind::List, element: 170, ..NONE },
+Shape { name: "LayerVersionsList", kind: Kind::List, element: 186, ..NONE },
 // 186
-Shape { name: "LicenseInfo", kind: Kind::String, min: 0, max: 512, pattern: ".*", ..NONE },
+Shape { name: "LayerVersionsListItem", kind: Kind::Structure, members: &[Member { name: "CompatibleArchitectures", shape: 31, location: Location::Body, wire: "CompatibleArchitectures", required: false }, Member { name: "CompatibleRuntimes", shape: 32, location: Location::Body, wire: "CompatibleRuntimes", required: false }, Member { name: "CreatedDate", shape: 327, location: Location::Body, wire: "CreatedDate", required: false }, Member { name: "Description", shape: 52, location: Location::Body, wire: "Description", required: false }, Member { name: "LayerVersionArn", shape: 181, location: Location::Body, wire: "LayerVersionArn", required: false }, Member { name: "LicenseInfo", shape: 190, location: Location::Body, wire: "LicenseInfo", required: false }, Member { name: "Version", shape: 184, location: Location::Body, wire: "Version", required: false }], ..NONE },
 // 187
-Shape { name: "ListAliasesRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 100, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "FunctionVersion", shape: 337, location: Location::Query, wire: "FunctionVersion", required: false }, Member { name: "Marker", shape: 299, location: Location::Query, wire: "Marker", required: false }, Member { name: "MaxItems", shape: 215, location: Location::Query, wire: "MaxItems", required: false }], ..NONE },
+Shape { name: "LayersList", kind: Kind::List, element: 188, ..NONE },
 // 188
-Shape { name: "ListAliasesResponse", kind: Kind::Structure, members: &[Member { name: "Aliases", shape: 13, location: Location::Body, wire: "Aliases", required: false }, Member { name: "NextMarker", shape: 299, location: Location::Body, wire: "NextMarker", required: false }], ..NONE },
+Shape { name: "LayersListItem", kind: Kind::Structure, members: &[Member { name: "LatestMatchingVersion", shape: 186, location: Location::Body, wire: "LatestMatchingVersion", required: false }, Member { name: "LayerArn", shape: 175, location: Location::Body, wire: "LayerArn", required: false }, Member { name: "LayerName", shape: 177, location: Location::Body, wire: "LayerName", required: false }], ..NONE },
 // 189
-Shape { name: "ListEventSourceMappingsRequest", kind: Kind::Structure, members: &[Member { name: "EventSourceArn", shape: 22, location: Location::Query, wire: "EventSourceArn", required: false }, Member { name: "FunctionName", shape: 226, location: Location::Query, wire: "FunctionName", required: false }, Member { name: "Marker", shape: 299, location: Location::Query, wire: "Marker", required: false }, Member { name: "MaxItems", shape: 215, location: Location::Query, wire: "MaxItems", required: false }], ..NONE },
+Shape { name: "LayersReferenceList", kind: Kind::List, element: 174, ..NONE },
 // 190
-Shape { name: "ListEventSourceMappingsResponse", kind: Kind::Structure, members: &[Member { name: "EventSourceMappings", shape: 79, location: Location::Body, wire: "EventSourceMappings", required: false }, Member { name: "NextMarker", shape: 299, location: Location::Body, wire: "NextMarker", required: false }], ..NONE },
+Shape { name: "LicenseInfo", kind: Kind::String, min: 0, max: 512, pattern: ".*", ..NONE },
 // 191
-Shape { name: "ListFunctionUrlConfigsRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 110, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Marker", shape: 299, location: Location::Query, wire: "Marker", required: false }, Member { name: "MaxItems", shape: 213, location: Location::Query, wire: "MaxItems", required: false }], ..NONE },
+Shape { name: "ListAliasesRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 103, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "FunctionVersion", shape: 348, location: Location::Query, wire: "FunctionVersion", required: false }, Member { name: "Marker", shape: 309, location: Location::Query, wire: "Marker", required: false }, Member { name: "MaxItems", shape: 222, location: Location::Query, wire: "MaxItems", required: false }], ..NONE },
 // 192
-Shape { name: "ListFunctionUrlConfigsResponse", kind: Kind::Structure, members: &[Member { name: "FunctionUrlConfigs", shape: 109, location: Location::Body, wire: "FunctionUrlConfigs", required: true }, Member { name: "NextMarker", shape: 299, location: Location::Body, wire: "NextMarker", required: false }], ..NONE },
+Shape { name: "ListAliasesResponse", kind: Kind::Structure, members: &[Member { name: "Aliases", shape: 13, location: Location::Body, wire: "Aliases", required: false }, Member { name: "NextMarker", shape: 309, location: Location::Body, wire: "NextMarker", required: false }], ..NONE },
 // 193
-Shape { name: "ListFunctionsRequest", kind: Kind::Structure, members: &[Member { name: "FunctionVersion", shape: 112, location: Location::Query, wire: "FunctionVersion", required: false }, Member { name: "Marker", shape: 299, location: Location::Query, wire: "Marker", required: false }, Member { name: "MasterRegion", shape: 211, location: Location::Query, wire: "MasterRegion", required: false }, Member { name: "MaxItems", shape: 215, location: Location::Query, wire: "MaxItems", required: false }], ..NONE },
+Shape { name: "ListEventSourceMappingsRequest", kind: Kind::Structure, members: &[Member { name: "EventSourceArn", shape: 22, location: Location::Query, wire: "EventSourceArn", required: false }, Member { name: "FunctionName", shape: 235, location: Location::Query, wire: "FunctionName", required: false }, Member { name: "Marker", shape: 309, location: Location::Query, wire: "Marker", required: false }, Member { name: "MaxItems", shape: 222, location: Location::Query, wire: "MaxItems", required: false }], ..NONE },
 // 194
-Shape { name: "ListFunctionsResponse", kind: Kind::Structure, members: &[Member { name: "Functions", shape: 99, location: Location::Body, wire: "Functions", required: false }, Member { name: "NextMarker", shape: 299, location: Location::Body, wire: "NextMarker", required: false }], ..NONE },
+Shape { name: "ListEventSourceMappingsResponse", kind: Kind::Structure, members: &[Member { name: "EventSourceMappings", shape: 80, location: Location::Body, wire: "EventSourceMappings", required: false }, Member { name: "NextMarker", shape: 309, location: Location::Body, wire: "NextMarker", required: false }], ..NONE },
 // 195
-Shape { name: "ListLayerVersionsRequest", kind: Kind::Structure, members: &[Member { name: "CompatibleArchitecture", shape: 20, location: Location::Query, wire: "CompatibleArchitecture", required: false }, Member { name: "CompatibleRuntime", shape: 269, location: Location::Query, wire: "CompatibleRuntime", required: false }, Member { name: "LayerName", shape: 174, location: Location::Uri, wire: "LayerName", required: true }, Member { name: "Marker", shape: 299, location: Location::Query, wire: "Marker", required: false }, Member { name: "MaxItems", shape: 214, location: Location::Query, wire: "MaxItems", required: false }], ..NONE },
+Shape { name: "ListFunctionEventInvokeConfigsRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 235, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Marker", shape: 309, location: Location::Query, wire: "Marker", required: false }, Member { name: "MaxItems", shape: 219, location: Location::Query, wire: "MaxItems", required: false }], ..NONE },
 // 196
-Shape { name: "ListLayerVersionsResponse", kind: Kind::Structure, members: &[Member { name: "LayerVersions", shape: 181, location: Location::Body, wire: "LayerVersions", required: false }, Member { name: "NextMarker", shape: 299, location: Location::Body, wire: "NextMarker", required: false }], ..NONE },
+Shape { name: "ListFunctionEventInvokeConfigsResponse", kind: Kind::Structure, members: &[Member { name: "FunctionEventInvokeConfigs", shape: 101, location: Location::Body, wire: "FunctionEventInvokeConfigs", required: false }, Member { name: "NextMarker", shape: 309, location: Location::Body, wire: "NextMarker", required: false }], ..NONE },
 // 197
-Shape { name: "ListLayersRequest", kind: Kind::Structure, members: &[Member { name: "CompatibleArchitecture", shape: 20, location: Location::Query, wire: "CompatibleArchitecture", required: false }, Member { name: "CompatibleRuntime", shape: 269, location: Location::Query, wire: "CompatibleRuntime", required: false }, Member { name: "Marker", shape: 299, location: Location::Query, wire: "Marker", required: false }, Member { name: "MaxItems", shape: 214, location: Location::Query, wire: "MaxItems", required: false }], ..NONE },
+Shape { name: "ListFunctionUrlConfigsRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 113, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Marker", shape: 309, location: Location::Query, wire: "Marker", required: false }, Member { name: "MaxItems", shape: 220, location: Location::Query, wire: "MaxItems", required: false }], ..NONE },
 // 198
-Shape { name: "ListLayersResponse", kind: Kind::Structure, members: &[Member { name: "Layers", shape: 183, location: Location::Body, wire: "Layers", required: false }, Member { name: "NextMarker", shape: 299, location: Location::Body, wire: "NextMarker", required: false }], ..NONE },
+Shape { name: "ListFunctionUrlConfigsResponse", kind: Kind::Structure, members: &[Member { name: "FunctionUrlConfigs", shape: 112, location: Location::Body, wire: "FunctionUrlConfigs", required: true }, Member { name: "NextMarker", shape: 309, location: Location::Body, wire: "NextMarker", required: false }], ..NONE },
 // 199
-Shape { name: "ListProvisionedConcurrencyConfigsRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 100, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Marker", shape: 299, location: Location::Query, wire: "Marker", required: false }, Member { name: "MaxItems", shape: 216, location: Location::Query, wire: "MaxItems", required: false }], ..NONE },
+Shape { name: "ListFunctionsRequest", kind: Kind::Structure, members: &[Member { name: "FunctionVersion", shape: 115, location: Location::Query, wire: "FunctionVersion", required: false }, Member { name: "Marker", shape: 309, location: Location::Query, wire: "Marker", required: false }, Member { name: "MasterRegion", shape: 217, location: Location::Query, wire: "MasterRegion", required: false }, Member { name: "MaxItems", shape: 222, location: Location::Query, wire: "MaxItems", required: false }], ..NONE },
 // 200
-Shape { name: "ListProvisionedConcurrencyConfigsResponse", kind: Kind::Structure, members: &[Member { name: "NextMarker", shape: 299, location: Location::Body, wire: "NextMarker", required: false }, Member { name: "ProvisionedConcurrencyConfigs", shape: 242, location: Location::Body, wire: "ProvisionedConcurrencyConfigs", required: false }], ..NONE },
+Shape { name: "ListFunctionsResponse", kind: Kind::Structure, members: &[Member { name: "Functions", shape: 102, location: Location::Body, wire: "Functions", required: false }, Member { name: "NextMarker", shape: 309, location: Location::Body, wire: "NextMarker", required: false }], ..NONE },
 // 201
-Shape { name: "ListTagsRequest", kind: Kind::Structure, members: &[Member { name: "Resource", shape: 308, location: Location::Uri, wire: "Resource", required: true }], ..NONE },
+Shape { name: "ListLayerVersionsRequest", kind: Kind::Structure, members: &[Member { name: "CompatibleArchitecture", shape: 20, location: Location::Query, wire: "CompatibleArchitecture", required: false }, Member { name: "CompatibleRuntime", shape: 279, location: Location::Query, wire: "CompatibleRuntime", required: false }, Member { name: "LayerName", shape: 178, location: Location::Uri, wire: "LayerName", required: true }, Member { name: "Marker", shape: 309, location: Location::Query, wire: "Marker", required: false }, Member { name: "MaxItems", shape: 221, location: Location::Query, wire: "MaxItems", required: false }], ..NONE },
 // 202
-Shape { name: "ListTagsResponse", kind: Kind::Structure, members: &[Member { name: "Tags", shape: 309, location: Location::Body, wire: "Tags", required: false }], ..NONE },
+Shape { name: "ListLayerVersionsResponse", kind: Kind::Structure, members: &[Member { name: "LayerVersions", shape: 185, location: Location::Body, wire: "LayerVersions", required: false }, Member { name: "NextMarker", shape: 309, location: Location::Body, wire: "NextMarker", required: false }], ..NONE },
 // 203
-Shape { name: "ListVersionsByFunctionRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 226, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Marker", shape: 299, location: Location::Query, wire: "Marker", required: false }, Member { name: "MaxItems", shape: 215, location: Location::Query, wire: "MaxItems", required: false }], ..NONE },
+Shape { name: "ListLayersRequest", kind: Kind::Structure, members: &[Member { name: "CompatibleArchitecture", shape: 20, location: Location::Query, wire: "CompatibleArchitecture", required: false }, Member { name: "CompatibleRuntime", shape: 279, location: Location::Query, wire: "CompatibleRuntime", required: false }, Member { name: "Marker", shape: 309, location: Location::Query, wire: "Marker", required: false }, Member { name: "MaxItems", shape: 221, location: Location::Query, wire: "MaxItems", required: false }], ..NONE },
 // 204
-Shape { name: "ListVersionsByFunctionResponse", kind: Kind::Structure, members: &[Member { name: "NextMarker", shape: 299, location: Location::Body, wire: "NextMarker", required: false }, Member { name: "Versions", shape: 99, location: Location::Body, wire: "Versions", required: false }], ..NONE },
+Shape { name: "ListLayersResponse", kind: Kind::Structure, members: &[Member { name: "Layers", shape: 187, location: Location::Body, wire: "Layers", required: false }, Member { name: "NextMarker", shape: 309, location: Location::Body, wire: "NextMarker", required: false }], ..NONE },
 // 205
-Shape { name: "LocalMountPath", kind: Kind::String, min: 0, max: 160, pattern: "/mnt/[a-zA-Z0-9-_.]+", ..NONE },
+Shape { name: "ListProvisionedConcurrencyConfigsRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 103, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Marker", shape: 309, location: Location::Query, wire: "Marker", required: false }, Member { name: "MaxItems", shape: 223, location: Location::Query, wire: "MaxItems", required: false }], ..NONE },
 // 206
-Shape { name: "LogFormat", kind: Kind::String, one_of: &["JSON", "Text"], ..NONE },
+Shape { name: "ListProvisionedConcurrencyConfigsResponse", kind: Kind::Structure, members: &[Member { name: "NextMarker", shape: 309, location: Location::Body, wire: "NextMarker", required: false }, Member { name: "ProvisionedConcurrencyConfigs", shape: 251, location: Location::Body, wire: "ProvisionedConcurrencyConfigs", required: false }], ..NONE },
 // 207
-Shape { name: "LogGroup", kind: Kind::String, min: 1, max: 512, pattern: "[\\.\\-_/#A-Za-z0-9]+", ..NONE },
+Shape { name: "ListTagsRequest", kind: Kind::Structure, members: &[Member { name: "Resource", shape: 318, location: Location::Uri, wire: "Resource", required: true }], ..NONE },
 // 208
-Shape { name: "LogType", kind: Kind::String, one_of: &["None", "Tail"], ..NONE },
+Shape { name: "ListTagsResponse", kind: Kind::Structure, members: &[Member { name: "Tags", shape: 319, location: Location::Body, wire: "Tags", required: false }], ..NONE },
 // 209
-Shape { name: "LoggingConfig", kind: Kind::Structure, members: &[Member { name: "ApplicationLogLevel", shape: 19, location: Location::Body, wire: "ApplicationLogLevel", required: false }, Member { name: "LogFormat", shape: 206, location: Location::Body, wire: "LogFormat", required: false }, Member { name: "LogGroup", shape: 207, location: Location::Body, wire: "LogGroup", required: false }, Member { name: "SystemLogLevel", shape: 303, location: Location::Body, wire: "SystemLogLevel", required: false }], ..NONE },
+Shape { name: "ListVersionsByFunctionRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 235, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Marker", shape: 309, location: Location::Query, wire: "Marker", required: false }, Member { name: "MaxItems", shape: 222, location: Location::Query, wire: "MaxItems", required: false }], ..NONE },
 // 210
-Shape { name: "Long", kind: Kind::Integer, ..NONE },
+Shape { name: "ListVersionsByFunctionResponse", kind: Kind::Structure, members: &[Member { name: "NextMarker", shape: 309, location: Location::Body, wire: "NextMarker", required: false }, Member { name: "Versions", shape: 102, location: Location::Body, wire: "Versions", required: false }], ..NONE },
 // 211
-Shape { name: "MasterRegion", kind: Kind::String, min: 1, max: 50, pattern: "ALL|(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}", ..NONE },
+Shape { name: "LocalMountPath", kind: Kind::String, min: 0, max: 160, pattern: "/mnt/[a-zA-Z0-9-_.]+", ..NONE },
 // 212
-Shape { name: "MaxAge", kind: Kind::Integer, min: 0, max: 86400, ..NONE },
+Shape { name: "LogFormat", kind: Kind::String, one_of: &["JSON", "Text"], ..NONE },
 // 213
-Shape { name: "MaxItems", kind: Kind::Integer, min: 1, max: 50, ..NONE },
+Shape { name: "LogGroup", kind: Kind::String, min: 1, max: 512, pattern: "[\\.\\-_/#A-Za-z0-9]+", ..NONE },
 // 214
-Shape { name: "MaxLayerListItems", kind: Kind::Integer, min: 1, max: 50, ..NONE },
+Shape { name: "LogType", kind: Kind::String, one_of: &["None", "Tail"], ..NONE },
 // 215
-Shape { name: "MaxListItems", kind: Kind::Integer, min: 1, max: 10000, ..NONE },
+Shape { name: "LoggingConfig", kind: Kind::Structure, members: &[Member { name: "ApplicationLogLevel", shape: 19, location: Location::Body, wire: "ApplicationLogLevel", required: false }, Member { name: "LogFormat", shape: 212, location: Location::Body, wire: "LogFormat", required: false }, Member { name: "LogGroup", shape: 213, location: Location::Body, wire: "LogGroup", required: false }, Member { name: "SystemLogLevel", shape: 313, location: Location::Body, wire: "SystemLogLevel", required: false }], ..NONE },
 // 216
-Shape { name: "MaxProvisionedConcurrencyConfigListItems", kind: Kind::Integer, min: 1, max: 50, ..NONE },
+Shape { name: "Long", kind: Kind::Integer, ..NONE },
 // 217
-Shape { name: "MaximumBatchingWindowInSeconds", kind: Kind::Integer, min: 0, max: 300, ..NONE },
+Shape { name: "MasterRegion", kind: Kind::String, min: 1, max: 50, pattern: "ALL|(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}", ..NONE },
 // 218
-Shape { name: "MaximumConcurrency", kind: Kind::Integer, min: 2, max: 1000, ..NONE },
+Shape { name: "MaxAge", kind: Kind::Integer, min: 0, max: 86400, ..NONE },
 // 219
-Shape { name: "MaximumNumberOfPollers", kind: Kind::Integer, min: 1, max: 10000, ..NONE },
+Shape { name: "MaxFunctionEventInvokeConfigListItems", kind: Kind::Integer, min: 1, max: 50, ..NONE },
 // 220
-Shape { name: "MaximumRecordAgeInSeconds", kind: Kind::Integer, min: -1, max: 604800, ..NONE },
+Shape { name: "MaxItems", kind: Kind::Integer, min: 1, max: 50, ..NONE },
 // 221
-Shape { name: "MaximumRetryAttemptsEventSourceMapping", kind: Kind::Integer, min: -1, max: 10000, ..NONE },
+Shape { name: "MaxLayerListItems", kind: Kind::Integer, min: 1, max: 50, ..NONE },
 // 222
-Shape { name: "MemorySize", kind: Kind::Integer, min: 128, max: 10240, ..NONE },
+Shape { name: "MaxListItems", kind: Kind::Integer, min: 1, max: 10000, ..NONE },
 // 223
-Shape { name: "Method", kind: Kind::String, min: 0, max: 6, pattern: ".*", ..NONE },
+Shape { name: "MaxProvisionedConcurrencyConfigListItems", kind: Kind::Integer, min: 1, max: 50, ..NONE },
 // 224
-Shape { name: "MinimumNumberOfPollers", kind: Kind::Integer, min: 1, max: 200, ..NONE },
+Shape { name: "MaximumBatchingWindowInSeconds", kind: Kind::Integer, min: 0, max: 300, ..NONE },
 // 225
-Shape { name: "NameSpacedFunctionArn", kind: Kind::String, min: 0, max: 10000, pattern: "arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:function:[a-zA-Z0-9-_\\.]+(:(\\$LATEST(\\.PUBLISHED)?|[a-zA-Z0-9-_]+))?", ..NONE },
+Shape { name: "MaximumConcurrency", kind: Kind::Integer, min: 2, max: 1000, ..NONE },
 // 226
-Shape { name: "NamespacedFunctionName", kind: Kind::String, min: 1, max: 256, pattern: "(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_\\.]+)(:(\\$LATEST(\\.PUBLISHED)?|[a-zA-Z0-9-_]+))?", ..NONE },
+Shape { name: "MaximumEventAgeInSeconds", kind: Kind::Integer, min: 60, max: 21600, ..NONE },
 // 227
-Shape { name: "NamespacedStatementId", kind: Kind::String, min: 1, max: 100, pattern: "([a-zA-Z0-9-_.]+)", ..NONE },
+Shape { name: "MaximumNumberOfPollers", kind: Kind::Integer, min: 1, max: 10000, ..NONE },
 // 228
-Shape { name: "NonNegativeInteger", kind: Kind::Integer, min: 0, ..NONE },
+Shape { name: "MaximumRecordAgeInSeconds", kind: Kind::Integer, min: -1, max: 604800, ..NONE },
 // 229
-Shape { name: "NullableBoolean", kind: Kind::Boolean, ..NONE },
+Shape { name: "MaximumRetryAttempts", kind: Kind::Integer, min: 0, max: 2, ..NONE },
 // 230
-Shape { name: "NumericLatestPublishedOrAliasQualifier", kind: Kind::String, min: 1, max: 128, pattern: "\\$(LATEST(\\.PUBLISHED)?)|[a-zA-Z0-9-_$]+", ..NONE },
+Shape { name: "MaximumRetryAttemptsEventSourceMapping", kind: Kind::Integer, min: -1, max: 10000, ..NONE },
 // 231
-Shape { name: "OnFailure", kind: Kind::Structure, members: &[Member { name: "Destination", shape: 52, location: Location::Body, wire: "Destination", required: false }], ..NONE },
+Shape { name: "MemorySize", kind: Kind::Integer, min: 128, max: 10240, ..NONE },
 // 232
-Shape { name: "OnSuccess", kind: Kind::Structure, members: &[Member { name: "Destination", shape: 52, location: Location::Body, wire: "Destination", required: false }], ..NONE },
+Shape { name: "Method", kind: Kind::String, min: 0, max: 6, pattern: ".*", ..NONE },
 // 233
-Shape { name: "OrganizationId", kind: Kind::String, min: 0, max: 34, pattern: "o-[a-z0-9]{10,32}", ..NONE },
+Shape { name: "MinimumNumberOfPollers", kind: Kind::Integer, min: 1, max: 200, ..NONE },
 // 234
-Shape { name: "Origin", kind: Kind::String, min: 1, max: 253, pattern: ".*", ..NONE },
+Shape { name: "NameSpacedFunctionArn", kind: Kind::String, min: 0, max: 10000, pattern: "arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:function:[a-zA-Z0-9-_\\.]+(:(\\$LATEST(\\.PUBLISHED)?|[a-zA-Z0-9-_]+))?", ..NONE },
 // 235
-Shape { name: "PackageType", kind: Kind::String, one_of: &["Zip", "Image"], ..NONE },
+Shape { name: "NamespacedFunctionName", kind: Kind::String, min: 1, max: 256, pattern: "(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_\\.]+)(:(\\$LATEST(\\.PUBLISHED)?|[a-zA-Z0-9-_]+))?", ..NONE },
 // 236
-Shape { name: "ParallelizationFactor", kind: Kind::Integer, min: 1, max: 10, ..NONE },
+Shape { name: "NamespacedStatementId", kind: Kind::String, min: 1, max: 100, pattern: "([a-zA-Z0-9-_.]+)", ..NONE },
 // 237
-Shape { name: "Pattern", kind: Kind::String, min: 0, max: 4096, pattern: "[\\s\\S]*", ..NONE },
+Shape { name: "NonNegativeInteger", kind: Kind::Integer, min: 0, ..NONE },
 // 238
-Shape { name: "PerExecutionEnvironmentMaxConcurrency", kind: Kind::Integer, min: 1, max: 1600, ..NONE },
+Shape { name: "NullableBoolean", kind: Kind::Boolean, ..NONE },
 // 239
-Shape { name: "PositiveInteger", kind: Kind::Integer, min: 1, ..NONE },
+Shape { name: "NumericLatestPublishedOrAliasQualifier", kind: Kind::String, min: 1, max: 128, pattern: "\\$(LATEST(\\.PUBLISHED)?)|[a-zA-Z0-9-_$]+", ..NONE },
 // 240
-Shape { name: "Principal", kind: Kind::String, min: 0, max: 2048, pattern: "[^\\s]+", ..NONE },
+Shape { name: "OnFailure", kind: Kind::Structure, members: &[Member { name: "Destination", shape: 53, location: Location::Body, wire: "Destination", required: false }], ..NONE },
 // 241
-Shape { name: "PrincipalOrgID", kind: Kind::String, min: 12, max: 34, pattern: "o-[a-z0-9]{10,32}", ..NONE },
+Shape { name: "OnSuccess", kind: Kind::Structure, members: &[Member { name: "Destination", shape: 53, location: Location::Body, wire: "Destination", required: false }], ..NONE },
 // 242
-Shape { name: "ProvisionedConcurrencyConfigList", kind: Kind::List, element: 243, ..NONE },
+Shape { name: "OrganizationId", kind: Kind::String, min: 0, max: 34, pattern: "o-[a-z0-9]{10,32}", ..NONE },
 // 243
-Shape { name: "ProvisionedConcurrencyConfigListItem", kind: Kind::Structure, members: &[Member { name: "AllocatedProvisionedConcurrentExecutions", shape: 228, location: Location::Body, wire: "AllocatedProvisionedConcurrentExecutions", required: false }, Member { name: "AvailableProvisionedConcurrentExecutions", shape: 228, location: Location::Body, wire: "AvailableProvisionedConcurrentExecutions", required: false }, Member { name: "FunctionArn", shape: 94, location: Location::Body, wire: "FunctionArn", required: false }, Member { name: "LastModified", shape: 317, location: Location::Body, wire: "LastModified", required: false }, Member { name: "RequestedProvisionedConcurrentExecutions", shape: 239, location: Location::Body, wire: "RequestedProvisionedConcurrentExecutions", required: false }, Member { name: "Status", shape: 244, location: Location::Body, wire: "Status", required: false }, Member { name: "StatusReason", shape: 299, location: Location::Body, wire: "StatusReason", required: false }], ..NONE },
+Shape { name: "Origin", kind: Kind::String, min: 1, max: 253, pattern: ".*", ..NONE },
 // 244
-Shape { name: "ProvisionedConcurrencyStatusEnum", kind: Kind::String, one_of: &["IN_PROGRESS", "READY", "FAILED"], ..NONE },
+Shape { name: "PackageType", kind: Kind::String, one_of: &["Zip", "Image"], ..NONE },
 // 245
-Shape { name: "ProvisionedPollerConfig", kind: Kind::Structure, members: &[Member { name: "MaximumPollers", shape: 219, location: Location::Body, wire: "MaximumPollers", required: false }, Member { name: "MinimumPollers", shape: 224, location: Location::Body, wire: "MinimumPollers", required: false }, Member { name: "PollerGroupName", shape: 246, location: Location::Body, wire: "PollerGroupName", required: false }], ..NONE },
+Shape { name: "ParallelizationFactor", kind: Kind::Integer, min: 1, max: 10, ..NONE },
 // 246
-Shape { name: "ProvisionedPollerGroupName", kind: Kind::String, min: 0, max: 128, pattern: "[a-zA-Z0-9-_]*", ..NONE },
+Shape { name: "Pattern", kind: Kind::String, min: 0, max: 4096, pattern: "[\\s\\S]*", ..NONE },
 // 247
-Shape { name: "PublishLayerVersionRequest", kind: Kind::Structure, members: &[Member { name: "CompatibleArchitectures", shape: 31, location: Location::Body, wire: "CompatibleArchitectures", required: false }, Member { name: "CompatibleRuntimes", shape: 32, location: Location::Body, wire: "CompatibleRuntimes", required: false }, Member { name: "Content", shape: 178, location: Location::Body, wire: "Content", required: true }, Member { name: "Description", shape: 51, location: Location::Body, wire: "Description", required: false }, Member { name: "LayerName", shape: 174, location: Location::Uri, wire: "LayerName", required: true }, Member { name: "LicenseInfo", shape: 186, location: Location::Body, wire: "LicenseInfo", required: false }], ..NONE },
+Shape { name: "PerExecutionEnvironmentMaxConcurrency", kind: Kind::Integer, min: 1, max: 1600, ..NONE },
 // 248
-Shape { name: "PublishLayerVersionResponse", kind: Kind::Structure, members: &[Member { name: "CompatibleArchitectures", shape: 31, location: Location::Body, wire: "CompatibleArchitectures", required: false }, Member { name: "CompatibleRuntimes", shape: 32, location: Location::Body, wire: "CompatibleRuntimes", required: false }, Member { name: "Content", shape: 179, location: Location::Body, wire: "Content", required: false }, Member { name: "CreatedDate", shape: 317, location: Location::Body, wire: "CreatedDate", required: false }, Member { name: "Description", shape: 51, location: Location::Body, wire: "Description", required: false }, Member { name: "LayerArn", shape: 171, location: Location::Body, wire: "LayerArn", required: false }, Member { name: "LayerVersionArn", shape: 177, location: Location::Body, wire: "LayerVersionArn", required: false }, Member { name: "LicenseInfo", shape: 186, location: Location::Body, wire: "LicenseInfo", required: false }, Member { name: "Version", shape: 180, location: Location::Body, wire: "Version", required: false }], ..NONE },
+Shape { name: "PositiveInteger", kind: Kind::Integer, min: 1, ..NONE },
 // 249
-Shape { name: "PublishVersionRequest", kind: Kind::Structure, members: &[Member { name: "CodeSha256", shape: 299, location: Location::Body, wire: "CodeSha256", required: false }, Member { name: "Description", shape: 51, location: Location::Body, wire: "Description", required: false }, Member { name: "FunctionName", shape: 100, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "PublishTo", shape: 113, location: Location::Body, wire: "PublishTo", required: false }, Member { name: "RevisionId", shape: 299, location: Location::Body, wire: "RevisionId", required: false }], ..NONE },
+Shape { name: "Principal", kind: Kind::String, min: 0, max: 2048, pattern: "[^\\s]+", ..NONE },
 // 250
-Shape { name: "PutFunctionConcurrencyRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 100, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "ReservedConcurrentExecutions", shape: 263, location: Location::Body, wire: "ReservedConcurrentExecutions", required: true }], ..NONE },
+Shape { name: "PrincipalOrgID", kind: Kind::String, min: 12, max: 34, pattern: "o-[a-z0-9]{10,32}", ..NONE },
 // 251
-Shape { name: "PutFunctionRecursionConfigRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 326, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "RecursiveLoop", shape: 260, location: Location::Body, wire: "RecursiveLoop", required: true }], ..NONE },
+Shape { name: "ProvisionedConcurrencyConfigList", kind: Kind::List, element: 252, ..NONE },
 // 252
-Shape { name: "PutFunctionRecursionConfigResponse", kind: Kind::Structure, members: &[Member { name: "RecursiveLoop", shape: 260, location: Location::Body, wire: "RecursiveLoop", required: false }], ..NONE },
+Shape { name: "ProvisionedConcurrencyConfigListItem", kind: Kind::Structure, members: &[Member { name: "AllocatedProvisionedConcurrentExecutions", shape: 237, location: Location::Body, wire: "AllocatedProvisionedConcurrentExecutions", required: false }, Member { name: "AvailableProvisionedConcurrentExecutions", shape: 237, location: Location::Body, wire: "AvailableProvisionedConcurrentExecutions", required: false }, Member { name: "FunctionArn", shape: 95, location: Location::Body, wire: "FunctionArn", required: false }, Member { name: "LastModified", shape: 327, location: Location::Body, wire: "LastModified", required: false }, Member { name: "RequestedProvisionedConcurrentExecutions", shape: 248, location: Location::Body, wire: "RequestedProvisionedConcurrentExecutions", required: false }, Member { name: "Status", shape: 253, location: Location::Body, wire: "Status", required: false }, Member { name: "StatusReason", shape: 309, location: Location::Body, wire: "StatusReason", required: false }], ..NONE },
 // 253
-Shape { name: "PutProvisionedConcurrencyConfigRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 100, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "ProvisionedConcurrentExecutions", shape: 239, location: Location::Body, wire: "ProvisionedConcurrentExecutions", required: true }, Member { name: "Qualifier", shape: 257, location: Location::Query, wire: "Qualifier", required: true }], ..NONE },
+Shape { name: "ProvisionedConcurrencyStatusEnum", kind: Kind::String, one_of: &["IN_PROGRESS", "READY", "FAILED"], ..NONE },
 // 254
-Shape { name: "PutProvisionedConcurrencyConfigResponse", kind: Kind::Structure, members: &[Member { name: "AllocatedProvisionedConcurrentExecutions", shape: 228, location: Location::Body, wire: "AllocatedProvisionedConcurrentExecutions", required: false }, Member { name: "AvailableProvisionedConcurrentExecutions", shape: 228, location: Location::Body, wire: "AvailableProvisionedConcurrentExecutions", required: false }, Member { name: "LastModified", shape: 317, location: Location::Body, wire: "LastModified", required: false }, Member { name: "RequestedProvisionedConcurrentExecutions", shape: 239, location: Location::Body, wire: "RequestedProvisionedConcurrentExecutions", required: false }, Member { name: "Status", shape: 244, location: Location::Body, wire: "Status", required: false }, Member { name: "StatusReason", shape: 299, location: Location::Body, wire: "StatusReason", required: false }], ..NONE },
+Shape { name: "ProvisionedPollerConfig", kind: Kind::Structure, members: &[Member { name: "MaximumPollers", shape: 227, location: Location::Body, wire: "MaximumPollers", required: false }, Member { name: "MinimumPollers", shape: 233, location: Location::Body, wire: "MinimumPollers", required: false }, Member { name: "PollerGroupName", shape: 255, location: Location::Body, wire: "PollerGroupName", required: false }], ..NONE },
 // 255
-Shape { name: "PutRuntimeManagementConfigRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 226, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Qualifier", shape: 230, location: Location::Query, wire: "Qualifier", required: false }, Member { name: "RuntimeVersionArn", shape: 270, location: Location::Body, wire: "RuntimeVersionArn", required: false }, Member { name: "UpdateRuntimeOn", shape: 335, location: Location::Body, wire: "UpdateRuntimeOn", required: true }], ..NONE },
+Shape { name: "ProvisionedPollerGroupName", kind: Kind::String, min: 0, max: 128, pattern: "[a-zA-Z0-9-_]*", ..NONE },
 // 256
-Shape { name: "PutRuntimeManagementConfigResponse", kind: Kind::Structure, members: &[Member { name: "FunctionArn", shape: 94, location: Location::Body, wire: "FunctionArn", required: true }, Member { name: "RuntimeVersionArn", shape: 270, location: Location::Body, wire: "RuntimeVersionArn", required: false }, Member { name: "UpdateRuntimeOn", shape: 335, location: Location::Body, wire: "UpdateRuntimeOn", required: true }], ..NONE },
+Shape { name: "PublishLayerVersionRequest", kind: Kind::Structure, members: &[Member { name: "CompatibleArchitectures", shape: 31, location: Location::Body, wire: "CompatibleArchitectures", required: false }, Member { name: "CompatibleRuntimes", shape: 32, location: Location::Body, wire: "CompatibleRuntimes", required: false }, Member { name: "Content", shape: 182, location: Location::Body, wire: "Content", required: true }, Member { name: "Description", shape: 52, location: Location::Body, wire: "Description", required: false }, Member { name: "LayerName", shape: 178, location: Location::Uri, wire: "LayerName", required: true }, Member { name: "LicenseInfo", shape: 190, location: Location::Body, wire: "LicenseInfo", required: false }], ..NONE },
 // 257
-Shape { name: "Qualifier", kind: Kind::String, min: 1, max: 128, pattern: "(|[a-zA-Z0-9$_-]+)", ..NONE },
+Shape { name: "PublishLayerVersionResponse", kind: Kind::Structure, members: &[Member { name: "CompatibleArchitectures", shape: 31, location: Location::Body, wire: "CompatibleArchitectures", required: false }, Member { name: "CompatibleRuntimes", shape: 32, location: Location::Body, wire: "CompatibleRuntimes", required: false }, Member { name: "Content", shape: 183, location: Location::Body, wire: "Content", required: false }, Member { name: "CreatedDate", shape: 327, location: Location::Body, wire: "CreatedDate", required: false }, Member { name: "Description", shape: 52, location: Location::Body, wire: "Description", required: false }, Member { name: "LayerArn", shape: 175, location: Location::Body, wire: "LayerArn", required: false }, Member { name: "LayerVersionArn", shape: 181, location: Location::Body, wire: "LayerVersionArn", required: false }, Member { name: "LicenseInfo", shape: 190, location: Location::Body, wire: "LicenseInfo", required: false }, Member { name: "Version", shape: 184, location: Location::Body, wire: "Version", required: false }], ..NONE },
 // 258
-Shape { name: "Queue", kind: Kind::String, min: 1, max: 1000, pattern: "[\\s\\S]*", ..NONE },
+Shape { name: "PublishVersionRequest", kind: Kind::Structure, members: &[Member { name: "CodeSha256", shape: 309, location: Location::Body, wire: "CodeSha256", required: false }, Member { name: "Description", shape: 52, location: Location::Body, wire: "Description", required: false }, Member { name: "FunctionName", shape: 103, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "PublishTo", shape: 116, location: Location::Body, wire: "PublishTo", required: false }, Member { name: "RevisionId", shape: 309, location: Location::Body, wire: "RevisionId", required: false }], ..NONE },
 // 259
-Shape { name: "Queues", kind: Kind::List, element: 258, min: 1, max: 1, ..NONE },
+Shape { name: "PutFunctionConcurrencyRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 103, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "ReservedConcurrentExecutions", shape: 273, location: Location::Body, wire: "ReservedConcurrentExecutions", required: true }], ..NONE },
 // 260
-Shape { name: "RecursiveLoop", kind: Kind::String, one_of: &["Allow", "Terminate"], ..NONE },
+Shape { name: "PutFunctionEventInvokeConfigRequest", kind: Kind::Structure, members: &[Member { name: "DestinationConfig", shape: 54, location: Location::Body, wire: "DestinationConfig", required: false }, Member { name: "FunctionName", shape: 235, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "MaximumEventAgeInSeconds", shape: 226, location: Location::Body, wire: "MaximumEventAgeInSeconds", required: false }, Member { name: "MaximumRetryAttempts", shape: 229, location: Location::Body, wire: "MaximumRetryAttempts", required: false }, Member { name: "Qualifier", shape: 239, location: Location::Query, wire: "Qualifier", required: false }], ..NONE },
 // 261
-Shape { name: "RemoveLayerVersionPermissionRequest", kind: Kind::Structure, members: &[Member { name: "LayerName", shape: 174, location: Location::Uri, wire: "LayerName", required: true }, Member { name: "RevisionId", shape: 299, location: Location::Query, wire: "RevisionId", required: false }, Member { name: "StatementId", shape: 298, location: Location::Uri, wire: "StatementId", required: true }, Member { name: "VersionNumber", shape: 180, location: Location::Uri, wire: "VersionNumber", required: true }], ..NONE },
+Shape { name: "PutFunctionRecursionConfigRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 336, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "RecursiveLoop", shape: 270, location: Location::Body, wire: "RecursiveLoop", required: true }], ..NONE },
 // 262
-Shape { name: "RemovePermissionRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 226, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Qualifier", shape: 230, location: Location::Query, wire: "Qualifier", required: false }, Member { name: "RevisionId", shape: 299, location: Location::Query, wire: "RevisionId", required: false }, Member { name: "StatementId", shape: 227, location: Location::Uri, wire: "StatementId", required: true }], ..NONE },
+Shape { name: "PutFunctionRecursionConfigResponse", kind: Kind::Structure, members: &[Member { name: "RecursiveLoop", shape: 270, location: Location::Body, wire: "RecursiveLoop", required: false }], ..NONE },
 // 263
-Shape { name: "ReservedConcurrentExecutions", kind: Kind::Integer, min: 0, ..NONE },
+Shape { name: "PutProvisionedConcurrencyConfigRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 103, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "ProvisionedConcurrentExecutions", shape: 248, location: Location::Body, wire: "ProvisionedConcurrentExecutions", required: true }, Member { name: "Qualifier", shape: 267, location: Location::Query, wire: "Qualifier", required: true }], ..NONE },
 // 264
-Shape { name: "ResolvedS3Object", kind: Kind::Structure, members: &[Member { name: "S3Bucket", shape: 273, location: Location::Body, wire: "S3Bucket", required: false }, Member { name: "S3Key", shape: 275, location: Location::Body, wire: "S3Key", required: false }, Member { name: "S3ObjectVersion", shape: 277, location: Location::Body, wire: "S3ObjectVersion", required: false }], ..NONE },
+Shape { name: "PutProvisionedConcurrencyConfigResponse", kind: Kind::Structure, members: &[Member { name: "AllocatedProvisionedConcurrentExecutions", shape: 237, location: Location::Body, wire: "AllocatedProvisionedConcurrentExecutions", required: false }, Member { name: "AvailableProvisionedConcurrentExecutions", shape: 237, location: Location::Body, wire: "AvailableProvisionedConcurrentExecutions", required: false }, Member { name: "LastModified", shape: 327, location: Location::Body, wire: "LastModified", required: false }, Member { name: "RequestedProvisionedConcurrentExecutions", shape: 248, location: Location::Body, wire: "RequestedProvisionedConcurrentExecutions", required: false }, Member { name: "Status", shape: 253, location: Location::Body, wire: "Status", required: false }, Member { name: "StatusReason", shape: 309, location: Location::Body, wire: "StatusReason", required: false }], ..NONE },
 // 265
-Shape { name: "ResourceArn", kind: Kind::String, min: 0, max: 10000, pattern: "(arn:(aws[a-zA-Z-]*)?:[a-z0-9-.]+:.*)|()", ..NONE },
+Shape { name: "PutRuntimeManagementConfigRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 235, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Qualifier", shape: 239, location: Location::Query, wire: "Qualifier", required: false }, Member { name: "RuntimeVersionArn", shape: 280, location: Location::Body, wire: "RuntimeVersionArn", required: false }, Member { name: "UpdateRuntimeOn", shape: 346, location: Location::Body, wire: "UpdateRuntimeOn", required: true }], ..NONE },
 // 266
-Shape { name: "ResponseStreamingInvocationType", kind: Kind::String, one_of: &["RequestResponse", "DryRun"], ..NONE },
+Shape { name: "PutRuntimeManagementConfigResponse", kind: Kind::Structure, members: &[Member { name: "FunctionArn", shape: 95, location: Location::Body, wire: "FunctionArn", required: true }, Member { name: "RuntimeVersionArn", shape: 280, location: Location::Body, wire: "RuntimeVersionArn", required: false }, Member { name: "UpdateRuntimeOn", shape: 346, location: Location::Body, wire: "UpdateRuntimeOn", required: true }], ..NONE },
 // 267
-Shape { name: "RetentionPeriodInDays", kind: Kind::Integer, min: 1, max: 90, ..NONE },
+Shape { name: "Qualifier", kind: Kind::String, min: 1, max: 128, pattern: "(|[a-zA-Z0-9$_-]+)", ..NONE },
 // 268
-Shape { name: "RoleArn", kind: Kind::String, min: 0, max: 10000, pattern: "arn:(aws[a-zA-Z-]*)?:iam::\\d{12}:role/?[a-zA-Z_0-9+=,.@\\-_/]+", ..NONE },
+Shape { name: "Queue", kind: Kind::String, min: 1, max: 1000, pattern: "[\\s\\S]*", ..NONE },
 // 269
-Shape { name: "Runtime", kind: Kind::String, one_of: &["nodejs", "nodejs4.3", "nodejs6.10", "nodejs8.10", "nodejs10.x", "nodejs12.x", "nodejs14.x", "nodejs16.x", "nodejs18.x", "nodejs20.x", "nodejs22.x", "nodejs24.x", "java8", "java8.al2", "java11", "java17", "java21", "java25", "python2.7", "python3.6", "python3.7", "python3.8", "python3.9", "python3.10", "python3.11", "python3.12", "python3.13", "python3.14", "dotnetcore1.0", "dotnetcore2.0", "dotnetcore2.1", "dotnetcore3.1", "dotnet6", "dotnet8", "dotnet10", "nodejs4.3-edge", "go1.x", "ruby2.5", "ruby2.7", "ruby3.2", "ruby3.3", "ruby3.4", "ruby4.0", "provided", "provided.al2", "provided.al2023", "nodejs26.x", "python3.15", "java8.al2023", "java11.al2023", "java17.al2023", "custom"], ..NONE },
+Shape { name: "Queues", kind: Kind::List, element: 268, min: 1, max: 1, ..NONE },
 // 270
-Shape { name: "RuntimeVersionArn", kind: Kind::String, min: 26, max: 2048, pattern: "((arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}::runtime:.+)|(arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:runtime/[A-Za-z0-9_.-]{1,128}/version/[A-Za-z0-9_.-]{1,128}))", ..NONE },
+Shape { name: "RecursiveLoop", kind: Kind::String, one_of: &["Allow", "Terminate"], ..NONE },
 // 271
-Shape { name: "RuntimeVersionConfig", kind: Kind::Structure, members: &[Member { name: "Error", shape: 272, location: Location::Body, wire: "Error", required: false }, Member { name: "RuntimeVersionArn", shape: 270, location: Location::Body, wire: "RuntimeVersionArn", required: false }], ..NONE },
+Shape { name: "RemoveLayerVersionPermissionRequest", kind: Kind::Structure, members: &[Member { name: "LayerName", shape: 178, location: Location::Uri, wire: "LayerName", required: true }, Member { name: "RevisionId", shape: 309, location: Location::Query, wire: "RevisionId", required: false }, Member { name: "StatementId", shape: 308, location: Location::Uri, wire: "StatementId", required: true }, Member { name: "VersionNumber", shape: 184, location: Location::Uri, wire: "VersionNumber", required: true }], ..NONE },
 // 272
-Shape { name: "RuntimeVersionError", kind: Kind::Structure, members: &[Member { name: "ErrorCode", shape: 299, location: Location::Body, wire: "ErrorCode", required: false }, Member { name: "Message", shape: 285, location: Location::Body, wire: "Message", required: false }], ..NONE },
+Shape { name: "RemovePermissionRequest", kind: Kind::Structure, members: &[Member { name: "FunctionName", shape: 235, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Qualifier", shape: 239, location: Location::Query, wire: "Qualifier", required: false }, Member { name: "RevisionId", shape: 309, location: Location::Query, wire: "RevisionId", required: false }, Member { name: "StatementId", shape: 236, location: Location::Uri, wire: "StatementId", required: true }], ..NONE },
 // 273
-Shape { name: "S3Bucket", kind: Kind::String, min: 3, max: 63, pattern: "[0-9A-Za-z\\.\\-_]*(?<!\\.)", ..NONE },
+Shape { name: "ReservedConcurrentExecutions", kind: Kind::Integer, min: 0, ..NONE },
 // 274
-Shape { name: "S3FilesConfig", kind: Kind::Structure, members: &[Member { name: "DirectS3Read", shape: 54, location: Location::Body, wire: "DirectS3Read", required: false }], ..NONE },
+Shape { name: "ResolvedS3Object", kind: Kind::Structure, members: &[Member { name: "S3Bucket", shape: 283, location: Location::Body, wire: "S3Bucket", required: false }, Member { name: "S3Key", shape: 285, location: Location::Body, wire: "S3Key", required: false }, Member { name: "S3ObjectVersion", shape: 287, location: Location::Body, wire: "S3ObjectVersion", required: false }], ..NONE },
 // 275
-Shape { name: "S3Key", kind: Kind::String, min: 1, max: 1024, pattern: ".*", ..NONE },
+Shape { name: "ResourceArn", kind: Kind::String, min: 0, max: 10000, pattern: "(arn:(aws[a-zA-Z-]*)?:[a-z0-9-.]+:.*)|()", ..NONE },
 // 276
-Shape { name: "S3ObjectStorageMode", kind: Kind::String, one_of: &["COPY", "REFERENCE"], ..NONE },
+Shape { name: "ResponseStreamingInvocationType", kind: Kind::String, one_of: &["RequestResponse", "DryRun"], ..NONE },
 // 277
-Shape { name: "S3ObjectVersion", kind: Kind::String, min: 1, max: 1024, pattern: ".*", ..NONE },
+Shape { name: "RetentionPeriodInDays", kind: Kind::Integer, min: 1, max: 90, ..NONE },
 // 278
-Shape { name: "ScalingConfig", kind: Kind::Structure, members: &[Member { name: "MaximumConcurrency", shape: 218, location: Location::Body, wire: "MaximumConcurrency", required: false }], ..NONE },
+Shape { name: "RoleArn", kind: Kind::String, min: 0, max: 10000, pattern: "arn:(aws[a-zA-Z-]*)?:iam::\\d{12}:role/?[a-zA-Z_0-9+=,.@\\-_/]+", ..NONE },
 // 279
-Shape { name: "SchemaRegistryEventRecordFormat", kind: Kind::String, one_of: &["JSON", "SOURCE"], ..NONE },
+Shape { name: "Runtime", kind: Kind::String, one_of: &["nodejs", "nodejs4.3", "nodejs6.10", "nodejs8.10", "nodejs10.x", "nodejs12.x", "nodejs14.x", "nodejs16.x", "nodejs18.x", "nodejs20.x", "nodejs22.x", "nodejs24.x", "java8", "java8.al2", "java11", "java17", "java21", "java25", "python2.7", "python3.6", "python3.7", "python3.8", "python3.9", "python3.10", "python3.11", "python3.12", "python3.13", "python3.14", "dotnetcore1.0", "dotnetcore2.0", "dotnetcore2.1", "dotnetcore3.1", "dotnet6", "dotnet8", "dotnet10", "nodejs4.3-edge", "go1.x", "ruby2.5", "ruby2.7", "ruby3.2", "ruby3.3", "ruby3.4", "ruby4.0", "provided", "provided.al2", "provided.al2023", "nodejs26.x", "python3.15", "java8.al2023", "java11.al2023", "java17.al2023", "custom"], ..NONE },
 // 280
-Shape { name: "SchemaRegistryUri", kind: Kind::String, min: 1, max: 10000, pattern: "[a-zA-Z0-9-\\/*:_+=.@-]*", ..NONE },
+Shape { name: "RuntimeVersionArn", kind: Kind::String, min: 26, max: 2048, pattern: "((arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}::runtime:.+)|(arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:runtime/[A-Za-z0-9_.-]{1,128}/version/[A-Za-z0-9_.-]{1,128}))", ..NONE },
 // 281
-Shape { name: "SecurityGroupId", kind: Kind::String, min: 0, max: 1024, pattern: "sg-[0-9a-zA-Z]*", ..NONE },
+Shape { name: "RuntimeVersionConfig", kind: Kind::Structure, members: &[Member { name: "Error", shape: 282, location: Location::Body, wire: "Error", required: false }, Member { name: "RuntimeVersionArn", shape: 280, location: Location::Body, wire: "RuntimeVersionArn", required: false }], ..NONE },
 // 282
-Shape { name: "SecurityGroupIds", kind: Kind::List, element: 281, min: 0, max: 5, ..NONE },
+Shape { name: "RuntimeVersionError", kind: Kind::Structure, members: &[Member { name: "ErrorCode", shape: 309, location: Location::Body, wire: "ErrorCode", required: false }, Member { name: "Message", shape: 295, location: Location::Body, wire: "Message", required: false }], ..NONE },
 // 283
-Shape { name: "SelfManagedEventSource", kind: Kind::Structure, members: &[Member { name: "Endpoints", shape: 63, location: Location::Body, wire: "Endpoints", required: false }], ..NONE },
+Shape { name: "S3Bucket", kind: Kind::String, min: 3, max: 63, pattern: "[0-9A-Za-z\\.\\-_]*(?<!\\.)", ..NONE },
 // 284
-Shape { name: "SelfManagedKafkaEventSourceConfig", kind: Kind::Structure, members: &[Member { name: "ConsumerGroupId", shape: 324, location: Location::Body, wire: "ConsumerGroupId", required: false }, Member { name: "ConsumptionMode", shape: 158, location: Location::Body, wire: "ConsumptionMode", required: false }, Member { name: "SchemaRegistryConfig", shape: 162, location: Location::Body, wire: "SchemaRegistryConfig", required: false }], ..NONE },
+Shape { name: "S3FilesConfig", kind: Kind::Structure, members: &[Member { name: "DirectS3Read", shape: 55, location: Location::Body, wire: "DirectS3Read", required: false }], ..NONE },
 // 285
-Shape { name: "SensitiveString", kind: Kind::String, ..NONE },
+Shape { name: "S3Key", kind: Kind::String, min: 1, max: 1024, pattern: ".*", ..NONE },
 // 286
-Shape { name: "SensitiveStringOnServerOnly", kind: Kind::String, min: 0, max: 10000, ..NONE },
+Shape { name: "S3ObjectStorageMode", kind: Kind::String, one_of: &["COPY", "REFERENCE"], ..NONE },
 // 287
-Shape { name: "SnapStart", kind: Kind::Structure, members: &[Member { name: "ApplyOn", shape: 288, location: Location::Body, wire: "ApplyOn", required: false }], ..NONE },
+Shape { name: "S3ObjectVersion", kind: Kind::String, min: 1, max: 1024, pattern: ".*", ..NONE },
 // 288
-Shape { name: "SnapStartApplyOn", kind: Kind::String, one_of: &["PublishedVersions", "None"], ..NONE },
+Shape { name: "ScalingConfig", kind: Kind::Structure, members: &[Member { name: "MaximumConcurrency", shape: 225, location: Location::Body, wire: "MaximumConcurrency", required: false }], ..NONE },
 // 289
-Shape { name: "SnapStartOptimizationStatus", kind: Kind::String, one_of: &["On", "Off"], ..NONE },
+Shape { name: "SchemaRegistryEventRecordFormat", kind: Kind::String, one_of: &["JSON", "SOURCE"], ..NONE },
 // 290
-Shape { name: "SnapStartResponse", kind: Kind::Structure, members: &[Member { name: "ApplyOn", shape: 288, location: Location::Body, wire: "ApplyOn", required: false }, Member { name: "OptimizationStatus", shape: 289, location: Location::Body, wire: "OptimizationStatus", required: false }], ..NONE },
+Shape { name: "SchemaRegistryUri", kind: Kind::String, min: 1, max: 10000, pattern: "[a-zA-Z0-9-\\/*:_+=.@-]*", ..NONE },
 // 291
-Shape { name: "SourceAccessConfiguration", kind: Kind::Structure, members: &[Member { name: "Type", shape: 293, location: Location::Body, wire: "Type", required: false }, Member { name: "URI", shape: 324, location: Location::Body, wire: "URI", required: false }], ..NONE },
+Shape { name: "SecurityGroupId", kind: Kind::String, min: 0, max: 1024, pattern: "sg-[0-9a-zA-Z]*", ..NONE },
 // 292
-Shape { name: "SourceAccessConfigurations", kind: Kind::List, element: 291, min: 0, max: 23, ..NONE },
+Shape { name: "SecurityGroupIds", kind: Kind::List, element: 291, min: 0, max: 5, ..NONE },
 // 293
-Shape { name: "SourceAccessType", kind: Kind::String, one_of: &["BASIC_AUTH", "VPC_SUBNET", "VPC_SECURITY_GROUP", "SASL_SCRAM_512_AUTH", "SASL_SCRAM_256_AUTH", "VIRTUAL_HOST", "CLIENT_CERTIFICATE_TLS_AUTH", "SERVER_ROOT_CA_CERTIFICATE", "OAUTHBEARER_AUTH", "OAUTHBEARER_SCOPE", "OAUTHBEARER_AUDIENCE", "OAUTHBEARER_LOGICAL_CLUSTER", "OAUTHBEARER_IDENTITY_POOL", "IAM_AUTH", "IAM_OAUTHBEARER_AUTH"], ..NONE },
+Shape { name: "SelfManagedEventSource", kind: Kind::Structure, members: &[Member { name: "Endpoints", shape: 64, location: Location::Body, wire: "Endpoints", required: false }], ..NONE },
 // 294
-Shape { name: "SourceOwner", kind: Kind::String, min: 0, max: 12, pattern: "\\d{12}", ..NONE },
+Shape { name: "SelfManagedKafkaEventSourceConfig", kind: Kind::Structure, members: &[Member { name: "ConsumerGroupId", shape: 334, location: Location::Body, wire: "ConsumerGroupId", required: false }, Member { name: "ConsumptionMode", shape: 162, location: Location::Body, wire: "ConsumptionMode", required: false }, Member { name: "SchemaRegistryConfig", shape: 166, location: Location::Body, wire: "SchemaRegistryConfig", required: false }], ..NONE },
 // 295
-Shape { name: "State", kind: Kind::String, one_of: &["Pending", "Active", "Inactive", "Failed", "Deactivating", "Deactivated", "ActiveNonInvocable", "Deleting"], ..NONE },
+Shape { name: "SensitiveString", kind: Kind::String, ..NONE },
 // 296
-Shape { name: "StateReason", kind: Kind::String, ..NONE },
+Shape { name: "SensitiveStringOnServerOnly", kind: Kind::String, min: 0, max: 10000, ..NONE },
 // 297
-Shape { name: "StateReasonCode", kind: Kind::String, one_of: &["Idle", "Creating", "Restoring", "EniLimitExceeded", "InsufficientRolePermissions", "InvalidConfiguration", "InternalError", "SubnetOutOfIPAddresses", "InvalidSubnet", "InvalidSecurityGroup", "ImageDeleted", "ImageAccessDenied", "InvalidImage", "KMSKeyAccessDenied", "KMSKeyNotFound", "InvalidStateKMSKey", "DisabledKMSKey", "EFSIOError", "EFSMountConnectivityError", "EFSMountFailure", "EFSMountTimeout", "InvalidRuntime", "InvalidZipFileException", "FunctionError", "ServiceQuotaExceededException", "VcpuLimitExceeded", "CapacityProviderScalingLimitExceeded", "InsufficientCapacity", "EC2RequestLimitExceeded", "FunctionError.InitTimeout", "FunctionError.RuntimeInitError", "FunctionError.ExtensionInitError", "FunctionError.InvalidEntryPoint", "FunctionError.InvalidWorkingDirectory", "FunctionError.PermissionDenied", "FunctionError.TooManyExtensions", "FunctionError.InitResourceExhausted", "DisallowedByVpcEncryptionControl", "DrainingDurableExecutions", "IncompatibleAcceleratorInstanceTypes", "DependencyError"], ..NONE },
+Shape { name: "SnapStart", kind: Kind::Structure, members: &[Member { name: "ApplyOn", shape: 298, location: Location::Body, wire: "ApplyOn", required: false }], ..NONE },
 // 298
-Shape { name: "StatementId", kind: Kind::String, min: 1, max: 100, pattern: "([a-zA-Z0-9-_]+)", ..NONE },
+Shape { name: "SnapStartApplyOn", kind: Kind::String, one_of: &["PublishedVersions", "None"], ..NONE },
 // 299
-Shape { name: "String", kind: Kind::String, ..NONE },
+Shape { name: "SnapStartOptimizationStatus", kind: Kind::String, one_of: &["On", "Off"], ..NONE },
 // 300
-Shape { name: "StringList", kind: Kind::List, element: 299, min: 0, max: 1500, ..NONE },
+Shape { name: "SnapStartResponse", kind: Kind::Structure, members: &[Member { name: "ApplyOn", shape: 298, location: Location::Body, wire: "ApplyOn", required: false }, Member { name: "OptimizationStatus", shape: 299, location: Location::Body, wire: "OptimizationStatus", required: false }], ..NONE },
 // 301
-Shape { name: "SubnetId", kind: Kind::String, min: 0, max: 1024, pattern: "subnet-[0-9a-z]*", ..NONE },
+Shape { name: "SourceAccessConfiguration", kind: Kind::Structure, members: &[Member { name: "Type", shape: 303, location: Location::Body, wire: "Type", required: false }, Member { name: "URI", shape: 334, location: Location::Body, wire: "URI", required: false }], ..NONE },
 // 302
-Shape { name: "SubnetIds", kind: Kind::List, element: 301, min: 0, max: 16, ..NONE },
+Shape { name: "SourceAccessConfigurations", kind: Kind::List, element: 301, min: 0, max: 23, ..NONE },
 // 303
-Shape { name: "SystemLogLevel", kind: Kind::String, one_of: &["DEBUG", "INFO", "WARN"], ..NONE },
+Shape { name: "SourceAccessType", kind: Kind::String, one_of: &["BASIC_AUTH", "VPC_SUBNET", "VPC_SECURITY_GROUP", "SASL_SCRAM_512_AUTH", "SASL_SCRAM_256_AUTH", "VIRTUAL_HOST", "CLIENT_CERTIFICATE_TLS_AUTH", "SERVER_ROOT_CA_CERTIFICATE", "OAUTHBEARER_AUTH", "OAUTHBEARER_SCOPE", "OAUTHBEARER_AUDIENCE", "OAUTHBEARER_LOGICAL_CLUSTER", "OAUTHBEARER_IDENTITY_POOL", "IAM_AUTH", "IAM_OAUTHBEARER_AUTH"], ..NONE },
 // 304
-Shape { name: "TagKey", kind: Kind::String, min: 1, max: 128, pattern: "([\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]*)", ..NONE },
+Shape { name: "SourceOwner", kind: Kind::String, min: 0, max: 12, pattern: "\\d{12}", ..NONE },
 // 305
-Shape { name: "TagKeyList", kind: Kind::List, element: 304, ..NONE },
+Shape { name: "State", kind: Kind::String, one_of: &["Pending", "Active", "Inactive", "Failed", "Deactivating", "Deactivated", "ActiveNonInvocable", "Deleting"], ..NONE },
 // 306
-Shape { name: "TagResourceRequest", kind: Kind::Structure, members: &[Member { name: "Resource", shape: 308, location: Location::Uri, wire: "Resource", required: true }, Member { name: "Tags", shape: 309, location: Location::Body, wire: "Tags", required: true }], ..NONE },
+Shape { name: "StateReason", kind: Kind::String, ..NONE },
 // 307
-Shape { name: "TagValue", kind: Kind::String, min: 0, max: 256, pattern: "([\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]*)", ..NONE },
+Shape { name: "StateReasonCode", kind: Kind::String, one_of: &["Idle", "Creating", "Restoring", "EniLimitExceeded", "InsufficientRolePermissions", "InvalidConfiguration", "InternalError", "SubnetOutOfIPAddresses", "InvalidSubnet", "InvalidSecurityGroup", "ImageDeleted", "ImageAccessDenied", "InvalidImage", "KMSKeyAccessDenied", "KMSKeyNotFound", "InvalidStateKMSKey", "DisabledKMSKey", "EFSIOError", "EFSMountConnectivityError", "EFSMountFailure", "EFSMountTimeout", "InvalidRuntime", "InvalidZipFileException", "FunctionError", "ServiceQuotaExceededException", "VcpuLimitExceeded", "CapacityProviderScalingLimitExceeded", "InsufficientCapacity", "EC2RequestLimitExceeded", "FunctionError.InitTimeout", "FunctionError.RuntimeInitError", "FunctionError.ExtensionInitError", "FunctionError.InvalidEntryPoint", "FunctionError.InvalidWorkingDirectory", "FunctionError.PermissionDenied", "FunctionError.TooManyExtensions", "FunctionError.InitResourceExhausted", "DisallowedByVpcEncryptionControl", "DrainingDurableExecutions", "IncompatibleAcceleratorInstanceTypes", "DependencyError"], ..NONE },
 // 308
-Shape { name: "TaggableResource", kind: Kind::String, min: 1, max: 10000, pattern: "arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:(function:[a-zA-Z0-9-_]+(:(\\$LATEST|[a-zA-Z0-9-_]+))?|code-signing-config:csc-[a-z0-9]{17}|event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|(capacity-provider|network-connector):[a-zA-Z0-9-_]{1,64})", ..NONE },
+Shape { name: "StatementId", kind: Kind::String, min: 1, max: 100, pattern: "([a-zA-Z0-9-_]+)", ..NONE },
 // 309
-Shape { name: "Tags", kind: Kind::Map, key: 304, element: 307, ..NONE },
+Shape { name: "String", kind: Kind::String, ..NONE },
 // 310
-Shape { name: "TagsError", kind: Kind::Structure, members: &[Member { name: "ErrorCode", shape: 311, location: Location::Body, wire: "ErrorCode", required: true }, Member { name: "Message", shape: 312, location: Location::Body, wire: "Message", required: true }], ..NONE },
+Shape { name: "StringList", kind: Kind::List, element: 309, min: 0, max: 1500, ..NONE },
 // 311
-Shape { name: "TagsErrorCode", kind: Kind::String, min: 10, max: 21, pattern: "[A-Za-z]+Exception", ..NONE },
+Shape { name: "SubnetId", kind: Kind::String, min: 0, max: 1024, pattern: "subnet-[0-9a-z]*", ..NONE },
 // 312
-Shape { name: "TagsErrorMessage", kind: Kind::String, min: 84, max: 1000, pattern: ".*", ..NONE },
+Shape { name: "SubnetIds", kind: Kind::List, element: 311, min: 0, max: 16, ..NONE },
 // 313
-Shape { name: "TenancyConfig", kind: Kind::Structure, members: &[Member { name: "TenantIsolationMode", shape: 315, location: Location::Body, wire: "TenantIsolationMode", required: true }], ..NONE },
+Shape { name: "SystemLogLevel", kind: Kind::String, one_of: &["DEBUG", "INFO", "WARN"], ..NONE },
 // 314
-Shape { name: "TenantId", kind: Kind::String, min: 1, max: 256, pattern: "[a-zA-Z0-9\\._:\\/=+\\-@ ]+", ..NONE },
+Shape { name: "TagKey", kind: Kind::String, min: 1, max: 128, pattern: "([\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]*)", ..NONE },
 // 315
-Shape { name: "TenantIsolationMode", kind: Kind::String, one_of: &["PER_TENANT"], ..NONE },
+Shape { name: "TagKeyList", kind: Kind::List, element: 314, ..NONE },
 // 316
-Shape { name: "Timeout", kind: Kind::Integer, min: 1, max: 900, ..NONE },
+Shape { name: "TagResourceRequest", kind: Kind::Structure, members: &[Member { name: "Resource", shape: 318, location: Location::Uri, wire: "Resource", required: true }, Member { name: "Tags", shape: 319, location: Location::Body, wire: "Tags", required: true }], ..NONE },
 // 317
-Shape { name: "Timestamp", kind: Kind::String, min: 0, max: 100, pattern: ".*", ..NONE },
+Shape { name: "TagValue", kind: Kind::String, min: 0, max: 256, pattern: "([\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]*)", ..NONE },
 // 318
-Shape { name: "Topic", kind: Kind::String, min: 1, max: 249, pattern: "[^.]([a-zA-Z0-9\\-_.]+)", ..NONE },
+Shape { name: "TaggableResource", kind: Kind::String, min: 1, max: 10000, pattern: "arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:\\d{12}:(function:[a-zA-Z0-9-_]+(:(\\$LATEST|[a-zA-Z0-9-_]+))?|code-signing-config:csc-[a-z0-9]{17}|event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|(capacity-provider|network-connector):[a-zA-Z0-9-_]{1,64})", ..NONE },
 // 319
-Shape { name: "Topics", kind: Kind::List, element: 318, min: 1, max: 1, ..NONE },
+Shape { name: "Tags", kind: Kind::Map, key: 314, element: 317, ..NONE },
 // 320
-Shape { name: "TracingConfig", kind: Kind::Structure, members: &[Member { name: "Mode", shape: 322, location: Location::Body, wire: "Mode", required: false }], ..NONE },
+Shape { name: "TagsError", kind: Kind::Structure, members: &[Member { name: "ErrorCode", shape: 321, location: Location::Body, wire: "ErrorCode", required: true }, Member { name: "Message", shape: 322, location: Location::Body, wire: "Message", required: true }], ..NONE },
 // 321
-Shape { name: "TracingConfigResponse", kind: Kind::Structure, members: &[Member { name: "Mode", shape: 322, location: Location::Body, wire: "Mode", required: false }], ..NONE },
+Shape { name: "TagsErrorCode", kind: Kind::String, min: 10, max: 21, pattern: "[A-Za-z]+Exception", ..NONE },
 // 322
-Shape { name: "TracingMode", kind: Kind::String, one_of: &["Active", "PassThrough"], ..NONE },
+Shape { name: "TagsErrorMessage", kind: Kind::String, min: 84, max: 1000, pattern: ".*", ..NONE },
 // 323
-Shape { name: "TumblingWindowInSeconds", kind: Kind::Integer, min: 0, max: 900, ..NONE },
+Shape { name: "TenancyConfig", kind: Kind::Structure, members: &[Member { name: "TenantIsolationMode", shape: 325, location: Location::Body, wire: "TenantIsolationMode", required: true }], ..NONE },
 // 324
-Shape { name: "URI", kind: Kind::String, min: 1, max: 200, pattern: "[ a-zA-Z0-9-\\/*:_+=.@-]*", ..NONE },
+Shape { name: "TenantId", kind: Kind::String, min: 1, max: 256, pattern: "[a-zA-Z0-9\\._:\\/=+\\-@ ]+", ..NONE },
 // 325
-Shape { name: "UUIDString", kind: Kind::String, min: 36, max: 36, ..NONE },
+Shape { name: "TenantIsolationMode", kind: Kind::String, one_of: &["PER_TENANT"], ..NONE },
 // 326
-Shape { name: "UnqualifiedFunctionName", kind: Kind::String, min: 1, max: 140, pattern: "(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_]+)", ..NONE },
+Shape { name: "Timeout", kind: Kind::Integer, min: 1, max: 900, ..NONE },
 // 327
-Shape { name: "UnreservedConcurrentExecutions", kind: Kind::Integer, min: 0, ..NONE },
+Shape { name: "Timestamp", kind: Kind::String, min: 0, max: 100, pattern: ".*", ..NONE },
 // 328
-Shape { name: "UntagResourceRequest", kind: Kind::Structure, members: &[Member { name: "Resource", shape: 308, location: Location::Uri, wire: "Resource", required: true }, Member { name: "TagKeys", shape: 305, location: Location::Query, wire: "tagKeys", required: true }], ..NONE },
+Shape { name: "Topic", kind: Kind::String, min: 1, max: 249, pattern: "[^.]([a-zA-Z0-9\\-_.]+)", ..NONE },
 // 329
-Shape { name: "UpdateAliasRequest", kind: Kind::Structure, members: &[Member { name: "Description", shape: 51, location: Location::Body, wire: "Description", required: false }, Member { name: "FunctionName", shape: 100, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "FunctionVersion", shape: 337, location: Location::Body, wire: "FunctionVersion", required: false }, Member { name: "Name", shape: 11, location: Location::Uri, wire: "Name", required: true }, Member { name: "RevisionId", shape: 299, location: Location::Body, wire: "RevisionId", required: false }, Member { name: "RoutingConfig", shape: 14, location: Location::Body, wire: "RoutingConfig", required: false }], ..NONE },
+Shape { name: "Topics", kind: Kind::List, element: 328, min: 1, max: 1, ..NONE },
 // 330
-Shape { name: "UpdateEventSourceMappingRequest", kind: Kind::Structure, members: &[Member { name: "AmazonManagedKafkaEventSourceConfig", shape: 18, location: Location::Body, wire: "AmazonManagedKafkaEventSourceConfig", required: false }, Member { name: "BatchSize", shape: 23, location: Location::Body, wire: "BatchSize", required: false }, Member { name: "BisectBatchOnFunctionError", shape: 24, location: Location::Body, wire: "BisectBatchOnFunctionError", required: false }, Member { name: "DestinationConfig", shape: 53, location: Location::Body, wire: "DestinationConfig", required: false }, Member { name: "DocumentDBEventSourceConfig", shape: 55, location: Location::Body, wire: "DocumentDBEventSourceConfig", required: false }, Member { name: "Enabled", shape: 59, location: Location::Body, wire: "Enabled", required: false }, Member { name: "FilterCriteria", shape: 88, location: Location::Body, wire: "FilterCriteria", required: false }, Member { name: "FunctionName", shape: 226, location: Location::Body, wire: "FunctionName", required: false }, Member { name: "FunctionResponseTypes", shape: 102, location: Location::Body, wire: "FunctionResponseTypes", required: false }, Member { name: "KMSKeyArn", shape: 157, location: Location::Body, wire: "KMSKeyArn", required: false }, Member { name: "LoggingConfig", shape: 74, location: Location::Body, wire: "LoggingConfig", required: false }, Member { name: "MaximumBatchingWindowInSeconds", shape: 217, location: Location::Body, wire: "MaximumBatchingWindowInSeconds", required: false }, Member { name: "MaximumRecordAgeInSeconds", shape: 220, location: Location::Body, wire: "MaximumRecordAgeInSeconds", required: false }, Member { name: "MaximumRetryAttempts", shape: 221, location: Location::Body, wire: "MaximumRetryAttempts", required: false }, Member { name: "MetricsConfig", shape: 77, location: Location::Body, wire: "MetricsConfig", required: false }, Member { name: "ParallelizationFactor", shape: 236, location: Location::Body, wire: "ParallelizationFactor", required: false }, Member { name: "ProvisionedPollerConfig", shape: 245, location: Location::Body, wire: "ProvisionedPollerConfig", required: false }, Member { name: "ScalingConfig", shape: 278, location: Location::Body, wire: "ScalingConfig", required: false }, Member { name: "SelfManagedKafkaEventSourceConfig", shape: 284, location: Location::Body, wire: "SelfManagedKafkaEventSourceConfig", required: false }, Member { name: "SourceAccessConfigurations", shape: 292, location: Location::Body, wire: "SourceAccessConfigurations", required: false }, Member { name: "TumblingWindowInSeconds", shape: 323, location: Location::Body, wire: "TumblingWindowInSeconds", required: false }, Member { name: "UUID", shape: 325, location: Location::Uri, wire: "UUID", required: true }], ..NONE },
+Shape { name: "TracingConfig", kind: Kind::Structure, members: &[Member { name: "Mode", shape: 332, location: Location::Body, wire: "Mode", required: false }], ..NONE },
 // 331
-Shape { name: "UpdateFunctionCodeRequest", kind: Kind::Structure, members: &[Member { name: "Architectures", shape: 21, location: Location::Body, wire: "Architectures", required: false }, Member { name: "DryRun", shape: 26, location: Location::Body, wire: "DryRun", required: false }, Member { name: "FunctionName", shape: 100, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "ImageUri", shape: 299, location: Location::Body, wire: "ImageUri", required: false }, Member { name: "Publish", shape: 26, location: Location::Body, wire: "Publish", required: false }, Member { name: "PublishTo", shape: 113, location: Location::Body, wire: "PublishTo", required: false }, Member { name: "RevisionId", shape: 299, location: Location::Body, wire: "RevisionId", required: false }, Member { name: "S3Bucket", shape: 273, location: Location::Body, wire: "S3Bucket", required: false }, Member { name: "S3Key", shape: 275, location: Location::Body, wire: "S3Key", required: false }, Member { name: "S3ObjectStorageMode", shape: 276, location: Location::Body, wire: "S3ObjectStorageMode", required: false }, Member { name: "S3ObjectVersion", shape: 277, location: Location::Body, wire: "S3ObjectVersion", required: false }, Member { name: "SourceKMSKeyArn", shape: 157, location: Location::Body, wire: "SourceKMSKeyArn", required: false }, Member { name: "ZipFile", shape: 25, location: Location::Body, wire: "ZipFile", required: false }], ..NONE },
+Shape { name: "TracingConfigResponse", kind: Kind::Structure, members: &[Member { name: "Mode", shape: 332, location: Location::Body, wire: "Mode", required: false }], ..NONE },
 // 332
-Shape { name: "UpdateFunctionConfigurationRequest", kind: Kind::Structure, members: &[Member { name: "AcceleratorConfig", shape: 0, location: Location::Body, wire: "AcceleratorConfig", required: false }, Member { name: "CapacityProviderConfig", shape: 28, location: Location::Body, wire: "CapacityProviderConfig", required: false }, Member { name: "DeadLetterConfig", shape: 42, location: Location::Body, wire: "DeadLetterConfig", required: false }, Member { name: "Description", shape: 51, location: Location::Body, wire: "Description", required: false }, Member { name: "DurableConfig", shape: 56, location: Location::Body, wire: "DurableConfig", required: false }, Member { name: "Environment", shape: 64, location: Location::Body, wire: "Environment", required: false }, Member { name: "EphemeralStorage", shape: 70, location: Location::Body, wire: "EphemeralStorage", required: false }, Member { name: "FileSystemConfigs", shape: 86, location: Location::Body, wire: "FileSystemConfigs", required: false }, Member { name: "FunctionName", shape: 100, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Handler", shape: 140, location: Location::Body, wire: "Handler", required: false }, Member { name: "ImageConfig", shape: 143, location: Location::Body, wire: "ImageConfig", required: false }, Member { name: "KMSKeyArn", shape: 157, location: Location::Body, wire: "KMSKeyArn", required: false }, Member { name: "Layers", shape: 172, location: Location::Body, wire: "Layers", required: false }, Member { name: "LoggingConfig", shape: 209, location: Location::Body, wire: "LoggingConfig", required: false }, Member { name: "MemorySize", shape: 222, location: Location::Body, wire: "MemorySize", required: false }, Member { name: "RevisionId", shape: 299, location: Location::Body, wire: "RevisionId", required: false }, Member { name: "Role", shape: 268, location: Location::Body, wire: "Role", required: false }, Member { name: "Runtime", shape: 269, location: Location::Body, wire: "Runtime", required: false }, Member { name: "RuntimeConfig", shape: 105, location: Location::Body, wire: "RuntimeConfig", required: false }, Member { name: "SnapStart", shape: 287, location: Location::Body, wire: "SnapStart", required: false }, Member { name: "Timeout", shape: 316, location: Location::Body, wire: "Timeout", required: false }, Member { name: "TracingConfig", shape: 320, location: Location::Body, wire: "TracingConfig", required: false }, Member { name: "VpcConfig", shape: 338, location: Location::Body, wire: "VpcConfig", required: false }], ..NONE },
+Shape { name: "TracingMode", kind: Kind::String, one_of: &["Active", "PassThrough"], ..NONE },
 // 333
-Shape { name: "UpdateFunctionUrlConfigRequest", kind: Kind::Structure, members: &[Member { name: "AuthType", shape: 107, location: Location::Body, wire: "AuthType", required: false }, Member { name: "Cors", shape: 34, location: Location::Body, wire: "Cors", required: false }, Member { name: "FunctionName", shape: 110, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "InvokeMode", shape: 150, location: Location::Body, wire: "InvokeMode", required: false }, Member { name: "Qualifier", shape: 111, location: Location::Query, wire: "Qualifier", required: false }], ..NONE },
+Shape { name: "TumblingWindowInSeconds", kind: Kind::Integer, min: 0, max: 900, ..NONE },
 // 334
-Shape { name: "UpdateFunctionUrlConfigResponse", kind: Kind::Structure, members: &[Member { name: "AuthType", shape: 107, location: Location::Body, wire: "AuthType", required: true }, Member { name: "Cors", shape: 34, location: Location::Body, wire: "Cors", required: false }, Member { name: "CreationTime", shape: 317, location: Location::Body, wire: "CreationTime", required: true }, Member { name: "FunctionArn", shape: 94, location: Location::Body, wire: "FunctionArn", required: true }, Member { name: "FunctionUrl", shape: 106, location: Location::Body, wire: "FunctionUrl", required: true }, Member { name: "InvokeMode", shape: 150, location: Location::Body, wire: "InvokeMode", required: false }, Member { name: "LastModifiedTime", shape: 317, location: Location::Body, wire: "LastModifiedTime", required: true }], ..NONE },
+Shape { name: "URI", kind: Kind::String, min: 1, max: 200, pattern: "[ a-zA-Z0-9-\\/*:_+=.@-]*", ..NONE },
 // 335
-Shape { name: "UpdateRuntimeOn", kind: Kind::String, one_of: &["Auto", "Manual", "FunctionUpdate"], ..NONE },
+Shape { name: "UUIDString", kind: Kind::String, min: 36, max: 36, ..NONE },
 // 336
-Shape { name: "Version", kind: Kind::String, min: 1, max: 1024, pattern: "(\\$LATEST|[0-9]+)", ..NONE },
+Shape { name: "UnqualifiedFunctionName", kind: Kind::String, min: 1, max: 140, pattern: "(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?(function:)?([a-zA-Z0-9-_]+)", ..NONE },
 // 337
-Shape { name: "VersionWithLatestPublished", kind: Kind::String, min: 1, max: 1024, pattern: "(\\$LATEST(\\.PUBLISHED)?|[0-9]+)", ..NONE },
+Shape { name: "UnreservedConcurrentExecutions", kind: Kind::Integer, min: 0, ..NONE },
 // 338
-Shape { name: "VpcConfig", kind: Kind::Structure, members: &[Member { name: "Ipv6AllowedForDualStack", shape: 229, location: Location::Body, wire: "Ipv6AllowedForDualStack", required: false }, Member { name: "SecurityGroupIds", shape: 282, location: Location::Body, wire: "SecurityGroupIds", required: false }, Member { name: "SubnetIds", shape: 302, location: Location::Body, wire: "SubnetIds", required: false }], ..NONE },
+Shape { name: "UntagResourceRequest", kind: Kind::Structure, members: &[Member { name: "Resource", shape: 318, location: Location::Uri, wire: "Resource", required: true }, Member { name: "TagKeys", shape: 315, location: Location::Query, wire: "tagKeys", required: true }], ..NONE },
 // 339
-Shape { name: "VpcConfigResponse", kind: Kind::Structure, members: &[Member { name: "Ipv6AllowedForDualStack", shape: 229, location: Location::Body, wire: "Ipv6AllowedForDualStack", required: false }, Member { name: "SecurityGroupIds", shape: 282, location: Location::Body, wire: "SecurityGroupIds", required: false }, Member { name: "SubnetIds", shape: 302, location: Location::Body, wire: "SubnetIds", required: false }, Member { name: "VpcId", shape: 340, location: Location::Body, wire: "VpcId", required: false }], ..NONE },
+Shape { name: "UpdateAliasRequest", kind: Kind::Structure, members: &[Member { name: "Description", shape: 52, location: Location::Body, wire: "Description", required: false }, Member { name: "FunctionName", shape: 103, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "FunctionVersion", shape: 348, location: Location::Body, wire: "FunctionVersion", required: false }, Member { name: "Name", shape: 11, location: Location::Uri, wire: "Name", required: true }, Member { name: "RevisionId", shape: 309, location: Location::Body, wire: "RevisionId", required: false }, Member { name: "RoutingConfig", shape: 14, location: Location::Body, wire: "RoutingConfig", required: false }], ..NONE },
 // 340
-Shape { name: "VpcId", kind: Kind::String, ..NONE },
+Shape { name: "UpdateEventSourceMappingRequest", kind: Kind::Structure, members: &[Member { name: "AmazonManagedKafkaEventSourceConfig", shape: 18, location: Location::Body, wire: "AmazonManagedKafkaEventSourceConfig", required: false }, Member { name: "BatchSize", shape: 23, location: Location::Body, wire: "BatchSize", required: false }, Member { name: "BisectBatchOnFunctionError", shape: 24, location: Location::Body, wire: "BisectBatchOnFunctionError", required: false }, Member { name: "DestinationConfig", shape: 54, location: Location::Body, wire: "DestinationConfig", required: false }, Member { name: "DocumentDBEventSourceConfig", shape: 56, location: Location::Body, wire: "DocumentDBEventSourceConfig", required: false }, Member { name: "Enabled", shape: 60, location: Location::Body, wire: "Enabled", required: false }, Member { name: "FilterCriteria", shape: 89, location: Location::Body, wire: "FilterCriteria", required: false }, Member { name: "FunctionName", shape: 235, location: Location::Body, wire: "FunctionName", required: false }, Member { name: "FunctionResponseTypes", shape: 105, location: Location::Body, wire: "FunctionResponseTypes", required: false }, Member { name: "KMSKeyArn", shape: 161, location: Location::Body, wire: "KMSKeyArn", required: false }, Member { name: "LoggingConfig", shape: 75, location: Location::Body, wire: "LoggingConfig", required: false }, Member { name: "MaximumBatchingWindowInSeconds", shape: 224, location: Location::Body, wire: "MaximumBatchingWindowInSeconds", required: false }, Member { name: "MaximumRecordAgeInSeconds", shape: 228, location: Location::Body, wire: "MaximumRecordAgeInSeconds", required: false }, Member { name: "MaximumRetryAttempts", shape: 230, location: Location::Body, wire: "MaximumRetryAttempts", required: false }, Member { name: "MetricsConfig", shape: 78, location: Location::Body, wire: "MetricsConfig", required: false }, Member { name: "ParallelizationFactor", shape: 245, location: Location::Body, wire: "ParallelizationFactor", required: false }, Member { name: "ProvisionedPollerConfig", shape: 254, location: Location::Body, wire: "ProvisionedPollerConfig", required: false }, Member { name: "ScalingConfig", shape: 288, location: Location::Body, wire: "ScalingConfig", required: false }, Member { name: "SelfManagedKafkaEventSourceConfig", shape: 294, location: Location::Body, wire: "SelfManagedKafkaEventSourceConfig", required: false }, Member { name: "SourceAccessConfigurations", shape: 302, location: Location::Body, wire: "SourceAccessConfigurations", required: false }, Member { name: "TumblingWindowInSeconds", shape: 333, location: Location::Body, wire: "TumblingWindowInSeconds", required: false }, Member { name: "UUID", shape: 335, location: Location::Uri, wire: "UUID", required: true }], ..NONE },
 // 341
-Shape { name: "Weight", kind: Kind::Double, min: 0, max: 1, ..NONE },
+Shape { name: "UpdateFunctionCodeRequest", kind: Kind::Structure, members: &[Member { name: "Architectures", shape: 21, location: Location::Body, wire: "Architectures", required: false }, Member { name: "DryRun", shape: 26, location: Location::Body, wire: "DryRun", required: false }, Member { name: "FunctionName", shape: 103, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "ImageUri", shape: 309, location: Location::Body, wire: "ImageUri", required: false }, Member { name: "Publish", shape: 26, location: Location::Body, wire: "Publish", required: false }, Member { name: "PublishTo", shape: 116, location: Location::Body, wire: "PublishTo", required: false }, Member { name: "RevisionId", shape: 309, location: Location::Body, wire: "RevisionId", required: false }, Member { name: "S3Bucket", shape: 283, location: Location::Body, wire: "S3Bucket", required: false }, Member { name: "S3Key", shape: 285, location: Location::Body, wire: "S3Key", required: false }, Member { name: "S3ObjectStorageMode", shape: 286, location: Location::Body, wire: "S3ObjectStorageMode", required: false }, Member { name: "S3ObjectVersion", shape: 287, location: Location::Body, wire: "S3ObjectVersion", required: false }, Member { name: "SourceKMSKeyArn", shape: 161, location: Location::Body, wire: "SourceKMSKeyArn", required: false }, Member { name: "ZipFile", shape: 25, location: Location::Body, wire: "ZipFile", required: false }], ..NONE },
 // 342
+Shape { name: "UpdateFunctionConfigurationRequest", kind: Kind::Structure, members: &[Member { name: "AcceleratorConfig", shape: 0, location: Location::Body, wire: "AcceleratorConfig", required: false }, Member { name: "CapacityProviderConfig", shape: 28, location: Location::Body, wire: "CapacityProviderConfig", required: false }, Member { name: "DeadLetterConfig", shape: 42, location: Location::Body, wire: "DeadLetterConfig", required: false }, Member { name: "Description", shape: 52, location: Location::Body, wire: "Description", required: false }, Member { name: "DurableConfig", shape: 57, location: Location::Body, wire: "DurableConfig", required: false }, Member { name: "Environment", shape: 65, location: Location::Body, wire: "Environment", required: false }, Member { name: "EphemeralStorage", shape: 71, location: Location::Body, wire: "EphemeralStorage", required: false }, Member { name: "FileSystemConfigs", shape: 87, location: Location::Body, wire: "FileSystemConfigs", required: false }, Member { name: "FunctionName", shape: 103, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "Handler", shape: 144, location: Location::Body, wire: "Handler", required: false }, Member { name: "ImageConfig", shape: 147, location: Location::Body, wire: "ImageConfig", required: false }, Member { name: "KMSKeyArn", shape: 161, location: Location::Body, wire: "KMSKeyArn", required: false }, Member { name: "Layers", shape: 176, location: Location::Body, wire: "Layers", required: false }, Member { name: "LoggingConfig", shape: 215, location: Location::Body, wire: "LoggingConfig", required: false }, Member { name: "MemorySize", shape: 231, location: Location::Body, wire: "MemorySize", required: false }, Member { name: "RevisionId", shape: 309, location: Location::Body, wire: "RevisionId", required: false }, Member { name: "Role", shape: 278, location: Location::Body, wire: "Role", required: false }, Member { name: "Runtime", shape: 279, location: Location::Body, wire: "Runtime", required: false }, Member { name: "RuntimeConfig", shape: 108, location: Location::Body, wire: "RuntimeConfig", required: false }, Member { name: "SnapStart", shape: 297, location: Location::Body, wire: "SnapStart", required: false }, Member { name: "Timeout", shape: 326, location: Location::Body, wire: "Timeout", required: false }, Member { name: "TracingConfig", shape: 330, location: Location::Body, wire: "TracingConfig", required: false }, Member { name: "VpcConfig", shape: 349, location: Location::Body, wire: "VpcConfig", required: false }], ..NONE },
+// 343
+Shape { name: "UpdateFunctionEventInvokeConfigRequest", kind: Kind::Structure, members: &[Member { name: "DestinationConfig", shape: 54, location: Location::Body, wire: "DestinationConfig", required: false }, Member { name: "FunctionName", shape: 235, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "MaximumEventAgeInSeconds", shape: 226, location: Location::Body, wire: "MaximumEventAgeInSeconds", required: false }, Member { name: "MaximumRetryAttempts", shape: 229, location: Location::Body, wire: "MaximumRetryAttempts", required: false }, Member { name: "Qualifier", shape: 239, location: Location::Query, wire: "Qualifier", required: false }], ..NONE },
+// 344
+Shape { name: "UpdateFunctionUrlConfigRequest", kind: Kind::Structure, members: &[Member { name: "AuthType", shape: 110, location: Location::Body, wire: "AuthType", required: false }, Member { name: "Cors", shape: 34, location: Location::Body, wire: "Cors", required: false }, Member { name: "FunctionName", shape: 113, location: Location::Uri, wire: "FunctionName", required: true }, Member { name: "InvokeMode", shape: 154, location: Location::Body, wire: "InvokeMode", required: false }, Member { name: "Qualifier", shape: 114, location: Location::Query, wire: "Qualifier", required: false }], ..NONE },
+// 345
+Shape { name: "UpdateFunctionUrlConfigResponse", kind: Kind::Structure, members: &[Member { name: "AuthType", shape: 110, location: Location::Body, wire: "AuthType", required: true }, Member { name: "Cors", shape: 34, location: Location::Body, wire: "Cors", required: false }, Member { name: "CreationTime", shape: 327, location: Location::Body, wire: "CreationTime", required: true }, Member { name: "FunctionArn", shape: 95, location: Location::Body, wire: "FunctionArn", required: true }, Member { name: "FunctionUrl", shape: 109, location: Location::Body, wire: "FunctionUrl", required: true }, Member { name: "InvokeMode", shape: 154, location: Location::Body, wire: "InvokeMode", required: false }, Member { name: "LastModifiedTime", shape: 327, location: Location::Body, wire: "LastModifiedTime", required: true }], ..NONE },
+// 346
+Shape { name: "UpdateRuntimeOn", kind: Kind::String, one_of: &["Auto", "Manual", "FunctionUpdate"], ..NONE },
+// 347
+Shape { name: "Version", kind: Kind::String, min: 1, max: 1024, pattern: "(\\$LATEST|[0-9]+)", ..NONE },
+// 348
+Shape { name: "VersionWithLatestPublished", kind: Kind::String, min: 1, max: 1024, pattern: "(\\$LATEST(\\.PUBLISHED)?|[0-9]+)", ..NONE },
+// 349
+Shape { name: "VpcConfig", kind: Kind::Structure, members: &[Member { name: "Ipv6AllowedForDualStack", shape: 238, location: Location::Body, wire: "Ipv6AllowedForDualStack", required: false }, Member { name: "SecurityGroupIds", shape: 292, location: Location::Body, wire: "SecurityGroupIds", required: false }, Member { name: "SubnetIds", shape: 312, location: Location::Body, wire: "SubnetIds", required: false }], ..NONE },
+// 350
+Shape { name: "VpcConfigResponse", kind: Kind::Structure, members: &[Member { name: "Ipv6AllowedForDualStack", shape: 238, location: Location::Body, wire: "Ipv6AllowedForDualStack", required: false }, Member { name: "SecurityGroupIds", shape: 292, location: Location::Body, wire: "SecurityGroupIds", required: false }, Member { name: "SubnetIds", shape: 312, location: Location::Body, wire: "SubnetIds", required: false }, Member { name: "VpcId", shape: 351, location: Location::Body, wire: "VpcId", required: false }], ..NONE },
+// 351
+Shape { name: "VpcId", kind: Kind::String, ..NONE },
+// 352
+Shape { name: "Weight", kind: Kind::Double, min: 0, max: 1, ..NONE },
+// 353
 Shape { name: "WorkingDirectory", kind: Kind::String, min: 0, max: 1000, ..NONE },
 ];
 
@@ -1435,6 +1472,16 @@ pub struct DeleteFunctionConcurrencyRequest {
     pub function_name: String,
 }
 
+/// `DeleteFunctionEventInvokeConfigRequest`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct DeleteFunctionEventInvokeConfigRequest {
+    /// `FunctionName`
+    pub function_name: String,
+    /// `Qualifier`
+    pub qualifier: Option<String>,
+}
+
 /// `DeleteFunctionRequest`
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -1826,6 +1873,22 @@ pub struct FunctionConfiguration {
     pub vpc_config: Option<VpcConfigResponse>,
 }
 
+/// `FunctionEventInvokeConfig`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct FunctionEventInvokeConfig {
+    /// `DestinationConfig`
+    pub destination_config: Option<DestinationConfig>,
+    /// `FunctionArn`
+    pub function_arn: Option<String>,
+    /// `LastModified`
+    pub last_modified: Option<f64>,
+    /// `MaximumEventAgeInSeconds`
+    pub maximum_event_age_in_seconds: Option<i64>,
+    /// `MaximumRetryAttempts`
+    pub maximum_retry_attempts: Option<i64>,
+}
+
 /// `FunctionRuntimeConfig`
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -1928,6 +1991,16 @@ pub struct GetFunctionConcurrencyResponse {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct GetFunctionConfigurationRequest {
+    /// `FunctionName`
+    pub function_name: String,
+    /// `Qualifier`
+    pub qualifier: Option<String>,
+}
+
+/// `GetFunctionEventInvokeConfigRequest`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct GetFunctionEventInvokeConfigRequest {
     /// `FunctionName`
     pub function_name: String,
     /// `Qualifier`
@@ -2436,6 +2509,28 @@ pub struct ListEventSourceMappingsResponse {
     pub next_marker: Option<String>,
 }
 
+/// `ListFunctionEventInvokeConfigsRequest`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ListFunctionEventInvokeConfigsRequest {
+    /// `FunctionName`
+    pub function_name: String,
+    /// `Marker`
+    pub marker: Option<String>,
+    /// `MaxItems`
+    pub max_items: Option<i64>,
+}
+
+/// `ListFunctionEventInvokeConfigsResponse`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ListFunctionEventInvokeConfigsResponse {
+    /// `FunctionEventInvokeConfigs`
+    pub function_event_invoke_configs: Option<Vec<FunctionEventInvokeConfig>>,
+    /// `NextMarker`
+    pub next_marker: Option<String>,
+}
+
 /// `ListFunctionUrlConfigsRequest`
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -2720,6 +2815,22 @@ pub struct PutFunctionConcurrencyRequest {
     pub function_name: String,
     /// `ReservedConcurrentExecutions`
     pub reserved_concurrent_executions: i64,
+}
+
+/// `PutFunctionEventInvokeConfigRequest`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct PutFunctionEventInvokeConfigRequest {
+    /// `DestinationConfig`
+    pub destination_config: Option<DestinationConfig>,
+    /// `FunctionName`
+    pub function_name: String,
+    /// `MaximumEventAgeInSeconds`
+    pub maximum_event_age_in_seconds: Option<i64>,
+    /// `MaximumRetryAttempts`
+    pub maximum_retry_attempts: Option<i64>,
+    /// `Qualifier`
+    pub qualifier: Option<String>,
 }
 
 /// `PutFunctionRecursionConfigRequest`
@@ -3130,6 +3241,22 @@ pub struct UpdateFunctionConfigurationRequest {
     pub tracing_config: Option<TracingConfig>,
     /// `VpcConfig`
     pub vpc_config: Option<VpcConfig>,
+}
+
+/// `UpdateFunctionEventInvokeConfigRequest`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct UpdateFunctionEventInvokeConfigRequest {
+    /// `DestinationConfig`
+    pub destination_config: Option<DestinationConfig>,
+    /// `FunctionName`
+    pub function_name: String,
+    /// `MaximumEventAgeInSeconds`
+    pub maximum_event_age_in_seconds: Option<i64>,
+    /// `MaximumRetryAttempts`
+    pub maximum_retry_attempts: Option<i64>,
+    /// `Qualifier`
+    pub qualifier: Option<String>,
 }
 
 /// `UpdateFunctionUrlConfigRequest`

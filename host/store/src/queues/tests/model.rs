@@ -337,6 +337,8 @@ async fn compare(subject: &Subject, model: &Model) -> Checked {
         let (count, leased) = info.as_ref().map_or((0, 0), |i| (i.count(), i.leased()));
         let busy = wanted.values().filter(|e| e.standing == Standing::Leased).count();
         prop_assert_eq!((count, leased), (wanted.len() as u64, busy as u64));
+        let again = wanted.values().filter(|e| e.standing == Standing::Retrying).count();
+        prop_assert_eq!(info.as_ref().map_or(0, |i| i.retrying()), again as u64);
         let next = wanted.values().map(|e| e.due).min().unwrap_or(u64::MAX);
         if let Some(info) = info.filter(|_| count > 0) {
             prop_assert_eq!(info.next_ms(), next);

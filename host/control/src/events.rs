@@ -1,0 +1,339 @@
+//! Asynchronous invocations as their senders and owners see them: accept one, look one up, look into
+//! queues, and move what is in them. Who runs them is in `sources`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use wambda_model::event::{
+    Ending, Envelope, EventConfig, EventSettings, History, Status, async_queue,
+};
+use wambda_model::invocation::Caller;
+use wambda_model::limits::{
+    EVENT_BYTES_MAX, EVENTS_BYTES_MAX, EVENTS_MAX, IDEMPOTENCY_WINDOW, LETTER_AGE,
+    LETTERS_BYTES_MAX, LETTERS_MAX, REDRIVE_MAX,
+};
+use wambda_model::{CatalogCell, Function, FunctionName, LATEST, RequestId};
+use wambda_store::Queues;
+use wambda_store::queues::{
+    Appended, Caps, Dedup, Found, Message, NewMessage, QueueError, Redrive,
+};
+
+/// What the queue of a function's events may hold.
+pub const EVENT_CAPS: Caps = Caps { count: EVENTS_MAX, bytes: EVENTS_BYTES_MAX };
+/// What any other queue may hold.
+pub const LETTER_CAPS: Caps = Caps { count: LETTERS_MAX, bytes: LETTERS_BYTES_MAX };
+/// Messages of one transaction of a purge or a redrive.
+const CHUNK: usize = 1_000;
+
+/// Why an event, or a wish about a queue, was not taken. Nothing was kept.
+#[derive(Debug, thiserror::Error)]
+pub enum EventError {
+    /// It is too large.
+    #[error("an asynchronous event must be at most {limit} bytes, got {size}")]
+    TooLarge {
+        /// The limit.
+        limit: u64,
+        /// What was sent.
+        size: u64,
+    },
+    /// The queue is full.
+    #[error("{0}")]
+    Full(String),
+    /// The medium failed.
+    #[error("{0}")]
+    Failed(String),
+    /// It makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl From<QueueError> for EventError {
+    fn from(error: QueueError) -> Self {
+        match error {
+            QueueError::Full { .. } => Self::Full(error.to_string()),
+            QueueError::Failed(_) => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+/// What is known of an asynchronous invocation.
+#[derive(Debug)]
+pub enum Known {
+    /// It waits, or runs.
+    Live(Box<Live>),
+    /// It has ended.
+    Ended {
+        /// Milliseconds since the Unix epoch.
+        ended_ms: u64,
+        /// How.
+        ending: Box<Ending>,
+    },
+}
+
+/// An event that has not ended.
+#[derive(Debug)]
+pub struct Live {
+    /// As it is kept.
+    pub message: Message,
+    /// Whom it is for.
+    pub envelope: Envelope,
+    /// What has been tried.
+    pub history: History,
+}
+
+/// A redrive, as its sender wants it.
+#[derive(Debug, Clone, Default)]
+pub struct RedriveOrder {
+    /// These, or all of them.
+    pub ids: Option<Vec<RequestId>>,
+    /// Messages a second; none for all at once.
+    pub rate: Option<f64>,
+}
+
+/// Asynchronous invocations.
+pub struct Events {
+    queues: Arc<dyn Queues>,
+    catalog: CatalogCell,
+    settings: EventSettings,
+}
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Events").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// What is said about a qualifier's asynchronous invocations.
+#[must_use]
+pub fn config_of(function: &Function, qualifier: Option<&str>) -> EventConfig {
+    let configs = &function.details.events;
+    configs.get(qualifier.unwrap_or(LATEST)).cloned().unwrap_or_default()
+}
+
+/// An event for a function, as a message.
+#[must_use]
+pub fn event_message(
+    function: &Function,
+    envelope: &Envelope,
+    body: Bytes,
+    now: u64,
+) -> NewMessage {
+    let config = config_of(function, envelope.qualifier.as_deref());
+    NewMessage {
+        id: RequestId::ordered(now),
+        queue: async_queue(function.name()),
+        body,
+        attributes: serde_json::to_vec(envelope).unwrap_or_default().into(),
+        note: Bytes::new(),
+        delay: Duration::ZERO,
+        lifetime: Duration::from_secs(config.max_age_s()),
+        dedup: None,
+        caps: EVENT_CAPS,
+    }
+}
+
+/// A message for a queue that nobody runs.
+#[must_use]
+pub fn letter(
+    queue: String,
+    id: RequestId,
+    body: Bytes,
+    attributes: Bytes,
+    note: Bytes,
+) -> NewMessage {
+    NewMessage {
+        id,
+        queue,
+        body,
+        attributes,
+        note,
+        delay: Duration::ZERO,
+        lifetime: LETTER_AGE,
+        dedup: None,
+        caps: LETTER_CAPS,
+    }
+}
+
+impl Events {
+    /// Over these queues.
+    #[must_use]
+    pub fn new(queues: Arc<dyn Queues>, catalog: CatalogCell, settings: EventSettings) -> Self {
+        Self { queues, catalog, settings }
+    }
+
+    /// Where they are kept.
+    #[must_use]
+    pub fn queues(&self) -> &Arc<dyn Queues> {
+        &self.queues
+    }
+
+    /// How long what is held.
+    #[must_use]
+    pub fn settings(&self) -> &EventSettings {
+        &self.settings
+    }
+
+    /// Keeps an event for a function. Durable when it returns. With a key, an event of the same function
+    /// and key is the same event.
+    ///
+    /// # Errors
+    /// When it is too large, the queue is full, or the medium fails.
+    pub async fn accept(
+        &self,
+        function: &Function,
+        qualifier: Option<String>,
+        event: Bytes,
+        caller: Option<&Caller>,
+        key: Option<String>,
+    ) -> Result<RequestId, EventError> {
+        let (limit, size) = (EVENT_BYTES_MAX, event.len() as u64);
+        if size > limit {
+            return Err(EventError::TooLarge { limit, size });
+        }
+        let envelope = Envelope::new(function.name().clone(), qualifier, caller);
+        let mut message = event_message(function, &envelope, event, self.queues.now_ms());
+        message.dedup = key.map(|key| Dedup { key, window: IDEMPOTENCY_WINDOW });
+        let appended = self.queues.append(message).await?;
+        if let Appended::Kept(_) = appended {
+            function.latest.metrics.event_received();
+        }
+        Ok(appended.id())
+    }
+
+    /// What is known of an id.
+    ///
+    /// # Errors
+    /// When the medium fails.
+    pub async fn find(&self, id: RequestId) -> Result<Option<Known>, EventError> {
+        let damaged = |error: serde_json::Error| EventError::Failed(format!("{id}: {error}"));
+        Ok(match self.queues.find(id).await? {
+            None => None,
+            Some(Found::Ended { ended_ms, outcome }) => {
+                let ending = Box::new(serde_json::from_slice(&outcome).map_err(damaged)?);
+                Some(Known::Ended { ended_ms, ending })
+            }
+            // A message of somebody else's queue is no invocation.
+            Some(Found::Message(message)) if !message.queue.starts_with("async:") => None,
+            Some(Found::Message(message)) => {
+                let envelope = serde_json::from_slice(&message.attributes).map_err(damaged)?;
+                let history = history_of(&message);
+                Some(Known::Live(Box::new(Live { message: *message, envelope, history })))
+            }
+        })
+    }
+
+    /// Removes what waits in a queue; what runs, goes on. Events get an outcome that says so. Returns how
+    /// many there were.
+    ///
+    /// # Errors
+    /// When the medium fails; some may be gone then.
+    pub async fn purge(&self, queue: &str) -> Result<usize, EventError> {
+        let outcome = function_of(queue).map(|function| {
+            let ending = Ending {
+                function,
+                qualifier: None,
+                status: Status::Dead,
+                condition: "Purged".to_owned(),
+                enqueued_ms: 0,
+                attempts: Vec::new(),
+                invoked: 0,
+                result: None,
+                result_bytes: 0,
+                undelivered: Vec::new(),
+            };
+            Bytes::from(serde_json::to_vec(&ending).unwrap_or_default())
+        });
+        let there = self.queues.info(queue).map_or(0, |info| info.waiting());
+        let mut purged = 0;
+        // What comes meanwhile stays.
+        while (purged as u64) < there {
+            let limit = CHUNK.min(usize::try_from(there).unwrap_or(CHUNK) - purged);
+            match self.queues.purge(queue, outcome.clone(), limit).await? {
+                0 => break,
+                count => purged += count,
+            }
+        }
+        Ok(purged)
+    }
+
+    /// Sends dead letters to their function again, as new events: the old and the new id of each.
+    ///
+    /// # Errors
+    /// When the queue is none of dead letters, its function is gone, or the medium fails; some may have
+    /// been sent then.
+    pub async fn redrive(
+        &self,
+        queue: &str,
+        order: RedriveOrder,
+    ) -> Result<Vec<(RequestId, RequestId)>, EventError> {
+        let invalid = |what: String| EventError::Invalid(what);
+        let name = queue.strip_prefix("dead:").and_then(|name| FunctionName::new(name).ok());
+        let name = name.ok_or_else(|| {
+            invalid(format!("{queue:?} is no queue of dead letters: those are dead:FUNCTION"))
+        })?;
+        let function = self.catalog.get(&name);
+        let function = function.ok_or_else(|| invalid(format!("there is no function {name}")))?;
+        let rate = order.rate.unwrap_or(f64::INFINITY);
+        if rate.is_nan() || rate <= 0.0 {
+            return Err(invalid(format!("rate must be more than 0 messages a second, got {rate}")));
+        }
+        let spacing = Duration::try_from_secs_f64(1.0 / rate).unwrap_or(Duration::MAX);
+        let lifetime = Duration::from_secs(config_of(&function, None).max_age_s());
+        let wanted = match &order.ids {
+            Some(ids) => ids.len(),
+            None => self.queues.info(queue).map_or(0, |info| info.count()) as usize,
+        };
+        let wanted = wanted.min(REDRIVE_MAX);
+        let (mut moved, mut ids) = (Vec::new(), order.ids);
+        while moved.len() < wanted {
+            let limit = CHUNK.min(wanted - moved.len());
+            let these = ids.as_mut().map(|ids| ids.drain(..limit.min(ids.len())).collect());
+            if these.as_ref().is_some_and(Vec::is_empty) {
+                break;
+            }
+            let before = u32::try_from(moved.len()).unwrap_or(u32::MAX);
+            let by_id = these.is_some();
+            let redrive = Redrive {
+                from: queue.to_owned(),
+                to: async_queue(&name),
+                ids: these,
+                limit,
+                delay: spacing.saturating_mul(before),
+                spacing,
+                lifetime,
+                caps: EVENT_CAPS,
+            };
+            let some = self.queues.redrive(redrive).await?;
+            if some.is_empty() && !by_id {
+                break;
+            }
+            moved.extend(some);
+        }
+        Ok(moved)
+    }
+}
+
+/// The function whose asynchronous invocations wait in a queue.
+#[must_use]
+pub fn function_of(queue: &str) -> Option<FunctionName> {
+    FunctionName::new(queue.strip_prefix("async:")?).ok()
+}
+
+/// What has been tried of an event, lost attempts included.
+#[must_use]
+pub fn history_of(message: &Message) -> History {
+    let mut history: History = serde_json::from_slice(&message.note).unwrap_or_default();
+    while history.lost < message.lost {
+        history.lost += 1;
+        let what = "the server ended while it ran, or hung".to_owned();
+        let error = Some(("Wambda.WorkerLost".to_owned(), what));
+        history.add(wambda_model::event::Attempt {
+            started_ms: 0,
+            ended_ms: 0,
+            version: String::new(),
+            error,
+        });
+    }
+    history
+}

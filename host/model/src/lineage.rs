@@ -1,0 +1,70 @@
+//! Which functions an invocation has come through: a count in the trace header, so that loops end.
+//! Lambda keeps such a count in the same field, `Lineage`; its form is not published, and ours is
+//! `HASH:COUNT|…`.
+
+use crate::ids::{Digest, FunctionName};
+use crate::limits::RECURSION_MAX;
+
+/// Functions that are remembered.
+const PASSES_MAX: usize = 64;
+
+/// A function has been come through too often.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error(
+    "Lambda has detected that the function {function} is being invoked in a recursive loop: it was invoked {times} times in this chain, {RECURSION_MAX} are allowed"
+)]
+pub struct Loop {
+    /// Which one.
+    pub function: FunctionName,
+    /// How often.
+    pub times: u32,
+}
+
+/// The trace header for a function, with one more pass through it counted.
+///
+/// # Errors
+/// [`Loop`] when it has come through so often that it must be one, unless that is allowed.
+pub fn pass(trace: &str, function: &FunctionName, is_allowed: bool) -> Result<String, Loop> {
+    let digest = Digest::of(function.as_str().as_bytes()).to_string();
+    let hash = digest.get(..8).unwrap_or_default();
+    let mut kept: Vec<&str> = Vec::new();
+    let mut passes: Vec<(&str, u32)> = Vec::new();
+    for field in trace.split(';').map(str::trim).filter(|field| !field.is_empty()) {
+        match field.strip_prefix("Lineage=") {
+            Some(list) => passes.extend(list.split('|').take(PASSES_MAX).filter_map(|pass| {
+                let (name, count) = pass.split_once(':')?;
+                Some((name, count.parse().ok()?))
+            })),
+            None => kept.push(field),
+        }
+    }
+    let times = passes.iter().find(|(name, _)| *name == hash).map_or(0, |(_, count)| *count);
+    if times >= RECURSION_MAX && !is_allowed {
+        return Err(Loop { function: function.clone(), times });
+    }
+    passes.retain(|(name, _)| *name != hash);
+    passes.push((hash, times.saturating_add(1)));
+    let list: Vec<String> = passes.iter().map(|(name, count)| format!("{name}:{count}")).collect();
+    let list = format!("Lineage={}", list.join("|"));
+    kept.push(&list);
+    Ok(kept.join(";"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loops_end() {
+        let name = FunctionName::new("f").unwrap();
+        let mut trace = "Root=1-abc;Sampled=1".to_owned();
+        for _ in 0..RECURSION_MAX {
+            trace = pass(&trace, &name, false).unwrap();
+        }
+        assert!(trace.starts_with("Root=1-abc;Sampled=1;Lineage="), "{trace}");
+        let error = pass(&trace, &name, false).unwrap_err().to_string();
+        assert!(error.contains("16 are allowed"), "{error}");
+        assert!(pass(&trace, &name, true).is_ok());
+        assert!(pass(&trace, &FunctionName::new("g").unwrap(), false).is_ok());
+    }
+}
