@@ -8,7 +8,9 @@
 
 mod bare;
 mod load;
+mod peers;
 mod process;
+mod queue;
 mod report;
 mod sign;
 
@@ -115,9 +117,33 @@ fn arguments() -> Result<Arguments> {
     Ok(Arguments { server: server.context("--server PATH is missing")?, quick })
 }
 
+fn queue_arguments() -> Result<queue::Arguments> {
+    let (mut server, mut data, mut quick) = (None, None, false);
+    let (mut redis, mut nats) = (None, None);
+    let mut given = std::env::args().skip(2);
+    while let Some(argument) = given.next() {
+        match argument.as_str() {
+            "--server" => server = given.next().map(PathBuf::from),
+            "--data" => data = given.next().map(PathBuf::from),
+            "--redis" => redis = given.next().map(PathBuf::from),
+            "--nats" => nats = given.next().map(PathBuf::from),
+            "--quick" => quick = true,
+            other => bail!(
+                "no argument {other:?}: known are --server, --data, --redis and --nats PATH, and --quick"
+            ),
+        }
+    }
+    let server = server.context("--server PATH is missing")?;
+    let data = data.unwrap_or_else(|| PathBuf::from("target/bench"));
+    Ok(queue::Arguments { server, data, quick, redis, nats })
+}
+
 fn main() -> Result<()> {
     if std::env::args().nth(1).as_deref() == Some("bare") {
         return bare::run();
+    }
+    if std::env::args().nth(1).as_deref() == Some("queue") {
+        return queue::run(&queue_arguments()?);
     }
     let Arguments { server, quick } = arguments()?;
     let (rounds, slice) =

@@ -27,6 +27,27 @@ impl Server {
         Ok(Self { child, address })
     }
 
+    /// Starts a program that says nothing, and waits until it listens on `address`.
+    pub(crate) fn quiet(program: &Path, arguments: &[&str], address: SocketAddr) -> Result<Self> {
+        let child = Command::new(program)
+            .args(arguments)
+            .stdout(Stdio::null())
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        let this = Self { child, address };
+        for _ in 0..200 {
+            if std::net::TcpStream::connect(address).is_ok() {
+                return Ok(this);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        anyhow::bail!("{} does not listen on {address}", program.display())
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Nanoseconds on a CPU, of all threads (proc(5), schedstat).
     pub(crate) fn cpu(&self) -> Result<u64> {
         let mut total = 0;

@@ -302,7 +302,6 @@ refused("ResourceNotFoundException", 404, lambda: aws.get_function(FunctionName=
 raw = unsigned("POST", "/2025-11-30/capacity-providers", b"{}")
 assert raw.status == 501 and raw.headers["x-amzn-errortype"] == "UnsupportedOperationException", raw.status
 refused("UnsupportedOperationException", 501, lambda: aws.list_code_signing_configs())
-refused("UnsupportedOperationException", 501, lambda: aws.invoke(FunctionName="f", InvocationType="Event"))
 
 # the end
 aws.delete_alias(FunctionName="f", Name="live")

@@ -21,10 +21,20 @@ pub(crate) struct InvokeArgs {
     /// A file with the event
     #[arg(short, long)]
     file: Option<PathBuf>,
+    /// Do not wait: the event is kept, run later, and tried again when it fails; prints its id
+    #[arg(long)]
+    event: bool,
 }
 
 pub(crate) fn run(client: &Client, args: InvokeArgs, json: bool) -> Result<ExitCode> {
     let event = event(&args)?;
+    if args.event {
+        let path = format!("/v1/functions/{}/invoke?mode=event", escape(&args.name));
+        let accepted = client::json(client.post(&path, &event)?)?;
+        let id = accepted.get("id").and_then(Value::as_str).unwrap_or_default();
+        let shown = if json { accepted.to_string() } else { id.to_owned() };
+        return show::out(&shown);
+    }
     let mut response =
         client.post(&format!("/v1/functions/{}/invoke", escape(&args.name)), &event)?;
     let status = response.status();

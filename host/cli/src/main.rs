@@ -7,6 +7,7 @@ mod demo;
 mod deploy;
 mod invoke;
 mod keys;
+mod queue;
 mod show;
 
 use std::path::PathBuf;
@@ -66,6 +67,16 @@ enum Command {
         #[command(subcommand)]
         command: keys::KeysCommand,
     },
+    /// Look into queues, and move what is in them
+    Queue {
+        #[command(subcommand)]
+        command: queue::QueueCommand,
+    },
+    /// Show what became of an asynchronous invocation
+    Status {
+        /// Its id
+        id: String,
+    },
     /// Start a server and show the examples on it
     Demo(demo::DemoArgs),
     /// Print shell completions
@@ -115,6 +126,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Logs(args) => show::logs(&client()?, &args, cli.json)?,
         Command::Delete { names } => show::delete(&client()?, &names, cli.json)?,
         Command::Keys { command } => keys::run(&client()?, command, cli.json)?,
+        Command::Queue { command } => queue::run(&client()?, command, cli.json)?,
+        Command::Status { id } => queue::status(&client()?, &id, cli.json)?,
         Command::Demo(args) => demo::run(&args)?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "wambda", &mut std::io::stdout());

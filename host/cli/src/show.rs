@@ -45,7 +45,17 @@ pub(crate) fn list(client: &Client, json: bool) -> Result<()> {
             .map(|at| text(f, at))
     });
     let head = ["NAME", "KIND", "REV", "BYTES", "MB", "SECONDS", "PUBLISHED"].map(str::to_owned);
-    let rows: Vec<[String; 7]> = std::iter::once(head).chain(rows).collect();
+    table(std::iter::once(head).chain(rows).collect())
+}
+
+/// Text of strangers: control characters do not reach the terminal.
+pub(crate) fn safe(text: &str) -> String {
+    let plain = |c: char| if c.is_control() && c != '\t' && c != '\n' { '\u{fffd}' } else { c };
+    text.chars().map(plain).collect()
+}
+
+/// Prints rows in columns.
+pub(crate) fn table(rows: Vec<[String; 7]>) -> Result<()> {
     let width = |column: usize| {
         rows.iter().filter_map(|r| r.get(column)).map(String::len).max().unwrap_or(0)
     };
@@ -99,11 +109,7 @@ fn log_line(line: &Value, json: bool) -> Result<()> {
         return out(line).map(drop);
     }
     let text = |key: &str| line.get(key).and_then(Value::as_str).unwrap_or_default();
-    let safe: String = text("message")
-        .chars()
-        .map(|c| if c.is_control() && c != '\t' && c != '\n' { '\u{fffd}' } else { c })
-        .collect();
-    out(&format!("{} {}", text("time"), safe)).map(drop)
+    out(&format!("{} {}", text("time"), safe(text("message")))).map(drop)
 }
 
 pub(crate) fn delete(client: &Client, names: &[String], json: bool) -> Result<()> {
