@@ -10,6 +10,9 @@ use redb::{Builder, Database, StorageBackend};
 use crate::StoreError;
 use crate::queues::Backend;
 
+/// Bytes of pages that are kept in memory: as much for a million messages as for one.
+const CACHE_BYTES: usize = 64 << 20;
+
 type Opener = Box<dyn Fn() -> Result<Database, StoreError> + Send + Sync>;
 
 /// A database, open when somebody needs it.
@@ -55,14 +58,16 @@ impl RedbFile {
     pub(crate) fn at(path: &Path) -> Self {
         let path = path.to_owned();
         Self::opened_by(Box::new(move || {
-            Database::create(&path).map_err(|error| redb::Error::from(error).into())
+            let made = Builder::new().set_cache_size(CACHE_BYTES).create(&path);
+            made.map_err(|error| redb::Error::from(error).into())
         }))
     }
 
     /// Another medium.
     pub(crate) fn on(backend: Backend) -> Self {
         Self::opened_by(Box::new(move || {
-            let made = Builder::new().create_with_backend(Boxed(backend()?));
+            let mut builder = Builder::new();
+            let made = builder.set_cache_size(CACHE_BYTES).create_with_backend(Boxed(backend()?));
             made.map_err(|error| redb::Error::from(error).into())
         }))
     }

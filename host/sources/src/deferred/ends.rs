@@ -9,6 +9,7 @@ use wambda_model::event::{
     Destination, Ending, Envelope, EventConfig, History, Letter, Status, as_json, dead_queue,
     kept_result,
 };
+use wambda_model::limits::EVENT_BYTES_MAX;
 use wambda_model::{CatalogCell, Function, RequestId, lineage};
 use wambda_store::queues::{Message, NewMessage};
 
@@ -130,6 +131,10 @@ impl Place {
         };
         if self.keys && !function.latest.grants.load().allow(action, arn) {
             return Err(format!("the execution role does not allow {action} on {arn}"));
+        }
+        let (limit, size) = (EVENT_BYTES_MAX, body.len() as u64);
+        if size > limit {
+            return Err(format!("{arn} takes {limit} bytes, and this would be {size}"));
         }
         match destination {
             Destination::Queue(name) => {

@@ -22,6 +22,10 @@ enum Order {
     /// All of its environment.
     EnvAll,
     Error,
+    /// Fails at the attempts before this one.
+    FailUntil {
+        attempt: u32,
+    },
     Panic,
     Exit {
         status: i32,
@@ -83,6 +87,10 @@ static COUNT: AtomicU64 = AtomicU64::new(0);
 fn handle(order: Order, context: Context) -> Result<Value, Error> {
     Ok(match order {
         Order::Count => json!(COUNT.fetch_add(1, Ordering::Relaxed) + 1),
+        Order::FailUntil { attempt } if context.attempt < attempt => {
+            return Err(Error::new("Flaky", format!("attempt {}", context.attempt)));
+        }
+        Order::FailUntil { .. } => json!(context.attempt),
         Order::Context => json!({
             "request_id": context.request_id,
             "function_name": context.function_name,
