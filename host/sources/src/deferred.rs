@@ -12,6 +12,8 @@ pub mod fair;
 mod line;
 pub mod rules;
 mod run;
+#[cfg(test)]
+mod simulation;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -167,6 +169,7 @@ impl Deferred {
         while *ready.borrow() {
             let pause = self.look().await;
             tokio::select! {
+                biased;
                 () = changed.notified() => {}
                 () = self.wake.notified() => {}
                 () = tokio::time::sleep(pause) => {}
@@ -336,10 +339,10 @@ impl Deferred {
             fair.charge(&line.queue, line.take_spent());
             let room = self.invoke.room(&function.latest);
             let wish = line.wish(room);
-            look.is_held_up |= wish == 0 && line.is_starving();
             if line.has_buffered() {
                 self.give_back(line, line::BUFFER_AGE);
             }
+            look.is_held_up |= line.is_starving() && (wish == 0 || line.has_buffered());
             if wish > 0 {
                 asking.push((Arc::clone(line), function.latest.config.timeout(), wish));
             }

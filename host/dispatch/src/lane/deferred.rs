@@ -12,6 +12,11 @@ use crate::plan::need;
 /// Of the account's pool, so much is not for work that can wait: one part in ten.
 const HEADROOM: u32 = 10;
 
+/// What is left to others of a gate's places.
+fn headroom(state: &State, limit: u32) -> u32 {
+    if state.own { 0 } else { limit / HEADROOM }
+}
+
 impl Lane {
     /// A permit for work that can wait.
     pub fn permit(self: &Arc<Self>) -> Option<Permit> {
@@ -41,8 +46,13 @@ impl Lane {
         if self.most() == 0 || !state.waiters.is_empty() || !self.leaves_room(&state) {
             return 0;
         }
-        let worth = self.worth(&state).min(self.most());
-        if self.has_room(&state) { worth.saturating_sub(state.running) } else { 0 }
+        let worth = self.worth(&state).min(self.most()).saturating_sub(state.running);
+        let kept = self.version.provisioned.load(Relaxed).saturating_add(state.pooled);
+        let gate = self.version.share.gate(state.own);
+        let open = gate.limit().saturating_sub(headroom(&state, gate.limit()));
+        let open = open.saturating_sub(gate.running());
+        let room = worth.min(kept.saturating_sub(state.running).saturating_add(open));
+        if self.has_room(&state) { room } else { 0 }
     }
 
     /// How many are worth running at once.
@@ -58,8 +68,8 @@ impl Lane {
             return true;
         }
         let gate = share.gate(state.own);
-        let headroom = if state.own { 0 } else { gate.limit() / HEADROOM };
-        !gate.is_awaited() && gate.running() < gate.limit().saturating_sub(headroom)
+        let open = gate.limit().saturating_sub(headroom(state, gate.limit()));
+        !gate.is_awaited() && gate.running() < open
     }
 
     /// Takes note of what waits elsewhere.

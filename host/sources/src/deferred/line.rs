@@ -119,7 +119,7 @@ impl Line {
         let mut state = self.lock();
         let buffered = u32::try_from(state.buffer.len()).unwrap_or(u32::MAX);
         let most = state.record.brake(state.workers.saturating_add(room).max(1));
-        let more = most.saturating_sub(state.workers).min(buffered).min(room.max(1));
+        let more = most.saturating_sub(state.workers).min(buffered).min(room);
         state.workers += more;
         more
     }

@@ -68,7 +68,11 @@ impl Deferred {
             if is_low {
                 self.wake.notify_one();
             }
-            if !self.attempt(&line, message, since).await || line.is_crowded() {
+            if !self.attempt(&line, message, since).await {
+                // No permit: the pump looks again in a while, not at once.
+                return line.leave();
+            }
+            if line.is_crowded() {
                 break;
             }
             // A short call may not have waited for anything.
