@@ -78,7 +78,10 @@ pub(crate) fn nats(program: &Path, data: &Path) -> Result<Peer> {
 /// A work queue for `jobs`.
 fn make_stream(mut stream: std::net::TcpStream) -> Result<()> {
     use std::io::{Read, Write};
-    let config = r#"{"name":"JOBS","subjects":["jobs"],"retention":"workqueue","storage":"file","discard":"new","max_msgs":-1,"max_bytes":-1,"max_age":0,"num_replicas":1}"#;
+    let config = concat!(
+        r#"{"name":"JOBS","subjects":["jobs"],"retention":"workqueue","storage":"file","#,
+        r#""discard":"new","max_msgs":-1,"max_bytes":-1,"max_age":0,"num_replicas":1}"#
+    );
     let length = config.len();
     let ask = format!(
         "CONNECT {{\"verbose\":false}}\r\nSUB _IN 1\r\nPUB $JS.API.STREAM.CREATE.JOBS _IN {length}\r\n{config}\r\n"

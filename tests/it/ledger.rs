@@ -119,3 +119,49 @@ fn every_acknowledged_event_has_one_outcome_whatever_is_killed() {
     assert_eq!(waiting["depth"], 0, "{waiting}");
     server.assert_well();
 }
+
+/// An event during which the server is killed comes back: lost attempts are counted before they run, so
+/// that one which kills its server again and again ends as a dead letter.
+#[test]
+fn an_event_that_kills_its_server_ends_as_a_dead_letter() {
+    let mut server = Server::with(&DELAYS);
+    server.deploy("f", &guest("event"), "timeout=900");
+    let send = |server: &Server, order: &str| {
+        let path = "/v1/functions/f/invoke?mode=event";
+        let answer = server.request("POST", path, &[], order.as_bytes()).expect(202);
+        answer.json()["id"].as_str().unwrap().to_owned()
+    };
+    let id = send(&server, r#"{"do":"sleep","ms":600000}"#);
+    let known =
+        |server: &Server, id: &str| server.get(&format!("/v1/invocations/{id}")).expect(200).json();
+    for kill in 1..=5 {
+        eventually(Duration::from_secs(20), || {
+            (known(&server, &id)["status"] == "running").then_some(())
+        });
+        server.kill();
+        server.restart();
+        let attempts = known(&server, &id)["attempts"].as_array().unwrap().len();
+        assert!(attempts >= kill, "{attempts} attempts are known after {kill} kills");
+    }
+    let ended = eventually(Duration::from_secs(30), || {
+        Some(known(&server, &id)).filter(|known| known.get("ended").is_some())
+    });
+    assert_eq!(ended["status"], "dead", "{ended}");
+    assert_eq!(ended["attempts"][4]["error"]["type"], "Wambda.WorkerLost");
+    let letters = server.get("/v1/queues/dead:f/messages").expect(200).json();
+    assert_eq!(letters["messages"][0]["id"], id.as_str());
+    // One that was killed once is none of them.
+    let id = send(&server, r#"{"do":"sleep","ms":1500}"#);
+    eventually(Duration::from_secs(20), || {
+        (known(&server, &id)["status"] == "running").then_some(())
+    });
+    server.kill();
+    server.restart();
+    let ended = eventually(Duration::from_secs(30), || {
+        Some(known(&server, &id)).filter(|known| known.get("ended").is_some())
+    });
+    assert_eq!(
+        (&ended["status"], ended["attempts"].as_array().unwrap().len()),
+        (&"succeeded".into(), 2)
+    );
+}

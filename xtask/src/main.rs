@@ -20,6 +20,8 @@ cargo xtask <command>
   test --aws        moto's own tests of Lambda, STS and IAM, against a server
   guests            build the examples and the test guests
   bench [--dist]    measure the server against a bare one; --dist builds with LTO first
+  bench queue       measure durable events, beside Redis Streams and NATS JetStream
+  chaos [CYCLES]    kill the server again and again under load, and check the ledger
   codegen [--check] the AWS protocol front, from botocore's service models
   tidy              check file sizes, headers and dependency directions
 ";
@@ -32,7 +34,9 @@ fn main() -> Result<()> {
         ["test", "--aws"] => moto::run(),
         ["test", rest @ ..] => test::run(rest),
         ["guests"] => demo::guests(),
+        ["bench", "queue", rest @ ..] => bench::queue(rest),
         ["bench", rest @ ..] => bench::run(rest),
+        ["chaos", rest @ ..] => test::chaos(rest),
         ["codegen"] => codegen::run(false),
         ["codegen", "--check"] => codegen::run(true),
         ["tidy"] => tidy::run(),

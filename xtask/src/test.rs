@@ -33,6 +33,21 @@ pub(crate) fn run(filter: &[&str]) -> Result<()> {
     go(command.env("WAMBDA_TEST_PYTHON", python).args(filter))
 }
 
+/// The ledger test, for longer than the tests run it.
+pub(crate) fn chaos(arguments: &[&str]) -> Result<()> {
+    let cycles = match arguments {
+        [] => "1000",
+        [cycles] if cycles.parse::<u32>().is_ok() => cycles,
+        other => anyhow::bail!("cargo xtask chaos [CYCLES], got {other:?}"),
+    };
+    demo::guests()?;
+    go(&mut cargo(".", &["build", "--workspace", "--locked"]))?;
+    step("chaos");
+    let test =
+        ["test", "--locked", "--package", "wambda-tests", "--", "--nocapture", "ledger::every"];
+    go(cargo(".", &test).env("WAMBDA_CHAOS_CYCLES", cycles))
+}
+
 /// The service models, as botocore ships them.
 pub(crate) fn botocore() -> Result<PathBuf> {
     let python = python()?;
@@ -44,15 +59,19 @@ pub(crate) fn botocore() -> Result<PathBuf> {
 
 /// A virtual environment with the clients that tests drive the server with.
 fn python() -> Result<String> {
-    let venv = root().join("target/venv");
+    environment("target/venv", "tests/clients/requirements.txt")
+}
+
+/// A virtual environment with what a file names; its Python.
+pub(crate) fn environment(folder: &str, requirements: &str) -> Result<String> {
+    let venv = root().join(folder);
     let python = venv.join("bin/python");
-    let wanted = root().join("tests/clients/requirements.txt");
+    let wanted = root().join(requirements);
     let stamp = venv.join("requirements.txt");
-    let wanted = std::fs::read_to_string(&wanted).context("tests/clients/requirements.txt")?;
+    let wanted = std::fs::read_to_string(&wanted).with_context(|| requirements.to_owned())?;
     if std::fs::read_to_string(&stamp).ok().as_deref() != Some(&wanted) {
         go(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
-        let install =
-            ["-m", "pip", "install", "--quiet", "--requirement", "tests/clients/requirements.txt"];
+        let install = ["-m", "pip", "install", "--quiet", "--requirement", requirements];
         go(Command::new(&python).args(install).current_dir(root()))?;
         std::fs::write(&stamp, &wanted)?;
     }

@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use wambda_model::config::InvalidConfig;
 use wambda_model::{Draft, Reuse};
 
-const KNOWN: &str = "memory, timeout, cpu, payload, logs, concurrency, provisioned, queue, reuse, retries, event_age, on_success, on_failure, dead_letter, env and env.NAME";
+const KNOWN: &str = "memory, timeout, cpu, payload, logs, concurrency, provisioned, queue, reuse, \
+    retries, event_age, on_success, on_failure, dead_letter, env and env.NAME";
 
 /// Applies the parameters that `query` names; the others stay as they are.
 ///

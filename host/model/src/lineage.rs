@@ -11,7 +11,8 @@ const PASSES_MAX: usize = 64;
 /// A function has been come through too often.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error(
-    "Lambda has detected that the function {function} is being invoked in a recursive loop: it was invoked {times} times in this chain, {RECURSION_MAX} are allowed"
+    "Lambda has detected that the function {function} is being invoked in a recursive loop: \
+     it was invoked {times} times in this chain, {RECURSION_MAX} are allowed"
 )]
 pub struct Loop {
     /// Which one.

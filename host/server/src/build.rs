@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 use futures_util::FutureExt;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use wambda_api::{Api, Auth, Parts};
 use wambda_control::functions::Parts as ControlParts;
 use wambda_control::{Directories, Events, Functions, Groups, Layers, Mappings};
@@ -165,12 +166,7 @@ async fn run(settings: &Settings, long_run: Handle, cores: usize) -> Result<()> 
     let dispatcher =
         Arc::new(Dispatcher::new(execute, shared, Arc::clone(&budget), tick_clock, cores));
     let count = functions.load().await.context("cannot load the functions")?;
-    let used = layers_in_use(functions.catalog());
-    let layers = Layers::load(Arc::clone(&records), Arc::clone(&blobs), &used).await;
-    let layers = layers.context("cannot load the layers")?;
-    let mappings =
-        Mappings::load(Arc::clone(&records)).await.context("cannot load the mappings")?;
-    let groups = Groups::load(records).await.context("cannot load the log groups")?;
+    let (layers, mappings, groups) = rows(&records, &blobs, functions.catalog()).await?;
     let events = Arc::new(Events::new(queues(data_dir, &clock)?, catalog.clone(), settings.events));
     let deferred = Deferred::new(deferred::Parts {
         events: Arc::clone(&events),
@@ -189,17 +185,6 @@ async fn run(settings: &Settings, long_run: Handle, cores: usize) -> Result<()> 
     let listener = listen::bind(settings.listen)?;
     let address = listener.local_addr()?;
     let (set_ready, ready) = watch::channel(true);
-    let shown = (Arc::clone(&metrics), Arc::clone(&budget));
-    let showing = Arc::clone(&deferred);
-    let before_metrics = move || {
-        executor.show_slots();
-        showing.show();
-        let show = |gauge: &prometheus::IntGauge, bytes| {
-            gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX))
-        };
-        show(&shown.0.memory_used, shown.1.used());
-        show(&shown.0.memory_budget, shown.1.limit());
-    };
     let api = Arc::new(Api::new(Parts {
         functions: Arc::clone(&functions),
         layers,
@@ -211,22 +196,56 @@ async fn run(settings: &Settings, long_run: Handle, cores: usize) -> Result<()> 
         metrics: Arc::clone(&metrics),
         identity: settings.identity.clone(),
         about: wambda_runtime::about(VERSION, settings.wasi03),
-        before_metrics: Box::new(before_metrics),
+        before_metrics: before_metrics(executor, &metrics, &budget, &deferred),
         ready: ready.clone(),
     }));
-    let upkeep = tokio::spawn(upkeep(dispatcher, functions));
-    let judge = tokio::spawn(judge(Arc::clone(&api)));
     let pump = tokio::spawn(Arc::clone(&deferred).pump(ready));
-    let sweep = tokio::spawn(deferred.upkeep());
+    let mut chores = JoinSet::new();
+    chores.spawn(upkeep(dispatcher, functions));
+    chores.spawn(judge(Arc::clone(&api)));
+    chores.spawn(deferred.upkeep());
     if settings.keys {
         write_root_key(data_dir, &directories).context("cannot write the root key")?;
     }
     announce(address, settings.keys)?;
-    listen::accept(listener, api, set_ready, settings.drain, pump).await?;
-    sweep.abort();
-    upkeep.abort();
-    judge.abort();
-    Ok(())
+    listen::accept(listener, api, set_ready, settings.drain, pump).await
+}
+
+/// What is kept by name.
+async fn rows(
+    records: &Arc<dyn Records>,
+    blobs: &Arc<dyn Blobs>,
+    catalog: &CatalogCell,
+) -> Result<(Arc<Layers>, Arc<Mappings>, Arc<Groups>)> {
+    let used = layers_in_use(catalog);
+    let layers = Layers::load(Arc::clone(records), Arc::clone(blobs), &used).await;
+    let mappings = Mappings::load(Arc::clone(records)).await;
+    let groups = Groups::load(Arc::clone(records)).await;
+    Ok((
+        layers.context("cannot load the layers")?,
+        mappings.context("cannot load the mappings")?,
+        groups.context("cannot load the log groups")?,
+    ))
+}
+
+/// Shows what nobody counts as it happens.
+fn before_metrics(
+    executor: Executor,
+    metrics: &Arc<Metrics>,
+    budget: &Arc<Budget>,
+    deferred: &Arc<Deferred>,
+) -> Box<dyn Fn() + Send + Sync> {
+    let (metrics, budget, deferred) =
+        (Arc::clone(metrics), Arc::clone(budget), Arc::clone(deferred));
+    Box::new(move || {
+        executor.show_slots();
+        deferred.show();
+        let show = |gauge: &prometheus::IntGauge, bytes| {
+            gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        };
+        show(&metrics.memory_used, budget.used());
+        show(&metrics.memory_budget, budget.limit());
+    })
 }
 
 /// Layers that versions use, whether or not they are still listed.

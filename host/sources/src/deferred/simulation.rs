@@ -406,6 +406,7 @@ impl World {
 const STORIES: u64 = 2_000;
 
 #[test]
+#[allow(clippy::disallowed_methods)] // a seed to tell again
 fn thousands_of_stories_end_well() {
     let only = std::env::var("WAMBDA_SIMULATION_SEED").ok().and_then(|seed| seed.parse().ok());
     let (first, count) = match only {

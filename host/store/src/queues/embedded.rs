@@ -191,7 +191,18 @@ impl Shared {
     /// The writer's life.
     fn write(&self, mut engine: Engine, mut queue: mpsc::Receiver<Job>) {
         let mut jobs = Vec::with_capacity(BATCH_MAX);
+        let mut before = 0;
         while queue.blocking_recv_many(&mut jobs, BATCH_MAX) > 0 {
+            // Others were with it the last time: those who were answered then are on their way again.
+            if jobs.len() * 2 <= before {
+                std::thread::sleep(GATHER);
+                while jobs.len() < BATCH_MAX
+                    && let Ok(job) = queue.try_recv()
+                {
+                    jobs.push(job);
+                }
+            }
+            before = jobs.len();
             let mut answers = Vec::with_capacity(jobs.len());
             match self.transaction(&mut engine, jobs.drain(..), &mut answers) {
                 Ok(()) => answers.into_iter().for_each(|answer| answer()),
@@ -253,6 +264,8 @@ impl Shared {
     }
 }
 
+/// Time that a commit waits for those who shared the last one.
+const GATHER: std::time::Duration = std::time::Duration::from_micros(300);
 /// Time between two attempts to open a file that has failed.
 const RETRY: std::time::Duration = std::time::Duration::from_millis(100);
 

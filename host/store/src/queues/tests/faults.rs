@@ -84,7 +84,7 @@ async fn a_disk_that_keeps_failing_acknowledges_nothing_and_recovers() {
 #[tokio::test]
 async fn the_power_may_go_at_any_moment() {
     let seed = fastrand::u64(..);
-    println!("seed {seed}");
+    let _told = Seed(seed);
     let mut random = fastrand::Rng::with_seed(seed);
     for _ in 0..60 {
         let (disk, clock) = (Disk::default(), ManualClock::new());
@@ -97,5 +97,17 @@ async fn the_power_may_go_at_any_moment() {
         let queues = EmbeddedQueues::on(remains.backend(), clock).unwrap();
         nothing_is_lost(&queues, &kept, &ended).await;
         queues.append(new_message("q", "after")).await.unwrap();
+    }
+}
+
+/// Tells the seed of a test that fails.
+struct Seed(u64);
+
+impl Drop for Seed {
+    #[allow(clippy::print_stdout)] // for whoever reads the failure
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("seed {}", self.0);
+        }
     }
 }

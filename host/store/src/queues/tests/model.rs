@@ -226,6 +226,7 @@ async fn settle(which: usize, verdict: Verdict, subject: &Subject, model: &mut M
     Ok(())
 }
 
+#[allow(clippy::too_many_lines)] // a table of steps
 async fn others(
     step: &Step,
     subject: &mut Subject,
