@@ -25,7 +25,7 @@ for name in [
     "wambda_queue_oldest_seconds", "wambda_throttles", "wambda_kills", "wambda_cpu_seconds",
     "wambda_memory_peak_bytes", "wambda_compile_seconds", "wambda_pool_slots", "wambda_http_requests",
     "wambda_host_panics", "wambda_build_info", "process_resident_memory_bytes", "process_cpu_seconds",
-    "process_open_fds",
+    "process_open_fds", "wambda_async_events", "wambda_dead_letters", "wambda_destination_failures",
 ]:
     assert name in families and families[name].samples, f"{name} is not there"
 
@@ -47,6 +47,11 @@ assert value("wambda_invocation_duration_seconds_count", function="hello") == 1
 assert value("wambda_throttles_total", function="guest", reason="queue_count") >= 1
 assert value("wambda_desired_instances", function="hello") >= 1
 assert value("wambda_compile_seconds_count") == 2
+assert value("wambda_async_events_total", function="guest", outcome="received") == 1
+assert value("wambda_async_events_total", function="guest", outcome="dead") == 1
+assert value("wambda_dead_letters_total", function="guest") == 1
+assert value("wambda_destination_failures_total", function="guest") == 1
+assert value("wambda_queue_depth", queue="dead:guest") == 1
 assert value("wambda_host_panics_total") == 0
 assert value("wambda_http_requests_total", surface="native", code="504") == 1
 assert len(series) < 400, len(series)

@@ -1,8 +1,9 @@
 //! Unmodified clients: boto3, curl, a Prometheus parser.
 
 use std::process::Command;
+use std::time::Duration;
 
-use wambda_tests::{Server, example, guest, root, script};
+use wambda_tests::{Server, eventually, example, guest, root, script};
 
 use crate::wats;
 
@@ -31,6 +32,18 @@ fn metrics_are_valid_and_complete() {
         for _ in 0..4 {
             scope.spawn(|| server.invoke("guest", r#"{"do":"sleep","ms":100}"#));
         }
+    });
+    // An event that fails, and whose destination is gone.
+    let gone = "arn:aws:lambda:us-east-1:000000000000:function:gone";
+    let path = format!("/v1/functions/guest?retries=0&on_failure={gone}");
+    server.request("PUT", &path, &[], &guest("event")).expect(200);
+    let event = br#"{"do":"error"}"#;
+    server.request("POST", "/v1/functions/guest/invoke?mode=event", &[], event).expect(202);
+    eventually(Duration::from_secs(10), || {
+        let dead = r#"wambda_destination_failures_total{function="guest"}"#;
+        (server.metric(dead) == 1.0
+            && server.metric(r#"wambda_queue_depth{queue="dead:guest"}"#) == 1.0)
+            .then_some(())
     });
     script(&server, "metrics.py");
 }

@@ -406,7 +406,8 @@ fn sigterm_under_load_loses_nothing() {
 
 #[test]
 fn a_process_that_is_stopped_for_long_ends_each_event_once() {
-    let server = Server::with(&FAST);
+    // Longer than a lease: 1 s of timeout and 1 s beyond.
+    let server = Server::with(&[&FAST[..], &["--lease-slack", "1"]].concat());
     server.deploy("f", &guest("event"), "timeout=1");
     let ids: Vec<String> =
         (0..20).map(|_| sent(&server, "f", r#"{"do":"sleep","ms":200}"#)).collect();

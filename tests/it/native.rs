@@ -138,8 +138,11 @@ fn routes_and_methods_are_told_apart() {
     };
     lambda("versions", "{}");
     lambda("aliases", r#"{"Name": "live", "FunctionVersion": "1"}"#);
+    let event = server.request("POST", "/v1/functions/f/invoke?mode=event", &[], b"{}");
+    let event = event.expect(202).json()["id"].as_str().unwrap().to_owned();
     for path in schema["paths"].as_object().unwrap().keys() {
         let place = path.replace("{name}", "f").replace("{alias}", "live");
+        let place = place.replace("{queue}", "async:f").replace("{id}", &event);
         assert_ne!(server.get(&place).status, 404, "{path} is described");
     }
 }

@@ -292,6 +292,8 @@ pub struct EventSettings {
     pub retry_delays: [std::time::Duration; 2],
     /// Shortest and longest wait after a throttle or a fault of the platform.
     pub backoff: [std::time::Duration; 2],
+    /// Time beyond a function's timeout after which an event counts as lost.
+    pub lease_slack: std::time::Duration,
     /// How long outcomes are kept.
     pub outcome_age: std::time::Duration,
 }
@@ -302,6 +304,7 @@ impl Default for EventSettings {
         Self {
             retry_delays: [seconds(60), seconds(120)],
             backoff: [seconds(1), seconds(300)],
+            lease_slack: seconds(60),
             outcome_age: seconds(3_600),
         }
     }

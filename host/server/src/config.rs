@@ -83,6 +83,10 @@ pub struct ServeArgs {
     /// [default: 1,300]
     #[arg(long, env = "WAMBDA_RETRY_BACKOFF", value_delimiter = ',')]
     pub retry_backoff: Option<Vec<f64>>,
+    /// Seconds beyond a function's timeout after which an asynchronous invocation that was not settled counts
+    /// as lost, and is tried again [default: 60]
+    #[arg(long, env = "WAMBDA_LEASE_SLACK")]
+    pub lease_slack: Option<f64>,
     /// Seconds that the outcome of an asynchronous invocation is kept [default: 3600]
     #[arg(long, env = "WAMBDA_KEEP_OUTCOMES")]
     pub keep_outcomes: Option<f64>,
@@ -175,10 +179,8 @@ impl ServeArgs {
         let events = EventSettings {
             retry_delays: pair("--retry-delays", args.retry_delays, defaults.retry_delays)?,
             backoff: pair("--retry-backoff", args.retry_backoff, defaults.backoff)?,
-            outcome_age: match args.keep_outcomes {
-                Some(given) => seconds("--keep-outcomes", given)?,
-                None => defaults.outcome_age,
-            },
+            lease_slack: one("--lease-slack", args.lease_slack, defaults.lease_slack)?,
+            outcome_age: one("--keep-outcomes", args.keep_outcomes, defaults.outcome_age)?,
         };
         Ok(Settings {
             listen,
@@ -211,6 +213,7 @@ impl ServeArgs {
             drain: self.drain.or(file.drain),
             retry_delays: self.retry_delays.or(file.retry_delays),
             retry_backoff: self.retry_backoff.or(file.retry_backoff),
+            lease_slack: self.lease_slack.or(file.lease_slack),
             keep_outcomes: self.keep_outcomes.or(file.keep_outcomes),
             log_format: self.log_format.or(file.log_format),
             log: self.log.or(file.log),
@@ -225,6 +228,11 @@ fn seconds(flag: &str, given: f64) -> Result<Duration> {
         "{flag} takes 0 to {SECONDS_MAX} seconds, got {given}"
     );
     Ok(Duration::from_secs_f64(given))
+}
+
+/// A time of a flag, in seconds.
+fn one(flag: &str, given: Option<f64>, default: Duration) -> Result<Duration> {
+    given.map_or(Ok(default), |given| seconds(flag, given))
 }
 
 /// Two times of a flag, in seconds.

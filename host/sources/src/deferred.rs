@@ -46,8 +46,6 @@ const LEASE_MAX: u32 = 512;
 const OVER_MAX: u32 = 256;
 /// Leased events of all functions together.
 const IN_FLIGHT_MAX: usize = 8_192;
-/// Time beyond a function's timeout after which an event counts as lost.
-const LEASE_SLACK: Duration = Duration::from_secs(60);
 /// Period of showing the queues and of forgetting what is old.
 const UPKEEP: Duration = Duration::from_secs(1);
 /// Removals of one sweep.
@@ -274,7 +272,7 @@ impl Deferred {
             known.insert(queue.clone(), Arc::clone(&line));
             let function = self.place.catalog.get(&line.name);
             let order = |pick, max| {
-                let visibility = LEASE_SLACK;
+                let visibility = self.events.settings().lease_slack;
                 LeaseOrder { queue: queue.clone(), max, visibility, pick }
             };
             if info.expires_ms() <= now {
@@ -334,6 +332,7 @@ impl Deferred {
         look.ready.rotate_left(start);
         let mut fair = lock(&self.fair);
         let mut in_flight = self.in_flight.load(Relaxed);
+        let slack = self.events.settings().lease_slack;
         let mut asking = Vec::new();
         for (line, function) in &look.ready {
             fair.charge(&line.queue, line.take_spent());
@@ -356,7 +355,7 @@ impl Deferred {
             look.is_held_up |= !may || max == 0;
             if may && max > 0 {
                 in_flight += max as usize;
-                let (queue, visibility) = (line.queue.clone(), *timeout + LEASE_SLACK);
+                let (queue, visibility) = (line.queue.clone(), *timeout + slack);
                 look.orders.push(LeaseOrder { queue, max, visibility, pick: Pick::Due });
             }
         }
