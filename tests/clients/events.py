@@ -98,8 +98,8 @@ assert [r["requestContext"]["approximateInvokeCount"] for r in records] == [2], 
 assert records[0]["requestContext"]["functionArn"] == ARN + ":$LATEST"
 assert records[0]["responseContext"] == {
     "statusCode": 200, "executedVersion": "$LATEST", "functionError": "Unhandled"}
-# the alias has no destination: its letter is in the function's own queue
-assert [m["reason"] for m in get("/v1/queues/dead:guest/messages")["messages"]] == ["RetriesExhausted"]
+# the alias has no destination: its letter is in its own queue
+assert [m["reason"] for m in get("/v1/queues/dead:guest:live/messages")["messages"]] == ["RetriesExhausted"]
 
 aws.delete_function_event_invoke_config(FunctionName="guest")
 refused("ResourceNotFoundException", 404, lambda: aws.get_function_event_invoke_config(FunctionName="guest"))

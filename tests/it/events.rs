@@ -85,6 +85,9 @@ fn what_is_wrong_is_said_before_anything_is_accepted() {
     let message = send(&server, "echo", &large).expect(413).message();
     assert!(message.contains("1048576") && message.contains("1048577"), "{message}");
     send(&server, "echo", &large[1..]).expect(202);
+    server.deploy("small", wats::echo().as_bytes(), "payload=10");
+    let message = send(&server, "small", "12345678901").expect(413).message();
+    assert!(message.contains("10") && message.contains("11"), "{message}");
     let path = "/v1/functions/echo/invoke?mode=event";
     let long = "k".repeat(257);
     for key in ["", &long] {

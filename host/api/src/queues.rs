@@ -6,19 +6,18 @@ use http::{Method, StatusCode};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use wambda_control::events::{EventError, Known, Live, RedriveOrder};
-use wambda_model::event::{Attempt, Ending, Letter};
+use wambda_model::event::{Attempt, Ending, Letter, async_owner, dead_owner};
 use wambda_model::invocation::Caller;
 use wambda_model::limits::{IDEMPOTENCY_KEY_MAX, PAGE_MAX};
-use wambda_model::{Function, FunctionName, RequestId};
-use wambda_store::queues::{Message, QueueInfo, Standing};
+use wambda_model::{Function, LATEST, RequestId};
+use wambda_store::queues::{Message, PEEK_BODY_MAX, QueueInfo, Standing};
 
 use crate::auth::{self, Who};
+use crate::name::Named;
 use crate::{Api, ApiError, Response, Surface, gateway, logs, reply};
 
 /// Messages of one page.
 const PEEK_DEFAULT: usize = 10;
-/// Bytes of a body that is shown when peeking; longer ones are cut.
-const BODY_SHOWN_MAX: usize = 64 << 10;
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 impl From<EventError> for ApiError {
@@ -27,8 +26,10 @@ impl From<EventError> for ApiError {
             EventError::TooLarge { limit, size } => Self::too_large(limit, size),
             EventError::Full(what) => Self::queue_full(what),
             EventError::Failed(what) => {
-                tracing::error!(what, "an event was not accepted");
-                Self::busy("the event could not be written; nothing was accepted")
+                tracing::error!(what, "the queues have failed");
+                Self::busy(
+                    "the queues cannot be written or read now; what was asked for was not done, or not all of it",
+                )
             }
             EventError::Invalid(what) => Self::invalid("InvalidParameter", what),
         }
@@ -58,6 +59,14 @@ pub(crate) async fn accept(
     headers: &HeaderMap,
 ) -> Result<RequestId, ApiError> {
     let key = idempotency_key(headers)?;
+    let wanted = qualifier.as_deref().unwrap_or(LATEST);
+    // The version that will run decides, by what is known now.
+    if let Some(target) = function.resolve(wanted, || 1.0) {
+        let (limit, size) = (target.version.config.payload_bytes, event.len() as u64);
+        if size > limit {
+            return Err(ApiError::too_large(limit, size));
+        }
+    }
     if function.latest.kind.is_http() {
         // Said now, and not found out later.
         drop(gateway::request_from_event(&event, function.name().as_str())?);
@@ -104,33 +113,21 @@ pub(crate) async fn invocation(api: &Api, who: &Who, id: &str) -> Result<Respons
         )
     };
     let parsed = RequestId::parse(id).ok_or_else(missing)?;
-    let known = api.events.find(parsed).await?;
-    let function = match &known {
-        None => None,
-        Some(Known::Live(live)) => Some(live.envelope.function.clone()),
-        Some(Known::Ended { ending, .. }) => Some(ending.function.clone()),
+    // Ids cannot be guessed: that one is not there tells nothing.
+    let known = api.events.find(parsed).await?.ok_or_else(missing)?;
+    let (name, qualifier) = match &known {
+        Known::Live(live) => (&live.envelope.function, &live.envelope.qualifier),
+        Known::Ended { ending, .. } => (&ending.function, &ending.qualifier),
     };
     // Whoever may invoke a function may ask what became of it.
-    may(api, who, "lambda:InvokeFunction", function.as_ref())?;
-    let shown = match known.ok_or_else(missing)? {
+    let named = Named { name: name.clone(), qualifier: qualifier.clone() };
+    let resource = named.qualified_arn(&api.identity);
+    auth::authorize(Surface::Native, who, "lambda:InvokeFunction", &resource, None)?;
+    let shown = match known {
         Known::Live(live) => live_json(parsed, &live),
         Known::Ended { ended_ms, ending } => ended_json(parsed, ended_ms, &ending),
     };
     Ok(reply::json(StatusCode::OK, &shown))
-}
-
-fn may(
-    api: &Api,
-    who: &Who,
-    action: &str,
-    function: Option<&FunctionName>,
-) -> Result<(), ApiError> {
-    let wambda_control::Identity { region, account } = &api.identity;
-    let resource = match function {
-        Some(name) => crate::name::function_arn(&api.identity, name),
-        None => format!("arn:aws:lambda:{region}:{account}:*"),
-    };
-    auth::authorize(Surface::Native, who, action, &resource, None)
 }
 
 fn live_json(id: RequestId, live: &Live) -> Value {
@@ -281,9 +278,12 @@ pub(crate) async fn serve(
 }
 
 fn belongs(api: &Api, queue: &str) -> bool {
-    let name = queue.strip_prefix("async:").or_else(|| queue.strip_prefix("dead:"));
-    let name = name.and_then(|name| FunctionName::new(name).ok());
-    name.is_some_and(|name| api.catalog.get(&name).is_some())
+    let owner = async_owner(queue).or_else(|| dead_owner(queue));
+    owner.is_some_and(|(name, qualifier)| {
+        let function = api.catalog.get(&name);
+        let known = |f: &Function| f.resolve(qualifier.as_deref().unwrap_or(LATEST), || 1.0);
+        function.is_some_and(|function| known(&function).is_some())
+    })
 }
 
 fn unknown(key: &str, known: &str) -> ApiError {
@@ -302,6 +302,13 @@ fn wrong(what: String) -> ApiError {
     ApiError::invalid("InvalidParameter", what)
 }
 
+/// A place in a queue, as `next` tells it.
+fn place_of(text: &str) -> Result<(u64, RequestId), ApiError> {
+    let place = text.split_once('.');
+    let place = place.and_then(|(at, id)| Some((at.parse().ok()?, RequestId::parse(id)?)));
+    place.ok_or_else(|| wrong("after takes what next was".to_owned()))
+}
+
 fn id_of(text: &str) -> Result<RequestId, ApiError> {
     let shown: String = text.chars().take(64).collect();
     RequestId::parse(text).ok_or_else(|| wrong(format!("{shown:?} is not the id of a message")))
@@ -318,12 +325,13 @@ async fn messages(api: &Api, name: &str, query: &str) -> Result<Response, ApiErr
                     wrong(format!("limit must be 1 to {PAGE_MAX}, got {value:?}"))
                 })?;
             }
-            "after" => after = Some(id_of(&value)?),
+            "after" => after = Some(place_of(&value)?),
             other => return Err(unknown(other, "known are limit and after")),
         }
     }
     let found = api.events.queues().peek(name, after, limit + 1).await.map_err(EventError::from)?;
-    let next = (found.len() > limit).then(|| found.get(limit - 1).map(|m| m.id.to_string()));
+    let place = |m: &Message| format!("{}.{}", m.expires_ms, m.id);
+    let next = (found.len() > limit).then(|| found.get(limit - 1).map(place));
     let shown: Vec<Value> = found.iter().take(limit).map(message).collect();
     Ok(reply::json(StatusCode::OK, &json!({"messages": shown, "next": next.flatten()})))
 }
@@ -334,7 +342,6 @@ fn message(message: &Message) -> Value {
         Standing::Retrying => "retrying",
         Standing::Leased => "running",
     };
-    let body = message.body.get(..BODY_SHOWN_MAX).unwrap_or(&message.body);
     let mut shown = json!({
         "id": message.id.to_string(),
         "status": standing,
@@ -342,8 +349,9 @@ fn message(message: &Message) -> Value {
         "due": time(message.due_ms),
         "expires": time(message.expires_ms),
         "attempts": message.attempt,
-        "bytes": message.body.len(),
-        "body": String::from_utf8_lossy(body),
+        "bytes": message.body_bytes,
+        "body": String::from_utf8_lossy(&message.body),
+        "is_cut": message.body_bytes > PEEK_BODY_MAX as u64,
     });
     let letter = serde_json::from_slice::<Letter>(&message.note).ok();
     if let (Some(letter), Some(shown)) = (letter, shown.as_object_mut()) {

@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use wambda_model::event::{
-    Ending, Envelope, EventConfig, EventSettings, History, Status, async_queue,
+    Ending, Envelope, EventConfig, EventSettings, History, Status, async_owner, async_queue,
+    dead_owner,
 };
 use wambda_model::invocation::Caller;
 use wambda_model::limits::{
     EVENT_BYTES_MAX, EVENTS_BYTES_MAX, EVENTS_MAX, IDEMPOTENCY_WINDOW, LETTER_AGE,
     LETTERS_BYTES_MAX, LETTERS_MAX, REDRIVE_MAX,
 };
-use wambda_model::{CatalogCell, Function, FunctionName, LATEST, RequestId};
+use wambda_model::{CatalogCell, Function, LATEST, RequestId};
 use wambda_store::Queues;
 use wambda_store::queues::{
     Appended, Caps, Dedup, Found, Message, NewMessage, QueueError, Redrive,
@@ -40,7 +41,7 @@ pub enum EventError {
     /// The queue is full.
     #[error("{0}")]
     Full(String),
-    /// The medium failed.
+    /// The medium failed, while something was written or read.
     #[error("{0}")]
     Failed(String),
     /// It makes no sense.
@@ -122,7 +123,7 @@ pub fn event_message(
     let config = config_of(function, envelope.qualifier.as_deref());
     NewMessage {
         id: RequestId::ordered(now),
-        queue: async_queue(function.name()),
+        queue: async_queue(function.name(), envelope.qualifier.as_deref()),
         body,
         attributes: serde_json::to_vec(envelope).unwrap_or_default().into(),
         note: Bytes::new(),
@@ -214,7 +215,7 @@ impl Events {
                 Some(Known::Ended { ended_ms, ending })
             }
             // A message of somebody else's queue is no invocation.
-            Some(Found::Message(message)) if !message.queue.starts_with("async:") => None,
+            Some(Found::Message(message)) if async_owner(&message.queue).is_none() => None,
             Some(Found::Message(message)) => {
                 let envelope = serde_json::from_slice(&message.attributes).map_err(damaged)?;
                 let history = history_of(&message);
@@ -229,10 +230,10 @@ impl Events {
     /// # Errors
     /// When the medium fails; some may be gone then.
     pub async fn purge(&self, queue: &str) -> Result<usize, EventError> {
-        let outcome = function_of(queue).map(|function| {
+        let outcome = async_owner(queue).map(|(function, qualifier)| {
             let ending = Ending {
                 function,
-                qualifier: None,
+                qualifier,
                 status: Status::Dead,
                 condition: "Purged".to_owned(),
                 enqueued_ms: 0,
@@ -268,10 +269,10 @@ impl Events {
         order: RedriveOrder,
     ) -> Result<Vec<(RequestId, RequestId)>, EventError> {
         let invalid = |what: String| EventError::Invalid(what);
-        let name = queue.strip_prefix("dead:").and_then(|name| FunctionName::new(name).ok());
-        let name = name.ok_or_else(|| {
+        let (name, qualifier) = dead_owner(queue).ok_or_else(|| {
             invalid(format!("{queue:?} is no queue of dead letters: those are dead:FUNCTION"))
         })?;
+        let qualifier = qualifier.as_deref();
         let function = self.catalog.get(&name);
         let function = function.ok_or_else(|| invalid(format!("there is no function {name}")))?;
         let rate = order.rate.unwrap_or(f64::INFINITY);
@@ -279,7 +280,7 @@ impl Events {
             return Err(invalid(format!("rate must be more than 0 messages a second, got {rate}")));
         }
         let spacing = Duration::try_from_secs_f64(1.0 / rate).unwrap_or(Duration::MAX);
-        let lifetime = Duration::from_secs(config_of(&function, None).max_age_s());
+        let lifetime = Duration::from_secs(config_of(&function, qualifier).max_age_s());
         let wanted = match &order.ids {
             Some(ids) => ids.len(),
             None => self.queues.info(queue).map_or(0, |info| info.count()) as usize,
@@ -288,15 +289,15 @@ impl Events {
         let (mut moved, mut ids) = (Vec::new(), order.ids);
         while moved.len() < wanted {
             let limit = CHUNK.min(wanted - moved.len());
-            let these = ids.as_mut().map(|ids| ids.drain(..limit.min(ids.len())).collect());
+            let these: Option<Vec<RequestId>> =
+                ids.as_mut().map(|ids| ids.drain(..limit.min(ids.len())).collect());
             if these.as_ref().is_some_and(Vec::is_empty) {
                 break;
             }
             let before = u32::try_from(moved.len()).unwrap_or(u32::MAX);
-            let by_id = these.is_some();
             let redrive = Redrive {
                 from: queue.to_owned(),
-                to: async_queue(&name),
+                to: async_queue(&name, qualifier),
                 ids: these,
                 limit,
                 delay: spacing.saturating_mul(before),
@@ -304,20 +305,19 @@ impl Events {
                 lifetime,
                 caps: EVENT_CAPS,
             };
-            let some = self.queues.redrive(redrive).await?;
-            if some.is_empty() && !by_id {
+            let some = match self.queues.redrive(redrive).await {
+                Ok(some) => some,
+                // What went before has gone: it is told, and not the error.
+                Err(_) if !moved.is_empty() => break,
+                Err(error) => return Err(error.into()),
+            };
+            if some.is_empty() && ids.is_none() {
                 break;
             }
             moved.extend(some);
         }
         Ok(moved)
     }
-}
-
-/// The function whose asynchronous invocations wait in a queue.
-#[must_use]
-pub fn function_of(queue: &str) -> Option<FunctionName> {
-    FunctionName::new(queue.strip_prefix("async:")?).ok()
 }
 
 /// What has been tried of an event, lost attempts included.

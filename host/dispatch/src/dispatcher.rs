@@ -198,18 +198,22 @@ struct Shown {
     desired: u32,
 }
 
+/// Whether the event is larger than the version takes.
+fn too_large(version: &Version, invocation: &Invocation) -> Option<InvokeError> {
+    let limit = version.config.payload_bytes;
+    let Payload::Event(event) = &invocation.payload else { return None };
+    let size = event.len() as u64;
+    (size > limit).then_some(InvokeError::PayloadTooLarge { limit, size })
+}
+
 impl Invoke for Dispatcher {
     fn invoke(
         &self,
         version: &Arc<Version>,
         invocation: Invocation,
     ) -> BoxFuture<'_, Result<Outcome, InvokeError>> {
-        let limit = version.config.payload_bytes;
-        if let Payload::Event(event) = &invocation.payload
-            && event.len() as u64 > limit
-        {
-            let size = event.len() as u64;
-            return Box::pin(async move { Err(InvokeError::PayloadTooLarge { limit, size }) });
+        if let Some(error) = too_large(version, &invocation) {
+            return Box::pin(async move { Err(error) });
         }
         match self.lane(version).admit(invocation.payload.waiting_bytes()) {
             Ok(Admission::Granted(permit)) => self.execute.execute(version, invocation, permit),
@@ -238,6 +242,10 @@ impl Invoke for Dispatcher {
         invocation: Invocation,
         permit: Permit,
     ) -> BoxFuture<'static, Result<Outcome, InvokeError>> {
+        if let Some(error) = too_large(version, &invocation) {
+            drop(permit);
+            return Box::pin(async move { Err(error) });
+        }
         self.execute.execute(version, invocation, permit)
     }
 

@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::config::InvalidConfig;
+use crate::function::LATEST;
 use crate::ids::{FunctionName, RequestId};
 use crate::invocation::Caller;
 use crate::limits::{
-    ATTEMPTS_KEPT, EVENT_AGE_DEFAULT_S, EVENT_AGE_MAX_S, EVENT_AGE_MIN_S, EVENT_RETRIES_DEFAULT,
-    EVENT_RETRIES_MAX, RESULT_KEPT_BYTES_MAX,
+    ATTEMPTS_KEPT, ERROR_CHARS_MAX, EVENT_AGE_DEFAULT_S, EVENT_AGE_MAX_S, EVENT_AGE_MIN_S,
+    EVENT_RETRIES_DEFAULT, EVENT_RETRIES_MAX, RESULT_KEPT_BYTES_MAX,
 };
 
 /// How a qualifier's asynchronous invocations are handled. Nothing said means the default.
@@ -118,16 +119,49 @@ impl Destination {
     }
 }
 
-/// The queue of a function's asynchronous invocations.
-#[must_use]
-pub fn async_queue(name: &FunctionName) -> String {
-    format!("async:{name}")
+/// What the queues of asynchronous invocations begin with.
+const ASYNC: &str = "async:";
+/// What the queues of dead letters begin with.
+const DEAD: &str = "dead:";
+
+fn queue_name(kind: &str, name: &FunctionName, qualifier: Option<&str>) -> String {
+    match qualifier.filter(|qualifier| *qualifier != LATEST) {
+        Some(qualifier) => format!("{kind}{name}:{qualifier}"),
+        None => format!("{kind}{name}"),
+    }
 }
 
-/// The queue of a function's dead letters.
+/// The queue of a function's asynchronous invocations; each qualifier has its own.
 #[must_use]
-pub fn dead_queue(name: &FunctionName) -> String {
-    format!("dead:{name}")
+pub fn async_queue(name: &FunctionName, qualifier: Option<&str>) -> String {
+    queue_name(ASYNC, name, qualifier)
+}
+
+/// The queue of a function's dead letters; each qualifier has its own.
+#[must_use]
+pub fn dead_queue(name: &FunctionName, qualifier: Option<&str>) -> String {
+    queue_name(DEAD, name, qualifier)
+}
+
+fn owner_of(kind: &str, queue: &str) -> Option<(FunctionName, Option<String>)> {
+    let rest = queue.strip_prefix(kind)?;
+    let (name, qualifier) = match rest.split_once(':') {
+        Some((name, qualifier)) => (name, Some(qualifier.to_owned())),
+        None => (rest, None),
+    };
+    Some((FunctionName::new(name).ok()?, qualifier))
+}
+
+/// The function and the qualifier whose asynchronous invocations wait in a queue.
+#[must_use]
+pub fn async_owner(queue: &str) -> Option<(FunctionName, Option<String>)> {
+    owner_of(ASYNC, queue)
+}
+
+/// The function and the qualifier whose dead letters are in a queue.
+#[must_use]
+pub fn dead_owner(queue: &str) -> Option<(FunctionName, Option<String>)> {
+    owner_of(DEAD, queue)
 }
 
 /// What is kept with an event besides its bytes; the attributes of its message.
@@ -194,13 +228,28 @@ pub struct History {
     pub lost: u32,
 }
 
+impl Attempt {
+    /// An attempt that failed. Functions choose the text: it is cut to [`ERROR_CHARS_MAX`].
+    #[must_use]
+    pub fn cut(mut self) -> Self {
+        if let Some((kind, message)) = &mut self.error {
+            for text in [kind, message] {
+                if let Some((at, _)) = text.char_indices().nth(ERROR_CHARS_MAX) {
+                    text.truncate(at);
+                }
+            }
+        }
+        self
+    }
+}
+
 impl History {
     /// Adds an attempt.
     pub fn add(&mut self, attempt: Attempt) {
         if self.attempts.len() >= ATTEMPTS_KEPT {
             self.attempts.remove(0);
         }
-        self.attempts.push(attempt);
+        self.attempts.push(attempt.cut());
     }
 
     /// Attempts that ran the function.
@@ -351,6 +400,29 @@ mod tests {
             let error = parse(arn).unwrap_err();
             assert!(error.contains(says), "{arn}: {error}");
         }
+    }
+
+    #[test]
+    fn queues_belong_to_functions_and_qualifiers() {
+        let name = FunctionName::new("f").unwrap();
+        for (qualifier, queue) in [(None, "async:f"), (Some("live"), "async:f:live")] {
+            assert_eq!(async_queue(&name, qualifier), queue);
+            assert_eq!(async_owner(queue), Some((name.clone(), qualifier.map(str::to_owned))));
+        }
+        assert_eq!(dead_queue(&name, Some(LATEST)), "dead:f");
+        assert_eq!(
+            (async_owner("dead:f"), async_owner("async:"), async_owner("f")),
+            (None, None, None)
+        );
+    }
+
+    #[test]
+    fn errors_are_cut() {
+        let mut history = History::default();
+        let error = Some(("É".repeat(9_000), "x".repeat(9_000)));
+        history.add(Attempt { started_ms: 0, ended_ms: 0, version: String::new(), error });
+        let (kind, message) = history.attempts[0].error.as_ref().unwrap();
+        assert_eq!((kind.chars().count(), message.len()), (ERROR_CHARS_MAX, ERROR_CHARS_MAX));
     }
 
     #[test]

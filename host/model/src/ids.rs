@@ -88,7 +88,10 @@ impl RequestId {
     #[must_use]
     pub fn ordered(unix_ms: u64) -> Self {
         let mut random = [0; 10];
-        fastrand::fill(&mut random);
+        // Whoever knows it may ask for a result: not to be guessed.
+        if ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut random).is_err() {
+            fastrand::fill(&mut random);
+        }
         Self(uuid::Builder::from_unix_timestamp_millis(unix_ms, &random).into_uuid())
     }
 

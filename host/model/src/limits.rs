@@ -113,6 +113,12 @@ pub const IDEMPOTENCY_KEY_MAX: usize = 256;
 pub const IDEMPOTENCY_WINDOW: Duration = Duration::from_secs(300);
 /// Bytes of a result that is kept with an outcome.
 pub const RESULT_KEPT_BYTES_MAX: usize = 256 << 10;
+/// Characters of an attempt's error, type and message each, that are kept.
+pub const ERROR_CHARS_MAX: usize = 1_024;
+/// Bytes of one lease.
+pub const LEASE_BYTES_MAX: u64 = 4 * MIB;
+/// Bytes of all leased events together.
+pub const LEASED_BYTES_MAX: u64 = 128 * MIB;
 /// Attempts that are kept in detail.
 pub const ATTEMPTS_KEPT: usize = 20;
 /// Outcomes that are kept.

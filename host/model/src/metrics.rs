@@ -65,6 +65,11 @@ pub struct Metrics {
     pub memory_budget: IntGauge,
 }
 
+/// The name of the queue that callers of a function wait in; others are named as in the API.
+fn sync_queue(function: &str) -> String {
+    format!("sync:{function}")
+}
+
 struct Maker<'a>(&'a Registry);
 
 impl Maker<'_> {
@@ -244,8 +249,8 @@ impl Metrics {
         let _ = self.queue_wait.remove_label_values(&[label]);
         let _ = self.init.remove_label_values(&[label]);
         let _ = self.desired.remove_label_values(&[label]);
-        let _ = self.queue_depth.remove_label_values(&[label]);
-        let _ = self.queue_oldest.remove_label_values(&[label]);
+        let _ = self.queue_depth.remove_label_values(&[&sync_queue(label)]);
+        let _ = self.queue_oldest.remove_label_values(&[&sync_queue(label)]);
         let _ = self.cpu.remove_label_values(&[label]);
         let _ = self.reuse_switched.remove_label_values(&[label]);
         let _ = self.rollbacks.remove_label_values(&[label]);
@@ -402,8 +407,8 @@ impl FunctionMetrics {
             instances: [state("busy"), state("warm"), state("prewarmed")],
             desired: all.desired.with_label_values(&[label]),
             scale_decisions: all.scale_decisions.clone(),
-            queue_depth: all.queue_depth.with_label_values(&[label]),
-            queue_oldest: all.queue_oldest.with_label_values(&[label]),
+            queue_depth: all.queue_depth.with_label_values(&[&sync_queue(label)]),
+            queue_oldest: all.queue_oldest.with_label_values(&[&sync_queue(label)]),
             throttles: all.throttles.clone(),
             kills: all.kills.clone(),
             reuse_switched: all.reuse_switched.clone(),

@@ -16,21 +16,23 @@ mod run;
 mod simulation;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
-use wambda_control::events::function_of;
 use wambda_control::{Events, Identity};
-use wambda_model::limits::{OUTCOMES_BYTES_MAX, OUTCOMES_MAX};
+use wambda_model::event::async_owner;
+use wambda_model::limits::{LEASE_BYTES_MAX, LEASED_BYTES_MAX, OUTCOMES_BYTES_MAX, OUTCOMES_MAX};
 use wambda_model::{
-    Backlog, BoxFuture, CatalogCell, Clock, Function, Invocation, Invoke, InvokeError, Metrics,
-    Outcome, Permit, Version,
+    Backlog, BoxFuture, CatalogCell, Clock, Function, Invocation, Invoke, InvokeError, LATEST,
+    Metrics, Outcome, Permit, Version,
 };
 use wambda_store::Queues;
-use wambda_store::queues::{Keep, LeaseOrder, Pick, QueueInfo};
+use wambda_store::queues::{Keep, LeaseOrder, Message, Pick, QueueInfo};
 
 use ends::Place;
 use fair::Fair;
@@ -40,6 +42,8 @@ use line::Line;
 const LOOK: Duration = Duration::from_millis(1_000);
 /// Time until the next look while somebody waits for room.
 const SOON: Duration = Duration::from_millis(10);
+/// The same while its workers are at work: they say when they are done, and the plan may allow more.
+const LATER: Duration = Duration::from_millis(100);
 /// Events of one lease for one function.
 const LEASE_MAX: u32 = 512;
 /// Events that are over by themselves, of one lease.
@@ -99,7 +103,9 @@ pub struct Deferred {
     lines: Mutex<BTreeMap<String, Arc<Line>>>,
     fair: Mutex<Fair>,
     /// Leased events.
-    in_flight: AtomicUsize,
+    in_flight: Arc<InFlight>,
+    /// When the accounts of CPU time were looked at last.
+    looked: Mutex<Instant>,
     /// Somebody may have something to do.
     wake: Notify,
 }
@@ -114,10 +120,57 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The longest timeout of a function's versions: a lease outlasts whichever runs.
+fn longest(function: &Function) -> Duration {
+    function.all_versions().map(|version| version.config.timeout()).max().unwrap_or_default()
+}
+
 /// Invocations of a version at once.
 fn limit_of(version: &Version) -> u32 {
     let kept = version.provisioned.load(Relaxed);
     version.share.current().limit().saturating_add(kept)
+}
+
+/// Who has something due.
+struct Ready {
+    line: Arc<Line>,
+    function: Arc<Function>,
+    /// What the qualifier means, mostly: an alias may mean a second version as well.
+    version: Arc<Version>,
+}
+
+/// Leased events, and their bytes.
+#[derive(Debug, Default)]
+struct InFlight {
+    count: AtomicUsize,
+    bytes: AtomicU64,
+}
+
+impl InFlight {
+    fn is_full(&self) -> bool {
+        self.count.load(Relaxed) >= IN_FLIGHT_MAX || self.bytes.load(Relaxed) >= LEASED_BYTES_MAX
+    }
+}
+
+/// A leased event; it is in flight until this is dropped.
+struct Leased {
+    message: Message,
+    in_flight: Arc<InFlight>,
+}
+
+impl Leased {
+    fn new(message: Message, in_flight: &Arc<InFlight>) -> Self {
+        in_flight.count.fetch_add(1, Relaxed);
+        in_flight.bytes.fetch_add(message.body_bytes, Relaxed);
+        Self { message, in_flight: Arc::clone(in_flight) }
+    }
+}
+
+impl Drop for Leased {
+    fn drop(&mut self) {
+        self.in_flight.count.fetch_sub(1, Relaxed);
+        self.in_flight.bytes.fetch_sub(self.message.body_bytes, Relaxed);
+    }
 }
 
 /// What a look around has found.
@@ -125,11 +178,13 @@ fn limit_of(version: &Version) -> u32 {
 struct Look {
     orders: Vec<LeaseOrder>,
     /// Lines that may get something, when it is their turn.
-    ready: Vec<(Arc<Line>, Arc<Function>)>,
+    ready: Vec<Ready>,
     /// Queues' time of the next thing that is due.
     next_ms: Option<u64>,
-    /// Whether somebody waits for room.
+    /// Whether somebody waits for room, and nobody works there.
     is_held_up: bool,
+    /// Whether somebody waits behind others of theirs.
+    is_waiting: bool,
 }
 
 impl Look {
@@ -153,10 +208,11 @@ impl Deferred {
             place: Place { catalog, region, account, keys },
             workers,
             metrics,
+            looked: Mutex::new(clock.now()),
             clock,
             lines: Mutex::default(),
             fair: Mutex::default(),
-            in_flight: AtomicUsize::new(0),
+            in_flight: Arc::default(),
             wake: Notify::new(),
         })
     }
@@ -165,7 +221,9 @@ impl Deferred {
     pub async fn pump(self: Arc<Self>, mut ready: watch::Receiver<bool>) {
         let changed = self.queues.changed();
         while *ready.borrow() {
-            let pause = self.look().await;
+            // Counted where it happened.
+            let looked = AssertUnwindSafe(self.look()).catch_unwind().await;
+            let pause = looked.unwrap_or(LOOK);
             tokio::select! {
                 biased;
                 () = changed.notified() => {}
@@ -174,11 +232,11 @@ impl Deferred {
                 _ = ready.changed() => {}
             }
         }
-        let lines: Vec<Arc<Line>> = lock(&self.lines).values().cloned().collect();
-        for line in lines {
-            self.give_back(&line, Duration::ZERO);
-        }
-        while self.in_flight.load(Relaxed) > 0 {
+        while self.in_flight.count.load(Relaxed) > 0 {
+            let lines: Vec<Arc<Line>> = lock(&self.lines).values().cloned().collect();
+            for line in lines {
+                self.give_back(&line, Duration::ZERO);
+            }
             tokio::time::sleep(SOON).await;
         }
     }
@@ -199,7 +257,7 @@ impl Deferred {
         let now = self.queues.now_ms();
         let infos = self.queues.infos();
         let old = |(name, info): &(String, Arc<QueueInfo>)| {
-            function_of(name).is_none() && info.expires_ms() <= now
+            async_owner(name).is_none() && info.expires_ms() <= now
         };
         let keep = Keep {
             outcome_age: self.events.settings().outcome_age,
@@ -232,6 +290,7 @@ impl Deferred {
         self.allot(&mut look);
         let pause = match look.next_ms {
             _ if look.is_held_up => SOON,
+            _ if look.is_waiting => LATER,
             Some(at) => Duration::from_millis(at.saturating_sub(self.queues.now_ms())).min(LOOK),
             None => LOOK,
         };
@@ -241,7 +300,6 @@ impl Deferred {
             match self.queues.lease(look.orders).await {
                 Ok(leased) => {
                     let got = leased.len();
-                    self.in_flight.fetch_add(got, Relaxed);
                     leased.into_iter().for_each(|message| self.receive(message));
                     // More may be there: look again as soon as there is room.
                     if got > 0 { SOON.min(pause) } else { pause }
@@ -252,8 +310,8 @@ impl Deferred {
                 }
             }
         };
-        for (line, _) in &look.ready {
-            self.employ(line);
+        for Ready { line, version, .. } in &look.ready {
+            self.employ(line, version);
         }
         pause
     }
@@ -263,29 +321,33 @@ impl Deferred {
         let (now, mut look) = (self.queues.now_ms(), Look::default());
         let mut known = BTreeMap::new();
         for (queue, info) in self.queues.infos() {
-            let Some(name) = function_of(&queue) else { continue };
+            let Some((name, qualifier)) = async_owner(&queue) else { continue };
             let line = lock(&self.lines).get(&queue).cloned();
             if info.waiting() == 0 && line.as_ref().is_none_or(|line| line.is_idle()) {
                 continue;
             }
-            let line = line.unwrap_or_else(|| Arc::new(Line::new(name, queue.clone())));
+            let new = || Arc::new(Line::new((name, qualifier), queue.clone()));
+            let line = line.unwrap_or_else(new);
             known.insert(queue.clone(), Arc::clone(&line));
-            let function = self.place.catalog.get(&line.name);
             let order = |pick, max| {
                 let visibility = self.events.settings().lease_slack;
-                LeaseOrder { queue: queue.clone(), max, visibility, pick }
+                LeaseOrder { queue: queue.clone(), max, bytes: LEASE_BYTES_MAX, visibility, pick }
             };
+            let is_full = self.in_flight.is_full();
+            look.is_held_up |= is_full;
             if info.expires_ms() <= now {
-                look.orders.push(order(Pick::Expired, OVER_MAX));
+                if !is_full {
+                    look.orders.push(order(Pick::Expired, OVER_MAX));
+                }
             } else {
                 look.due_at(info.expires_ms());
             }
-            if !info.is_paused() {
-                look.due_at(info.next_ms().max(now + 1));
+            if !info.is_paused() && info.next_ms() > now {
+                look.due_at(info.next_ms());
             }
-            let can_run = function.filter(|f| f.details.reserved != Some(0));
-            let Some(function) = can_run else {
-                if info.next_ms() <= now {
+            let Some((function, version)) = self.runs(&line) else {
+                self.give_back(&line, Duration::ZERO);
+                if info.next_ms() <= now && !is_full {
                     look.orders.push(order(Pick::Due, OVER_MAX));
                 }
                 continue;
@@ -293,21 +355,28 @@ impl Deferred {
             if info.is_paused() {
                 self.give_back(&line, Duration::ZERO);
             }
-            self.tell(&function.latest, &line, &info, now);
+            self.tell(&version, &line, &info, now);
             if !info.is_paused() && (info.next_ms() <= now || line.has_buffered()) {
-                look.ready.push((line, function));
+                look.ready.push(Ready { line, function, version });
             }
         }
         let before = std::mem::replace(&mut *lock(&self.lines), known);
         let lines = lock(&self.lines);
         for (queue, line) in before.iter().filter(|(queue, _)| !lines.contains_key(*queue)) {
             tracing::debug!(queue, "nothing left");
-            if let Some(version) = self.place.catalog.latest(&line.name) {
+            if let Some((_, version)) = self.runs(line) {
                 self.invoke.set_backlog(&version, Backlog::default());
             }
         }
         lock(&self.fair).retain(|queue| lines.contains_key(queue));
         look
+    }
+
+    /// The function and the version that a line's events run on; none when they cannot.
+    fn runs(&self, line: &Line) -> Option<(Arc<Function>, Arc<Version>)> {
+        let function = self.place.catalog.get(&line.name)?;
+        let target = function.resolve(line.qualifier.as_deref().unwrap_or(LATEST), || 1.0)?;
+        (function.details.reserved != Some(0)).then_some((function, target.version))
     }
 
     /// Tells the plan what waits for a version.
@@ -331,32 +400,38 @@ impl Deferred {
         let start = fastrand::usize(..look.ready.len().max(1));
         look.ready.rotate_left(start);
         let mut fair = lock(&self.fair);
-        let mut in_flight = self.in_flight.load(Relaxed);
+        let mut in_flight = self.in_flight.count.load(Relaxed);
+        let is_full = self.in_flight.is_full();
         let slack = self.events.settings().lease_slack;
         let mut asking = Vec::new();
-        for (line, function) in &look.ready {
+        for Ready { line, function, version } in &look.ready {
             fair.charge(&line.queue, line.take_spent());
-            let room = self.invoke.room(&function.latest);
+            let room = self.invoke.room(version);
             let wish = line.wish(room);
             if line.has_buffered() {
                 self.give_back(line, line::BUFFER_AGE);
             }
             look.is_held_up |= line.is_starving() && (wish == 0 || line.has_buffered());
+            look.is_waiting |= wish == 0;
             if wish > 0 {
-                asking.push((Arc::clone(line), function.latest.config.timeout(), wish));
+                asking.push((Arc::clone(line), longest(function), wish));
             }
         }
         let names: Vec<&str> = asking.iter().map(|(line, ..)| line.queue.as_str()).collect();
-        let may = fair.turn(&names);
+        let now = self.clock.now();
+        let passed =
+            now.saturating_duration_since(std::mem::replace(&mut *lock(&self.looked), now));
+        let may = fair.turn(&names, passed);
         for ((line, timeout, wish), may) in asking.iter().zip(may) {
             let afford = line.record().affords(fair.left(&line.queue));
             let left = u32::try_from(IN_FLIGHT_MAX.saturating_sub(in_flight)).unwrap_or(u32::MAX);
             let max = (*wish).min(afford).min(LEASE_MAX).min(left);
             look.is_held_up |= !may || max == 0;
-            if may && max > 0 {
+            if may && max > 0 && !is_full {
                 in_flight += max as usize;
                 let (queue, visibility) = (line.queue.clone(), *timeout + slack);
-                look.orders.push(LeaseOrder { queue, max, visibility, pick: Pick::Due });
+                let (bytes, pick) = (LEASE_BYTES_MAX, Pick::Due);
+                look.orders.push(LeaseOrder { queue, max, bytes, visibility, pick });
             }
         }
     }

@@ -7,8 +7,10 @@
 //!
 //! Not here: who runs what when (`sources`), and what users see (`api`).
 
+mod browse;
 mod embedded;
 mod engine;
+mod infos;
 mod memory;
 mod tables;
 #[cfg(test)]
@@ -32,12 +34,15 @@ pub const FRESH_AGE: Duration = Duration::from_secs(30);
 /// Of so many leased at once while there are both, all but one are fresh: aged ones are not starved.
 pub const FRESH_OF: u32 = 4;
 
+/// Bytes of a body that a peek shows.
+pub const PEEK_BODY_MAX: usize = 16 << 10;
+
 /// How much a queue may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caps {
     /// Messages.
     pub count: u64,
-    /// Bytes of bodies and attributes.
+    /// Bytes of bodies, attributes and first notes.
     pub bytes: u64,
 }
 
@@ -108,6 +113,8 @@ pub struct LeaseOrder {
     pub queue: String,
     /// At most so many.
     pub max: u32,
+    /// At most so many bytes, if it is more than one.
+    pub bytes: u64,
     /// Time after which a message that was not settled is leased again.
     pub visibility: Duration,
     /// Which ones.
@@ -148,8 +155,10 @@ pub struct Message {
     pub attributes: Bytes,
     /// As it was settled last.
     pub note: Bytes,
-    /// As it was appended.
+    /// As it was appended; cut to [`PEEK_BODY_MAX`] by a peek.
     pub body: Bytes,
+    /// Bytes of the whole body.
+    pub body_bytes: u64,
 }
 
 /// What is to become of a leased message.
@@ -161,6 +170,8 @@ pub enum Verdict {
         outcome: Bytes,
         /// Appended in the same transaction. One that is refused does not hold the others up.
         sends: Vec<NewMessage>,
+        /// Appended when none of them is.
+        fallback: Option<Box<NewMessage>>,
     },
     /// It is tried again.
     Retry {
@@ -187,7 +198,7 @@ pub struct Settlement {
 /// What became of a settlement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settled {
-    /// It is in force. The indexes of sends that were refused, and why.
+    /// It is in force. The indexes of sends that were refused, and why; the fallback counts as the last.
     Done(Vec<(usize, String)>),
     /// The lease was over, and somebody else has the message now, or has ended it. Nothing changed. A
     /// `Done` is taken from an older lease as well, while the message is there: the work was done.
@@ -345,6 +356,7 @@ impl QueueInfo {
 /// - What is acknowledged is durable, in back ends that have a disk.
 /// - A message that is leased and not settled in time is leased again, and so is everything that was
 ///   leased when the process ended. `attempt` and `lost` count that.
+/// - One that has lost a worker is leased alone: it may be what kills them.
 /// - An id has one outcome at most, and none while it is in a queue that it has not ended in.
 /// - Order is no promise: due ones before later ones, fresh ones before aged ones, mostly.
 /// - Time is [`Queues::now_ms`]: it does not jump when the machine's clock does.
@@ -361,11 +373,11 @@ pub trait Queues: Send + Sync {
     /// What is known of an id: the outcome, when there is one.
     fn find(&self, id: RequestId) -> BoxFuture<'_, Result<Option<Found>, QueueError>>;
 
-    /// Up to `limit` messages after that one, those first whose lifetime ends first.
+    /// Up to `limit` messages after that place (expiry and id), those first whose lifetime ends first.
     fn peek(
         &self,
         queue: &str,
-        after: Option<RequestId>,
+        after: Option<(u64, RequestId)>,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<Message>, QueueError>>;
 
@@ -378,7 +390,7 @@ pub trait Queues: Send + Sync {
     ) -> BoxFuture<'_, Result<usize, QueueError>>;
 
     /// Moves messages that are not leased. They get new ids, and their attempts begin anew: old and new
-    /// id of each.
+    /// id of each. Fewer than asked for when the other queue gets full; refused when nothing fits.
     fn redrive(
         &self,
         order: Redrive,

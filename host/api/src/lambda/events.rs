@@ -1,5 +1,6 @@
 //! How asynchronous invocations are handled: Lambda's `FunctionEventInvokeConfig`, one a qualifier.
 
+use wambda_control::Identity;
 use wambda_model::event::{Destination, EventConfig};
 use wambda_model::{Details, Function, clock};
 
@@ -37,7 +38,7 @@ fn shown(
 
 /// Checks a destination: it is a queue or a function of this account, and not the function itself.
 pub(crate) fn check_destination(
-    identity: &wambda_control::Identity,
+    identity: &Identity,
     arn: &str,
     of: &wambda_model::FunctionName,
 ) -> Result<(), ApiError> {
@@ -55,10 +56,7 @@ pub(crate) fn check_destination(
 }
 
 /// Checks where dead letters go: a queue, for Lambda knows queues and topics, and there are no topics yet.
-pub(crate) fn check_dead_letters(
-    identity: &wambda_control::Identity,
-    arn: &str,
-) -> Result<(), ApiError> {
+pub(crate) fn check_dead_letters(identity: &Identity, arn: &str) -> Result<(), ApiError> {
     if arn.is_empty() {
         return Ok(());
     }
@@ -84,7 +82,12 @@ struct Given {
 }
 
 impl Given {
-    fn apply(self, cx: &Cx<'_>, named: &Named, config: &mut EventConfig) -> Result<(), ApiError> {
+    fn apply(
+        self,
+        identity: &Identity,
+        named: &Named,
+        config: &mut EventConfig,
+    ) -> Result<(), ApiError> {
         if self.retries.is_none() && self.max_age.is_none() && self.destinations.is_none() {
             let message = "You must specify at least one of error handling or destination setting.";
             return Err(ApiError::value(message));
@@ -99,7 +102,7 @@ impl Given {
         let success = destinations.on_success.map(|d| d.destination.unwrap_or_default());
         let failure = destinations.on_failure.map(|d| d.destination.unwrap_or_default());
         for arn in success.iter().chain(&failure).filter(|arn| !arn.is_empty()) {
-            check_destination(cx.identity(), arn, &named.name)?;
+            check_destination(identity, arn, &named.name)?;
         }
         config.on_success = success.unwrap_or_else(|| std::mem::take(&mut config.on_success));
         config.on_failure = failure.unwrap_or_else(|| std::mem::take(&mut config.on_failure));
@@ -116,21 +119,25 @@ async fn write(
 ) -> Result<FunctionEventInvokeConfig, ApiError> {
     let function = cx.qualified(&named)?;
     let qualifier = named.or_latest().to_owned();
-    let known = function.details.events.get(&qualifier).cloned();
-    let mut config = match (is_update, known) {
-        (true, Some(known)) => known,
-        (true, None) => return Err(no_config(&named.qualified_arn(cx.identity()))),
-        (false, _) => EventConfig::default(),
+    drop(function);
+    let (identity, place, at) = (cx.identity().clone(), named.clone(), qualifier.clone());
+    // Under the commit lock: what another request has changed meanwhile stays.
+    let change = move |function: &Function, details: &mut Details| {
+        let missing = || no_config(&place.qualified_arn(&identity));
+        if function.resolve(&at, || 1.0).is_none() {
+            return Err(ApiError::no_function(place.qualified_arn(&identity)));
+        }
+        let mut config = match (is_update, details.events.get(&at).cloned()) {
+            (true, known) => known.ok_or_else(missing)?,
+            (false, _) => EventConfig::default(),
+        };
+        given.apply(&identity, &place, &mut config)?;
+        config.modified_ms = clock::unix_ms();
+        details.events.insert(at, config.clone());
+        Ok(config)
     };
-    given.apply(cx, &named, &mut config)?;
-    config.modified_ms = clock::unix_ms();
-    let shown = shown(cx, &named, &qualifier, &config);
-    let change = move |_: &Function, details: &mut Details| {
-        details.events.insert(qualifier, config);
-        Ok::<_, ApiError>(())
-    };
-    cx.api.functions.edit(&named.name, change).await?;
-    Ok(shown)
+    let (config, _) = cx.api.functions.edit(&named.name, change).await?;
+    Ok(shown(cx, &named, &qualifier, &config))
 }
 
 pub(crate) async fn put(

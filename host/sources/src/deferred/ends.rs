@@ -41,11 +41,9 @@ pub(super) struct Over<'a> {
 pub(super) struct Ended {
     pub(super) outcome: Bytes,
     pub(super) sends: Vec<NewMessage>,
-    /// How many of the sends are for destinations; those after them are dead letters.
-    pub(super) destinations: usize,
     pub(super) undelivered: Vec<String>,
-    /// The letter for the function's own queue, in case others are refused.
-    pub(super) last_resort: Option<NewMessage>,
+    /// The letter for the function's own queue, when nobody else takes one.
+    pub(super) fallback: Option<Box<NewMessage>>,
 }
 
 /// Lambda's record of an asynchronous invocation, for destinations. Source: "Capturing records of Lambda
@@ -168,11 +166,7 @@ impl Place {
                 }
             }
         }
-        let destinations = sends.len();
-        let last_resort = (over.status != Status::Succeeded).then(|| own_letter(over));
-        if sends.is_empty() {
-            sends.extend(last_resort.clone());
-        }
+        let fallback = (over.status != Status::Succeeded).then(|| Box::new(own_letter(over)));
         let ending = Ending {
             function: over.envelope.function.clone(),
             qualifier: over.envelope.qualifier.clone(),
@@ -186,7 +180,7 @@ impl Place {
             undelivered: undelivered.clone(),
         };
         let outcome = serde_json::to_vec(&ending).unwrap_or_default().into();
-        Ended { outcome, sends, destinations, undelivered, last_resort }
+        Ended { outcome, sends, undelivered, fallback }
     }
 
     /// ARNs, and what goes there.
@@ -234,7 +228,7 @@ fn own_letter(over: &Over<'_>) -> NewMessage {
     };
     let message = over.message;
     let mut own = letter(
-        dead_queue(&over.envelope.function),
+        dead_queue(&over.envelope.function, over.envelope.qualifier.as_deref()),
         message.id,
         message.body.clone(),
         message.attributes.clone(),

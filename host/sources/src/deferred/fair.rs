@@ -3,6 +3,7 @@
 //! And a brake for functions that mostly fail. Pure.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 /// CPU time of one round, in nanoseconds.
 const QUANTUM_NS: i64 = 20_000_000;
@@ -23,9 +24,11 @@ pub struct Fair {
 
 impl Fair {
     /// Those of `ready` that may have something now: everybody who has not used up more than they were
-    /// given. When nobody may, everybody is given more. Those who are not ready lose what they have saved,
+    /// given. Everybody is given what has `passed`, as one who has a core would be; when nobody may, everybody
+    /// is given more. Those who are not ready lose what they have saved,
     /// not what they owe.
-    pub fn turn(&mut self, ready: &[&str]) -> Vec<bool> {
+    pub fn turn(&mut self, ready: &[&str], passed: Duration) -> Vec<bool> {
+        let passed = i64::try_from(passed.as_nanos()).unwrap_or(i64::MAX);
         for (name, left) in &mut self.accounts {
             if !ready.contains(&name.as_str()) {
                 *left = (*left).min(0);
@@ -34,6 +37,11 @@ impl Fair {
         for name in ready {
             if !self.accounts.contains_key(*name) {
                 self.accounts.insert((*name).to_owned(), QUANTUM_NS);
+            }
+        }
+        for name in ready {
+            if let Some(left) = self.accounts.get_mut(*name) {
+                *left = left.saturating_add(passed).min(QUANTUM_NS);
             }
         }
         let least_debt = ready.iter().filter_map(|name| self.accounts.get(*name)).max().copied();
@@ -140,7 +148,7 @@ mod tests {
         let (mut fair, mut used) = (Fair::default(), HashMap::new());
         let names: Vec<&str> = costs.iter().map(|(name, _)| *name).collect();
         for _ in 0..rounds {
-            let may = fair.turn(&names);
+            let may = fair.turn(&names, Duration::ZERO);
             assert!(may.iter().any(|may| *may), "nobody may");
             for ((name, cost), _) in costs.iter().zip(may).filter(|(_, may)| *may) {
                 let events = (fair.left(name) as u64).div_ceil(*cost);
@@ -170,12 +178,15 @@ mod tests {
     #[test]
     fn nothing_is_saved_up_while_idle_and_debts_stay() {
         let mut fair = Fair::default();
-        fair.turn(&["a", "b"]);
+        fair.turn(&["a", "b"], Duration::ZERO);
         fair.charge("a", 10 * QUANTUM_NS as u64);
         for _ in 0..5 {
-            assert_eq!(fair.turn(&["b"]), [true]);
+            assert_eq!(fair.turn(&["b"], Duration::ZERO), [true]);
         }
-        assert_eq!(fair.turn(&["a", "b"]), [false, true]);
+        assert_eq!(fair.turn(&["a", "b"], Duration::ZERO), [false, true]);
+        // A machine that has nothing to do does not wait for those who ask for little.
+        assert_eq!(fair.turn(&["a", "b"], Duration::from_millis(200)), [true, true]);
+        fair.charge("a", 10 * QUANTUM_NS as u64);
         fair.retain(|name| name == "b");
         assert!(fair.left("a") < 0, "the debt is remembered for a while");
         for _ in 0..20 {

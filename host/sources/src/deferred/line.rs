@@ -4,10 +4,9 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use wambda_model::FunctionName;
-use wambda_store::queues::Message;
-
+use super::Leased;
 use super::fair::Record;
+use wambda_model::FunctionName;
 
 /// Longest time that a leased event waits for a worker; then it is given back, as if it had not been
 /// leased.
@@ -15,24 +14,25 @@ pub(super) const BUFFER_AGE: Duration = Duration::from_secs(5);
 /// Seconds of work that are leased ahead: some commits' worth.
 const AHEAD_S: f64 = 0.05;
 
-/// One function's part in it.
+/// The part of one function's qualifier in it.
 pub(super) struct Line {
     pub(super) name: FunctionName,
+    pub(super) qualifier: Option<String>,
     pub(super) queue: String,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    buffer: VecDeque<(Message, Instant)>,
+    buffer: VecDeque<(Leased, Instant)>,
     workers: u32,
     record: Record,
     spent_ns: u64,
 }
 
 impl Line {
-    pub(super) fn new(name: FunctionName, queue: String) -> Self {
-        Self { name, queue, state: Mutex::default() }
+    pub(super) fn new((name, qualifier): (FunctionName, Option<String>), queue: String) -> Self {
+        Self { name, qualifier, queue, state: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -87,17 +87,17 @@ impl Line {
     }
 
     /// Takes leased events in.
-    pub(super) fn put(&self, message: Message, now: Instant) {
+    pub(super) fn put(&self, message: Leased, now: Instant) {
         self.lock().buffer.push_back((message, now));
     }
 
     /// Puts an event back that could not begin.
-    pub(super) fn put_back(&self, message: Message, since: Instant) {
+    pub(super) fn put_back(&self, message: Leased, since: Instant) {
         self.lock().buffer.push_front((message, since));
     }
 
     /// The next event, and whether little is left behind it.
-    pub(super) fn next(&self) -> Option<(Message, Instant, bool)> {
+    pub(super) fn next(&self) -> Option<(Leased, Instant, bool)> {
         let mut state = self.lock();
         let (message, since) = state.buffer.pop_front()?;
         let low = state.buffer.len() <= state.workers as usize;
@@ -105,7 +105,7 @@ impl Line {
     }
 
     /// Events that have waited at least so long.
-    pub(super) fn take_old(&self, age: Duration, now: Instant) -> Vec<Message> {
+    pub(super) fn take_old(&self, age: Duration, now: Instant) -> Vec<Leased> {
         let mut state = self.lock();
         let old = |since: &Instant| now.saturating_duration_since(*since) >= age;
         let (gone, kept): (VecDeque<_>, VecDeque<_>) =

@@ -1,18 +1,19 @@
 //! One event's attempt, from its lease to its settlement.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use wambda_control::events::{config_of, history_of};
-use wambda_model::event::{Attempt, Envelope, History, Status};
-use wambda_model::{Function, Invocation, InvokeError, Outcome, Payload, Reply, Target, clock};
+use wambda_model::event::{Attempt, Ending, Envelope, History, Status, async_owner};
+use wambda_model::{
+    Function, Invocation, InvokeError, LATEST, Outcome, Payload, Reply, Target, Version, clock,
+};
 use wambda_store::queues::{Message, QueueError, Settled, Settlement, Verdict};
 
 use super::ends::{Ended, Over};
 use super::rules::{End, Facts, Next, admit, judge};
-use super::{Deferred, Line, lock};
+use super::{Deferred, Leased, Line, lock};
 
 /// Waits between attempts to settle while the medium fails.
 const SETTLE_WAIT: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(2)];
@@ -31,81 +32,59 @@ impl Deferred {
     pub(super) fn receive(self: &Arc<Self>, message: Message) {
         let line = lock(&self.lines).get(&message.queue).cloned();
         let expired = message.expires_ms <= self.queues.now_ms();
-        let runs = |line: &Arc<Line>| {
-            let function = self.place.catalog.get(&line.name);
-            function.is_some_and(|function| function.details.reserved != Some(0))
-        };
-        match line.filter(|line| !expired && runs(line)) {
-            Some(line) => line.put(message, self.clock.now()),
+        let leased = Leased::new(message, &self.in_flight);
+        match line.filter(|line| !expired && self.runs(line).is_some()) {
+            Some(line) => line.put(leased, self.clock.now()),
             None => {
                 let this = Arc::clone(self);
-                drop(self.workers.spawn(async move { this.give_up(message).await }));
+                drop(self.workers.spawn(async move { this.give_up(leased).await }));
             }
         }
     }
 
     /// Has somebody work on what a line has leased.
-    pub(super) fn employ(self: &Arc<Self>, line: &Arc<Line>) {
-        let Some(version) = self.place.catalog.latest(&line.name) else { return };
-        for _ in 0..line.hire(self.invoke.room(&version)) {
-            drop(self.workers.spawn(Arc::clone(self).work(Arc::clone(line))));
+    pub(super) fn employ(self: &Arc<Self>, line: &Arc<Line>, version: &Arc<Version>) {
+        for _ in 0..line.hire(self.invoke.room(version)) {
+            let worker = Worker { line: Arc::clone(line), deferred: Arc::clone(self) };
+            drop(self.workers.spawn(worker.work()));
         }
     }
 
     /// Gives back what has waited too long for a worker.
     pub(super) fn give_back(self: &Arc<Self>, line: &Line, age: Duration) {
-        for message in line.take_old(age, self.clock.now()) {
+        for leased in line.take_old(age, self.clock.now()) {
             let this = Arc::clone(self);
             drop(self.workers.spawn(async move {
-                this.settle(&message, Verdict::Release).await;
+                this.settle(&leased, Verdict::Release).await;
             }));
         }
     }
 
-    /// One worker: runs events as long as there are some, and a permit for each.
-    async fn work(self: Arc<Self>, line: Arc<Line>) {
-        while let Some((message, since, is_low)) = line.next() {
-            if is_low {
-                self.wake.notify_one();
-            }
-            if !self.attempt(&line, message, since).await {
-                // No permit: the pump looks again in a while, not at once.
-                return line.leave();
-            }
-            if line.is_crowded() {
-                break;
-            }
-            // A short call may not have waited for anything.
-            tokio::task::yield_now().await;
-        }
-        line.leave();
-        self.wake.notify_one();
-    }
-
     /// Runs one event. False when there is no permit for it: it is back in the line then.
-    async fn attempt(self: &Arc<Self>, line: &Arc<Line>, message: Message, since: Instant) -> bool {
-        let Ok(envelope) = serde_json::from_slice::<Envelope>(&message.attributes) else {
-            tracing::error!(id = %message.id, "an event with a damaged envelope");
-            self.settle(&message, Verdict::Done { outcome: Bytes::new(), sends: Vec::new() }).await;
+    async fn attempt(self: &Arc<Self>, line: &Arc<Line>, leased: Leased, since: Instant) -> bool {
+        let message = &leased.message;
+        if message.due_ms <= self.queues.now_ms() {
+            // It waited here for so long that it is somebody else's by now.
             return true;
-        };
+        }
+        let Some(envelope) = self.envelope(&leased).await else { return true };
         let function = self.place.catalog.get(&envelope.function);
         let qualifier = envelope.qualifier.as_deref();
-        let target = function.as_ref().and_then(|function| {
-            function.resolve(qualifier.unwrap_or(wambda_model::LATEST), fastrand::f64)
-        });
+        let target = function
+            .as_ref()
+            .and_then(|function| function.resolve(qualifier.unwrap_or(LATEST), fastrand::f64));
         let (Some(function), Some(target)) = (function, target) else {
-            self.give_up(message).await;
+            self.give_up(leased).await;
             return true;
         };
-        let history = history_of(&message);
-        let facts = self.facts(&message, &function, qualifier);
+        let history = history_of(message);
+        let facts = self.facts(message, &function, qualifier);
         if let Some(Next::Over(status, condition)) = admit(&history, &facts) {
-            self.over(message, &envelope, history, (status, condition), None, "").await;
+            self.over(leased, &envelope, history, (status, condition), None, "").await;
             return true;
         }
         let Some(permit) = self.invoke.permit(&target.version) else {
-            line.put_back(message, since);
+            line.put_back(leased, since);
             return false;
         };
         let invocation = Invocation {
@@ -121,14 +100,42 @@ impl Deferred {
             .as_ref()
             .map_or(0, |outcome| u64::try_from(outcome.report.cpu.as_nanos()).unwrap_or(u64::MAX));
         let seconds = self.clock.now().saturating_duration_since(began).as_secs_f64();
-        let tried = tried(outcome, &message, &target, (started_ms, self.queues.now_ms()));
+        let tried = tried(outcome, message, &target, (started_ms, self.queues.now_ms()));
         line.note(cpu_ns, seconds, tried.end != End::Success);
         let this = Arc::clone(self);
         // Whoever runs does not wait for the disk.
         drop(self.workers.spawn(async move {
-            this.conclude(message, &envelope, history, tried, &function).await;
+            this.conclude(leased, &envelope, history, tried, &function).await;
         }));
         true
+    }
+
+    /// Whom an event is for. One that does not say is ended.
+    async fn envelope(&self, leased: &Leased) -> Option<Envelope> {
+        let message = &leased.message;
+        match serde_json::from_slice(&message.attributes) {
+            Ok(envelope) => Some(envelope),
+            Err(error) => {
+                tracing::error!(id = %message.id, %error, "an event with a damaged envelope");
+                let (name, qualifier) = async_owner(&message.queue)?;
+                let ending = Ending {
+                    function: name,
+                    qualifier,
+                    status: Status::Dead,
+                    condition: "InvalidEvent".to_owned(),
+                    enqueued_ms: message.enqueued_ms,
+                    attempts: Vec::new(),
+                    invoked: 0,
+                    result: None,
+                    result_bytes: 0,
+                    undelivered: vec![format!("its envelope is damaged: {error}")],
+                };
+                let outcome = serde_json::to_vec(&ending).unwrap_or_default().into();
+                let done = Verdict::Done { outcome, sends: Vec::new(), fallback: None };
+                self.settle(leased, done).await;
+                None
+            }
+        }
     }
 
     fn facts(&self, message: &Message, function: &Function, qualifier: Option<&str>) -> Facts {
@@ -140,7 +147,7 @@ impl Deferred {
     /// After an attempt.
     async fn conclude(
         self: &Arc<Self>,
-        message: Message,
+        leased: Leased,
         envelope: &Envelope,
         mut history: History,
         tried: Tried,
@@ -156,31 +163,28 @@ impl Deferred {
         }
         let version = tried.attempt.version.clone();
         history.add(tried.attempt);
-        let facts = self.facts(&message, function, envelope.qualifier.as_deref());
+        let facts = self.facts(&leased.message, function, envelope.qualifier.as_deref());
         match judge(&tried.end, &history, &facts, self.events.settings()) {
             Next::Over(status, condition) => {
                 let how = (status, condition);
-                self.over(message, envelope, history, how, tried.reply, &version).await;
+                self.over(leased, envelope, history, how, tried.reply, &version).await;
             }
             Next::Retry(after) => {
                 let note = serde_json::to_vec(&history).unwrap_or_default().into();
                 function.latest.metrics.event_retried();
-                self.settle(&message, Verdict::Retry { after, note }).await;
+                self.settle(&leased, Verdict::Retry { after, note }).await;
             }
         }
     }
 
     /// Ends an event that is not to be run.
-    async fn give_up(self: &Arc<Self>, message: Message) {
-        let history = history_of(&message);
-        let Ok(envelope) = serde_json::from_slice::<Envelope>(&message.attributes) else {
-            self.settle(&message, Verdict::Done { outcome: Bytes::new(), sends: Vec::new() }).await;
-            return;
-        };
+    async fn give_up(self: &Arc<Self>, leased: Leased) {
+        let history = history_of(&leased.message);
+        let Some(envelope) = self.envelope(&leased).await else { return };
         let function = self.place.catalog.get(&envelope.function);
         let how = match function {
             None => (Status::Dead, "ResourceNotFound"),
-            Some(_) if message.expires_ms <= self.queues.now_ms() => {
+            Some(_) if leased.message.expires_ms <= self.queues.now_ms() => {
                 (Status::Expired, "EventAgeExceeded")
             }
             Some(function) if function.details.reserved == Some(0) => {
@@ -189,13 +193,13 @@ impl Deferred {
             // Its version or alias is gone.
             Some(_) => (Status::Dead, "ResourceNotFound"),
         };
-        self.over(message, &envelope, history, how, None, "").await;
+        self.over(leased, &envelope, history, how, None, "").await;
     }
 
     /// The end of an event: outcome, destinations and dead letters in one commit.
     async fn over(
         self: &Arc<Self>,
-        message: Message,
+        leased: Leased,
         envelope: &Envelope,
         history: History,
         (status, condition): (Status, &'static str),
@@ -204,8 +208,9 @@ impl Deferred {
     ) {
         let function = self.place.catalog.get(&envelope.function);
         let succeeded = u32::from(status == Status::Succeeded);
+        let message = &leased.message;
         let over = Over {
-            message: &message,
+            message,
             envelope,
             history: &history,
             status,
@@ -215,13 +220,11 @@ impl Deferred {
             invoked: history.invoked() + succeeded,
         };
         let now = self.queues.now_ms();
-        let ended = self.place.end(&over, function.as_deref(), now);
-        let Ended { outcome, sends, destinations, undelivered, last_resort } = ended;
-        let letters = sends.len() - destinations;
-        let settled = self.settle(&message, Verdict::Done { outcome, sends }).await;
-        let Some(Settled::Done(refused)) = settled else { return };
-        let metrics = function.as_ref().map(|function| &function.latest.metrics);
-        if let Some(metrics) = metrics {
+        let Ended { outcome, sends, undelivered, fallback } =
+            self.place.end(&over, function.as_deref(), now);
+        let done = Verdict::Done { outcome, sends, fallback };
+        let Some(Settled::Done(refused)) = self.settle(&leased, done).await else { return };
+        if let Some(metrics) = function.as_ref().map(|function| &function.latest.metrics) {
             let age = now.saturating_sub(message.enqueued_ms);
             metrics.event_ended(status, Duration::from_millis(age));
             for _ in 0..undelivered.len() + refused.len() {
@@ -236,37 +239,61 @@ impl Deferred {
         if !why.is_empty() {
             tracing::warn!(id = %message.id, function = %envelope.function, ?why, "not delivered");
         }
-        // Nothing took it: the function's own queue does.
-        let nowhere = refused.len() == destinations && letters == 0;
-        if let Some(letter) = last_resort.filter(|_| nowhere)
-            && let Err(error) = self.queues.append(letter).await
-        {
-            tracing::error!(id = %message.id, %error, "a dead letter is lost; its outcome is kept");
-        }
-        self.wake.notify_one();
     }
 
-    /// Settles, and goes on trying while the medium fails: what has run, has run.
-    async fn settle(&self, message: &Message, verdict: Verdict) -> Option<Settled> {
+    /// Settles, and goes on trying while the medium fails: what has run, has run. An event that is given
+    /// back is not: it is leased again when its lease is over.
+    async fn settle(&self, leased: &Leased, verdict: Verdict) -> Option<Settled> {
         let [mut wait, longest] = SETTLE_WAIT;
-        let (id, attempt) = (message.id, message.attempt);
-        let settled = loop {
+        let (id, attempt) = (leased.message.id, leased.message.attempt);
+        loop {
             let settlement = Settlement { id, attempt, verdict: verdict.clone() };
             match self.queues.settle(settlement).await {
-                Ok(settled) => break settled,
-                Err(QueueError::Failed(_)) => {
+                Ok(settled) => return Some(settled),
+                Err(QueueError::Failed(_)) if !matches!(verdict, Verdict::Release) => {
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(longest);
                 }
                 Err(error) => {
-                    tracing::error!(%id, %error, "an event cannot be settled");
-                    self.in_flight.fetch_sub(1, Relaxed);
+                    tracing::warn!(%id, %error, "an event cannot be settled");
                     return None;
                 }
             }
-        };
-        self.in_flight.fetch_sub(1, Relaxed);
-        Some(settled)
+        }
+    }
+}
+
+/// One worker of a line; it leaves when it is dropped, whatever happens to it.
+struct Worker {
+    line: Arc<Line>,
+    deferred: Arc<Deferred>,
+}
+
+impl Worker {
+    /// Runs events as long as there are some, and a permit for each.
+    async fn work(self) {
+        let (line, deferred) = (&self.line, &self.deferred);
+        while let Some((leased, since, is_low)) = line.next() {
+            if is_low {
+                deferred.wake.notify_one();
+            }
+            if !deferred.attempt(line, leased, since).await {
+                // No permit: the pump looks again in a while, not at once.
+                return;
+            }
+            if line.is_crowded() {
+                break;
+            }
+            // A short call may not have waited for anything.
+            tokio::task::yield_now().await;
+        }
+        deferred.wake.notify_one();
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.line.leave();
     }
 }
 

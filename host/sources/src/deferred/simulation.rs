@@ -3,11 +3,12 @@
 //! Every seed is another story; one that goes wrong prints itself.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use wambda_control::events::config_of;
 use wambda_dispatch::Dispatcher;
 use wambda_model::event::{Ending, EventConfig, EventSettings, Status};
 use wambda_model::invocation::InstanceCounts;
@@ -73,6 +74,16 @@ struct Seen {
     runs: Mutex<HashMap<RequestId, u32>>,
     running: AtomicU32,
     most: AtomicU32,
+    /// Events that began to run after they had ended.
+    ghosts: AtomicU32,
+}
+
+/// The outcome of an event.
+fn has_ended(queues: &MemoryQueues, id: RequestId) -> Option<Ending> {
+    match queues.find(id).now_or_never().unwrap().unwrap() {
+        Some(Found::Ended { outcome, .. }) => serde_json::from_slice(&outcome).unwrap(),
+        _ => None,
+    }
 }
 
 /// Functions that only pretend.
@@ -80,6 +91,7 @@ struct Pretend {
     habits: HashMap<String, Habits>,
     seen: Arc<Seen>,
     random: Mutex<fastrand::Rng>,
+    queues: Arc<MemoryQueues>,
 }
 
 struct Busy(Arc<Seen>);
@@ -103,6 +115,7 @@ impl Execute for Pretend {
             (random.u32(0..100), random.u64(0..=habits.service_ms * 2))
         };
         let (seen, version) = (Arc::clone(&self.seen), Arc::clone(version));
+        let queues = Arc::clone(&self.queues);
         Box::pin(async move {
             let _permit = permit;
             let running = seen.running.fetch_add(1, Relaxed) + 1;
@@ -110,6 +123,9 @@ impl Execute for Pretend {
             seen.most.fetch_max(running, Relaxed);
             if draw < habits.faults {
                 return Err(InvokeError::Unavailable("no room".to_owned()));
+            }
+            if has_ended(&queues, invocation.id).is_some() {
+                seen.ghosts.fetch_add(1, Relaxed);
             }
             *seen.runs.lock().unwrap().entry(invocation.id).or_insert(0) += 1;
             let hangs = draw < habits.faults + habits.hangs;
@@ -151,10 +167,11 @@ fn function(
     let name = FunctionName::new(name).unwrap();
     let share = Share::of(account);
     share.reserve(reserved);
-    let latest = Version {
+    let (share, metrics) = (Arc::new(share), metrics.function(&name));
+    let version = |number: Option<u64>, timeout_ms| Version {
         uid: Version::next_uid(),
-        label: LATEST.into(),
-        number: None,
+        label: number.map_or(LATEST.to_owned(), |n| n.to_string()).into(),
+        number,
         revision: 1,
         revision_id: String::new(),
         kind: Kind::Core,
@@ -167,25 +184,26 @@ fn function(
         imports: Vec::new(),
         published_ms: 0,
         compile_ms: 0,
-        config: FunctionConfig { timeout_ms: 2_000, ..FunctionConfig::default() },
+        config: FunctionConfig { timeout_ms, ..FunctionConfig::default() },
         attributes: Attributes::default(),
         reuse: Reuse::Warm,
         arn: "arn".into(),
         log_group: "group".into(),
         log_stream: "stream".into(),
         logs: Arc::default(),
-        metrics: metrics.function(&name),
-        share: Arc::new(share),
+        metrics: Arc::clone(&metrics),
+        share: Arc::clone(&share),
         provisioned: AtomicU32::new(0),
         grants: ArcSwap::default(),
-        name,
+        name: name.clone(),
     };
     let details = Details {
         events: BTreeMap::from([(LATEST.to_owned(), events)]),
         reserved,
         ..Details::default()
     };
-    Function { latest: Arc::new(latest), versions: BTreeMap::new(), details }
+    let versions = BTreeMap::from([(1, Arc::new(version(Some(1), 90_000)))]);
+    Function { latest: Arc::new(version(None, 2_000)), versions, details }
 }
 
 /// One story.
@@ -199,6 +217,13 @@ struct World {
     seen: Arc<Seen>,
     concurrency: u32,
     settings: EventSettings,
+    /// Whether it was stopped for longer than a lease: then an event may be run by two workers, and one of
+    /// them may begin when the other has ended it.
+    slept: bool,
+    /// Whether reservations have changed.
+    reserves: bool,
+    /// What functions have reserved, in the order of their names.
+    reserved: Vec<Option<u32>>,
     /// Accepted events, and the retries of their function.
     accepted: HashMap<RequestId, u32>,
     crashes: u32,
@@ -232,6 +257,7 @@ impl World {
         }
         let catalog = CatalogCell::default();
         catalog.store(functions.into_iter().collect::<Catalog>());
+        let reserved = catalog.load().iter().map(|f| f.details.reserved).collect();
         let settings = EventSettings {
             retry_delays: [Duration::from_millis(700), Duration::from_millis(1_500)],
             backoff: [Duration::from_millis(100), Duration::from_secs(3)],
@@ -247,6 +273,9 @@ impl World {
             seen: Arc::default(),
             concurrency,
             settings,
+            slept: false,
+            reserves: false,
+            reserved,
             accepted: HashMap::new(),
             crashes: 0,
         }
@@ -263,6 +292,7 @@ impl World {
                 habits: self.habits.clone(),
                 seen: Arc::clone(&self.seen),
                 random: Mutex::new(self.random.fork()),
+                queues: Arc::clone(&self.queues),
             });
             let budget = Budget::new(1 << 30);
             let dispatcher = Arc::new(Dispatcher::new(
@@ -316,9 +346,33 @@ impl World {
     async fn send(&mut self, events: &Events) {
         let name = NAMES[self.random.usize(0..NAMES.len())];
         let function = self.catalog.get(&FunctionName::new(name).unwrap()).unwrap();
-        let retries = function.details.events[LATEST].retries();
-        let id = events.accept(&function, None, Bytes::from_static(b"{}"), None, None).await;
+        let qualifier = self.random.bool().then(|| "1".to_owned());
+        let retries = config_of(&function, qualifier.as_deref()).retries();
+        let id = events.accept(&function, qualifier, Bytes::from_static(b"{}"), None, None).await;
         self.accepted.insert(id.unwrap(), retries);
+    }
+
+    async fn pause_or_resume(&mut self) {
+        let queues = self.queues.infos();
+        if let Some((name, info)) = self.random.choice(queues.iter()) {
+            self.queues.pause(name, !info.is_paused()).await.unwrap();
+        }
+    }
+
+    /// Lets nothing of a function run, or gives all of them back what they had.
+    fn reserve(&mut self, nothing: Option<u32>) {
+        let at = self.random.usize(0..NAMES.len());
+        let change = |(n, function): (usize, &Arc<Function>)| {
+            let mut function = (**function).clone();
+            if nothing.is_none() || n == at {
+                let now = nothing.or(self.reserved[n]);
+                function.details.reserved = now;
+                function.latest.share.reserve(now);
+            }
+            function
+        };
+        let changed: Catalog = self.catalog.load().iter().enumerate().map(change).collect();
+        self.catalog.store(changed);
     }
 
     fn story(&mut self) {
@@ -333,8 +387,16 @@ impl World {
                         0 => world.clock.jump(world.random.i64(-10_000_000..10_000_000)),
                         // The process is stopped for a while.
                         1 => {
-                            tokio::time::advance(Duration::from_secs(world.random.u64(1..90))).await
+                            let stopped = Duration::from_secs(world.random.u64(1..200));
+                            world.slept |= stopped > Duration::from_secs(60);
+                            tokio::time::advance(stopped).await;
                         }
+                        2 => world.pause_or_resume().await,
+                        3 => {
+                            world.reserves = true;
+                            world.reserve(Some(0));
+                        }
+                        4 | 5 => world.reserve(None),
                         _ => {}
                     }
                     tokio::time::sleep(Duration::from_millis(world.random.u64(0..600))).await;
@@ -343,12 +405,18 @@ impl World {
         }
         // The last life is as long as it takes.
         self.live(async |world, _| {
+            world.reserve(None);
+            for (name, info) in world.queues.infos() {
+                if info.is_paused() {
+                    world.queues.pause(&name, false).await.unwrap();
+                }
+            }
             let began = tokio::time::Instant::now();
             while world
                 .queues
                 .infos()
                 .iter()
-                .any(|(name, info)| function_of(name).is_some() && info.count() > 0)
+                .any(|(name, info)| async_owner(name).is_some() && info.count() > 0)
             {
                 assert!(began.elapsed() < Duration::from_secs(7_200), "it does not come to an end");
                 tokio::time::sleep(Duration::from_millis(500)).await;
@@ -359,23 +427,25 @@ impl World {
     /// What must be true at the end of every story.
     fn check(&self) {
         let runs = self.seen.runs.lock().unwrap();
+        let ghosts = self.seen.ghosts.load(Relaxed);
+        assert!(ghosts == 0 || self.slept, "{ghosts} ran after their end");
         assert!(
             runs.keys().all(|id| self.accepted.contains_key(id)),
             "something ran that nobody sent"
         );
         let most = self.seen.most.load(Relaxed);
-        let reserved: u32 = self.catalog.load().iter().filter_map(|f| f.details.reserved).sum();
-        assert!(most <= self.concurrency + reserved, "{most} ran at once");
+        let reserved: u32 = self.reserved.iter().flatten().sum();
+        // What runs while a reservation is made or ended goes on, beside what may run then.
+        assert!(self.reserves || most <= self.concurrency + reserved, "{most} ran at once");
         for (id, retries) in &self.accepted {
-            let found = futures_util::FutureExt::now_or_never(self.queues.find(*id)).unwrap();
-            let Some(Found::Ended { outcome, .. }) = found.unwrap() else {
+            let Some(ending) = has_ended(&self.queues, *id) else {
                 panic!("{id} was accepted, and has no outcome");
             };
-            let ending: Ending = serde_json::from_slice(&outcome).unwrap();
             let ran = runs.get(id).copied().unwrap_or(0);
             assert!(ran <= retries + 1 + self.crashes, "{id} ran {ran} times: {ending:?}");
             match ending.status {
                 Status::Succeeded => assert!(ran > 0, "{id} succeeded without running"),
+                Status::Dead if ending.condition == "ZeroReservedConcurrency" => {}
                 Status::Dead => assert!(
                     ending.invoked > *retries || ending.invoked >= LOST_MAX,
                     "{id} was given up too early: {ending:?}"
@@ -390,15 +460,9 @@ impl World {
             .filter(|(name, _)| name.starts_with("dead:"))
             .map(|(_, info)| info.count())
             .sum();
-        let outcomes = AtomicU64::new(0);
-        for id in self.accepted.keys() {
-            let found = futures_util::FutureExt::now_or_never(self.queues.find(*id)).unwrap();
-            if let Ok(Some(Found::Ended { outcome, .. })) = found {
-                let ending: Ending = serde_json::from_slice(&outcome).unwrap();
-                outcomes.fetch_add(u64::from(ending.status == Status::Dead), Relaxed);
-            }
-        }
-        assert_eq!(dead, outcomes.load(Relaxed), "each that was given up is a dead letter");
+        let endings = self.accepted.keys().filter_map(|id| has_ended(&self.queues, *id));
+        let given_up = endings.filter(|ending| ending.status == Status::Dead).count() as u64;
+        assert_eq!(dead, given_up, "each that was given up is a dead letter");
     }
 }
 

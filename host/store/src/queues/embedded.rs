@@ -5,6 +5,7 @@
 //! transaction: nobody has to restart the server when a disk has room again.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -17,7 +18,9 @@ use redb::{
 use tokio::sync::{Notify, mpsc, oneshot};
 use wambda_model::{BoxFuture, Clock, RequestId};
 
-use super::engine::{self, Engine, Infos};
+use super::browse;
+use super::engine::{self, Engine};
+use super::infos::{self, Infos};
 use super::tables::{Entries, Table, Tx, View};
 use super::{
     Appended, Found, Keep, LeaseOrder, Message, NewMessage, QueueError, QueueInfo, Queues, Redrive,
@@ -114,7 +117,7 @@ impl EmbeddedQueues {
         };
         write.commit().map_err(failed)?;
         drop(database);
-        engine::publish(&infos, shown);
+        infos::publish(&infos, shown);
         let time = Time { clock, since, from_ms };
         let (changed, trouble) = (Arc::default(), Mutex::default());
         let shared = Arc::new(Shared { file, infos, changed, time, trouble });
@@ -204,7 +207,11 @@ impl Shared {
             }
             before = jobs.len();
             let mut answers = Vec::with_capacity(jobs.len());
-            match self.transaction(&mut engine, jobs.drain(..), &mut answers) {
+            let work = || self.transaction(&mut engine, jobs.drain(..), &mut answers);
+            let done = catch_unwind(AssertUnwindSafe(work));
+            let done = done.unwrap_or_else(|_| Err(StoreError::Failed("a panic".to_owned())));
+            jobs.clear();
+            match done {
                 Ok(()) => answers.into_iter().for_each(|answer| answer()),
                 Err(error) => {
                     let why = error.to_string();
@@ -256,7 +263,7 @@ impl Shared {
             engine.flush(&mut tx, now)?
         };
         write.commit().map_err(failed)?;
-        engine::publish(&self.infos, shown);
+        infos::publish(&self.infos, shown);
         if std::mem::take(&mut engine.has_news) {
             self.changed.notify_one();
         }
@@ -391,17 +398,17 @@ impl Queues for EmbeddedQueues {
     }
 
     fn find(&self, id: RequestId) -> BoxFuture<'_, Result<Option<Found>, QueueError>> {
-        self.read(move |tables| engine::find(tables, id))
+        self.read(move |tables| browse::find(tables, id))
     }
 
     fn peek(
         &self,
         queue: &str,
-        after: Option<RequestId>,
+        after: Option<(u64, RequestId)>,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<Message>, QueueError>> {
         let queue = queue.to_owned();
-        self.read(move |tables| engine::peek(tables, &queue, after, limit))
+        self.read(move |tables| browse::peek(tables, &queue, after, limit))
     }
 
     fn purge(
@@ -418,7 +425,8 @@ impl Queues for EmbeddedQueues {
         &self,
         order: Redrive,
     ) -> BoxFuture<'_, Result<Vec<(RequestId, RequestId)>, QueueError>> {
-        self.submit(move |engine, tx, now| engine.redrive(&order, tx, now))
+        let done = self.submit(move |engine, tx, now| engine.redrive(&order, tx, now));
+        Box::pin(async { done.await? })
     }
 
     fn pause(&self, queue: &str, paused: bool) -> BoxFuture<'_, Result<(), QueueError>> {
@@ -434,11 +442,11 @@ impl Queues for EmbeddedQueues {
     }
 
     fn info(&self, queue: &str) -> Option<Arc<QueueInfo>> {
-        engine::read(&self.shared.infos).get(queue).cloned()
+        infos::read(&self.shared.infos).get(queue).cloned()
     }
 
     fn infos(&self) -> Vec<(String, Arc<QueueInfo>)> {
-        let all = engine::read(&self.shared.infos);
+        let all = infos::read(&self.shared.infos);
         all.iter().map(|(name, info)| (name.clone(), Arc::clone(info))).collect()
     }
 

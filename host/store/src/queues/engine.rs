@@ -2,42 +2,46 @@
 //! time and ids come in. Several operations share a transaction; [`Engine::flush`] ends it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use wambda_model::{Digest, RequestId};
 
+use super::infos::Shown;
 use super::tables::{
-    LEASED, RETRYING, Reader, State, Table, Tx, View, WAITING, ended_key, id_key, member_key,
-    member_parts, schedule_key, schedule_parts,
+    LEASED, RETRYING, Reader, SUSPECT, State, Table, Tx, View, WAITING, ended_key, id_key,
+    member_key, member_parts, schedule_key, schedule_parts,
 };
 use super::{
-    Appended, FRESH_AGE, FRESH_OF, Found, Keep, LeaseOrder, Message, NewMessage, Pick, QueueError,
-    QueueInfo, Redrive, Settled, Settlement, Verdict,
+    Appended, FRESH_AGE, FRESH_OF, Keep, LeaseOrder, Message, NewMessage, Pick, QueueError,
+    Redrive, Settled, Settlement, Verdict,
 };
 use crate::StoreError;
 
 /// Longest wait before a message is leased again that has lost its workers.
 const LOST_DELAY_MAX: Duration = Duration::from_secs(300);
+/// Old and new ids.
+pub(super) type Redriven = Vec<(RequestId, RequestId)>;
 /// Numbers in the meta table.
 const NEXT_QUEUE: &[u8] = b"next_queue";
 const OUTCOMES: &[u8] = b"outcomes";
 const OUTCOME_BYTES: &[u8] = b"outcome_bytes";
 const TIME: &[u8] = b"time";
 
-/// What is shown of the queues, by name.
-pub(super) type Infos = RwLock<BTreeMap<String, Arc<QueueInfo>>>;
-
 #[derive(Debug, Clone, Default)]
-struct Queue {
-    id: u32,
-    paused: bool,
-    count: u64,
-    bytes: u64,
-    leased: u64,
-    retrying: u64,
+pub(super) struct Queue {
+    pub(super) id: u32,
+    pub(super) paused: bool,
+    pub(super) count: u64,
+    pub(super) bytes: u64,
+    pub(super) leased: u64,
+    pub(super) retrying: u64,
+    /// Messages that were leased so far: tells whose turn it is, fresh or aged.
+    turn: u64,
+    /// Those that have lost a worker and are leased now, and how many. Few at a time, and the fewer the more
+    /// often they were lost: one of them may be what kills the workers, and those leased with it are taken
+    /// for the same.
+    pub(super) suspects: BTreeMap<u128, u32>,
 }
 
 /// The queues' numbers, in step with the tables.
@@ -58,7 +62,7 @@ impl Queue {
     fn counter(&mut self, class: u8) -> Option<&mut u64> {
         match class {
             LEASED => Some(&mut self.leased),
-            RETRYING => Some(&mut self.retrying),
+            RETRYING | SUSPECT => Some(&mut self.retrying),
             _ => None,
         }
     }
@@ -89,15 +93,19 @@ pub(super) fn last_time(tx: &dyn View) -> Result<u64, StoreError> {
     number(tx, TIME)
 }
 
-fn state_of(tx: &dyn View, id: RequestId) -> Result<Option<State>, StoreError> {
+pub(super) fn state_of(tx: &dyn View, id: RequestId) -> Result<Option<State>, StoreError> {
     tx.get(Table::States, &id_key(id))?.map(|value| State::decode(&value)).transpose()
 }
 
-/// What a lost lease costs: the first one nothing, more than one ever more.
-fn lost_delay(lost: u32) -> u64 {
+/// What a lost lease costs: the first one nothing, more than one ever more. Up to half as long again, by the
+/// id: those that were lost together do not come back together.
+pub(super) fn lost_delay(lost: u32, id: RequestId) -> u64 {
     match lost {
         0 | 1 => 0,
-        lost => ms(Duration::from_secs(1 << (lost - 2).min(16)).min(LOST_DELAY_MAX)),
+        lost => {
+            let whole = ms(Duration::from_secs(1 << (lost - 2).min(16)).min(LOST_DELAY_MAX));
+            whole + whole / 2 * (id.as_u128() as u64 % 1_024) / 1_024
+        }
     }
 }
 
@@ -119,6 +127,7 @@ impl Engine {
                 bytes: reader.u64()?,
                 leased: reader.u64()?,
                 retrying: reader.u64()?,
+                ..Queue::default()
             };
             let name = String::from_utf8(name);
             let name = name.map_err(|e| StoreError::Failed(format!("a queue's name: {e}")))?;
@@ -165,8 +174,12 @@ impl Engine {
         tx: &mut dyn Tx,
         now: u64,
     ) -> Result<Result<Appended, QueueError>, StoreError> {
-        let bytes = (new.body.len() + new.attributes.len()) as u64;
-        let queue = self.queue(&new.queue).clone();
+        let bytes = (new.body.len() + new.attributes.len() + new.note.len()) as u64;
+        // Not touched before it is changed: a refusal costs no commit.
+        let queue = match self.queues.get(&new.queue) {
+            Some(queue) => queue.clone(),
+            None => self.queue(&new.queue).clone(),
+        };
         let key = new.dedup.as_ref().map(|dedup| dedup_key(&new.queue, &dedup.key));
         if let Some(key) = &key
             && let Some(known) = tx.get(Table::Keys, key)?
@@ -190,7 +203,7 @@ impl Engine {
         }
         let state = State {
             queue: queue.id,
-            class: WAITING,
+            class: if new.delay.is_zero() { WAITING } else { RETRYING },
             due: now.saturating_add(ms(new.delay)),
             enqueued: now,
             expires: now.saturating_add(ms(new.lifetime)),
@@ -210,6 +223,7 @@ impl Engine {
         let queue = self.queue(&new.queue);
         queue.count += 1;
         queue.bytes += bytes;
+        queue.enters(state.class);
         self.has_news = true;
         Ok(Ok(Appended::Kept(new.id)))
     }
@@ -221,8 +235,8 @@ impl Engine {
         tx: &mut dyn Tx,
         now: u64,
     ) -> Result<Vec<Message>, StoreError> {
-        let Some(queue) = self.queues.get(&order.queue).cloned() else { return Ok(Vec::new()) };
         self.reclaim(&order.queue, tx, now, now)?;
+        let Some(queue) = self.queues.get(&order.queue).cloned() else { return Ok(Vec::new()) };
         let max = order.max as usize;
         let ids = match order.pick {
             Pick::Due if queue.paused => Vec::new(),
@@ -230,11 +244,23 @@ impl Engine {
             Pick::Expired => expired(&queue, tx, now, max)?,
         };
         let mut leased = Vec::with_capacity(ids.len());
+        let mut bytes = 0u64;
         for id in ids {
             let Some(mut state) = state_of(tx, id)? else { continue };
+            bytes = bytes.saturating_add(state.bytes);
+            if bytes > order.bytes && !leased.is_empty() {
+                break;
+            }
+            // What is expired is not run.
+            let is_suspect = state.class == SUSPECT && order.pick == Pick::Due;
             state.attempts = state.attempts.saturating_add(1);
             let until = now.saturating_add(ms(order.visibility));
             self.reschedule(&order.queue, tx, id, &mut state, (LEASED, until))?;
+            let queue = self.queue(&order.queue);
+            queue.turn = queue.turn.wrapping_add(1);
+            if is_suspect {
+                queue.suspects.insert(id.as_u128(), state.lost);
+            }
             let body = tx.get(Table::Bodies, &id_key(id))?.unwrap_or_default();
             leased.push(message(id, &order.queue, state, body));
         }
@@ -259,8 +285,8 @@ impl Engine {
             let (_, id) = schedule_parts(key)?;
             let Some(mut state) = state_of(tx, id)? else { continue };
             state.lost = state.lost.saturating_add(1);
-            let due = now.saturating_add(lost_delay(state.lost));
-            self.reschedule(name, tx, id, &mut state, (RETRYING, due))?;
+            let due = now.saturating_add(lost_delay(state.lost, id));
+            self.reschedule(name, tx, id, &mut state, (SUSPECT, due))?;
         }
         self.has_news |= !over.is_empty();
         Ok(over.len())
@@ -278,7 +304,7 @@ impl Engine {
         let current = state.class == LEASED && state.attempts == settlement.attempt;
         let name = self.name(state.queue)?;
         match &settlement.verdict {
-            Verdict::Done { outcome, sends } => {
+            Verdict::Done { outcome, sends, fallback } => {
                 // A message in a queue where it goes on after its end is another one.
                 if settlement.attempt == 0 || settlement.attempt > state.attempts {
                     return Ok(Settled::Stale);
@@ -290,6 +316,11 @@ impl Engine {
                     if let Err(error) = self.append(send, tx, now)? {
                         refused.push((at, error.to_string()));
                     }
+                }
+                if let Some(letter) = fallback.as_deref().filter(|_| refused.len() == sends.len())
+                    && let Err(error) = self.append(letter, tx, now)?
+                {
+                    refused.push((sends.len(), error.to_string()));
                 }
                 return Ok(Settled::Done(refused));
             }
@@ -325,6 +356,7 @@ impl Engine {
         let queue = self.queue(name);
         queue.leaves(state.class);
         queue.enters(class);
+        queue.suspects.remove(&id.as_u128());
         (state.class, state.due) = (class, due);
         tx.put(Table::Schedule, &schedule_key(state.queue, class, due, number), &[])?;
         tx.put(Table::States, &id_key(id), &state.encode())
@@ -347,6 +379,7 @@ impl Engine {
         queue.count = queue.count.saturating_sub(1);
         queue.bytes = queue.bytes.saturating_sub(state.bytes);
         queue.leaves(state.class);
+        queue.suspects.remove(&id.as_u128());
         Ok(())
     }
 
@@ -430,9 +463,9 @@ impl Engine {
         order: &Redrive,
         tx: &mut dyn Tx,
         now: u64,
-    ) -> Result<Vec<(RequestId, RequestId)>, StoreError> {
+    ) -> Result<Result<Redriven, QueueError>, StoreError> {
         let Some(from) = self.queues.get(&order.from).map(|queue| queue.id) else {
-            return Ok(Vec::new());
+            return Ok(Ok(Vec::new()));
         };
         let found = match &order.ids {
             None => self.members(&order.from, u64::MAX, order.limit, tx)?,
@@ -461,13 +494,16 @@ impl Engine {
                 dedup: None,
                 caps: order.caps,
             };
-            if self.append(&new, tx, now)?.is_err() {
-                break;
+            match self.append(&new, tx, now)? {
+                Ok(_) => {}
+                Err(error) if moved.is_empty() => return Ok(Err(error)),
+                // What fits has moved; whoever asks for the rest is told.
+                Err(_) => break,
             }
             self.remove(id, &state, &order.from, tx)?;
             moved.push((id, new.id));
         }
-        Ok(moved)
+        Ok(Ok(moved))
     }
 
     /// Stops or lets go of a queue.
@@ -563,76 +599,6 @@ impl Engine {
     }
 }
 
-/// The numbers of a queue.
-#[derive(Debug)]
-pub(super) struct Shown {
-    queue: Queue,
-    oldest_ms: u64,
-    next_ms: u64,
-    expires_ms: u64,
-}
-
-impl Shown {
-    fn of(queue: &Queue, tx: &dyn View) -> Result<Self, StoreError> {
-        let id = queue.id;
-        let (mut next_ms, mut oldest_ms, mut expires_ms) = (u64::MAX, u64::MAX, u64::MAX);
-        for class in [WAITING, RETRYING, LEASED] {
-            let (from, to) =
-                (schedule_key(id, class, 0, 0), schedule_key(id, class, u64::MAX, u128::MAX));
-            if let Some((key, _)) = tx.range(Table::Schedule, &from, &to, 1)?.first() {
-                next_ms = next_ms.min(schedule_parts(key)?.0);
-            }
-        }
-        let (from, to) = (member_key(id, 0, 0), member_key(id, u64::MAX, u128::MAX));
-        if let Some((key, _)) = tx.range(Table::Members, &from, &to, 1)?.first() {
-            let (expires, first) = member_parts(key)?;
-            expires_ms = expires;
-            oldest_ms = state_of(tx, first)?.map_or(u64::MAX, |state| state.enqueued);
-        }
-        Ok(Self { queue: queue.clone(), oldest_ms, next_ms, expires_ms })
-    }
-
-    fn show(&self, info: &QueueInfo) {
-        info.count.store(self.queue.count, Relaxed);
-        info.bytes.store(self.queue.bytes, Relaxed);
-        info.leased.store(self.queue.leased, Relaxed);
-        info.retrying.store(self.queue.retrying, Relaxed);
-        info.paused.store(self.queue.paused, Relaxed);
-        info.oldest_ms.store(self.oldest_ms, Relaxed);
-        info.next_ms.store(self.next_ms, Relaxed);
-        info.expires_ms.store(self.expires_ms, Relaxed);
-    }
-}
-
-/// Shows what a commit has changed.
-pub(super) fn publish(infos: &Infos, shown: Vec<(String, Option<Shown>)>) {
-    for (name, shown) in shown {
-        match shown {
-            Some(shown) => {
-                let known = read(infos).get(&name).cloned();
-                let info = known.unwrap_or_else(|| {
-                    let mut all = infos.write().unwrap_or_else(PoisonError::into_inner);
-                    Arc::clone(all.entry(name).or_default())
-                });
-                shown.show(&info);
-            }
-            None => {
-                let gone = infos.write().unwrap_or_else(PoisonError::into_inner).remove(&name);
-                if let Some(info) = gone {
-                    info.count.store(0, Relaxed);
-                    info.next_ms.store(u64::MAX, Relaxed);
-                }
-            }
-        }
-    }
-}
-
-pub(super) fn read(
-    infos: &Infos,
-) -> std::sync::RwLockReadGuard<'_, BTreeMap<String, Arc<QueueInfo>>> {
-    infos.read().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// By name: a queue may be forgotten, and made again, within a key's window.
 fn dedup_key(queue: &str, key: &str) -> [u8; 32] {
     *Digest::of(format!("{queue}\0{key}").as_bytes()).bytes()
@@ -651,24 +617,48 @@ fn insert(tx: &mut dyn Tx, id: RequestId, state: &State, body: &[u8]) -> Result<
     tx.put(Table::Members, &member_key(state.queue, state.expires, number), &[])
 }
 
-/// Messages whose time has come: fresh ones first, and of every [`FRESH_OF`] one that is not.
+/// Messages that have lost one worker each and are leased together, at most.
+const SUSPECTS_MAX: usize = 32;
+
+/// Whether messages that have lost so many workers each may be leased together: a group of those that lost
+/// one, a small one of those that lost two, and any other alone. Whatever kills its worker is alone at its
+/// fourth attempt, and its neighbours have lost three then, and live.
+pub(super) fn may_be_together(lost: &[u32]) -> bool {
+    let most = match lost.iter().max() {
+        None | Some(0 | 1) => SUSPECTS_MAX,
+        Some(2) => 4,
+        Some(_) => 1,
+    };
+    lost.len() <= most
+}
+
+/// Messages whose time has come: fresh ones first, and of every [`FRESH_OF`] one that is not, counted over
+/// all leases of the queue. Of those that have lost a worker a few, see [`may_be_together`].
 fn due(queue: &Queue, tx: &dyn View, now: u64, max: usize) -> Result<Vec<RequestId>, StoreError> {
     let fresh_from = now.saturating_sub(ms(FRESH_AGE));
-    let scan = |class, from, to| -> Result<Vec<(u64, RequestId)>, StoreError> {
+    let scan = |class, from, to, max| -> Result<Vec<(u64, RequestId)>, StoreError> {
         let (from, to) =
             (schedule_key(queue.id, class, from, 0), schedule_key(queue.id, class, to, 0));
         let found = tx.range(Table::Schedule, &from, &to, max)?;
         found.iter().map(|(key, _)| schedule_parts(key)).collect()
     };
     let next = now.saturating_add(1);
-    let fresh = scan(WAITING, fresh_from, next)?;
-    let mut aged = scan(WAITING, 0, fresh_from)?;
-    aged.extend(scan(RETRYING, 0, next)?);
+    let fresh = scan(WAITING, fresh_from, next, max)?;
+    let mut aged = scan(WAITING, 0, fresh_from, max)?;
+    aged.extend(scan(RETRYING, 0, next, max)?);
+    let mut leased: Vec<u32> = queue.suspects.values().copied().collect();
+    for (due, id) in scan(SUSPECT, 0, next, max.min(SUSPECTS_MAX))? {
+        leased.push(state_of(tx, id)?.map_or(u32::MAX, |state| state.lost));
+        if !may_be_together(&leased) {
+            break;
+        }
+        aged.push((due, id));
+    }
     aged.sort_unstable_by_key(|(due, id)| (*due, id.as_u128()));
     let (mut fresh, mut aged) = (fresh.into_iter(), aged.into_iter());
     let mut picked = Vec::with_capacity(max);
-    for turn in 1..=max {
-        let old_first = turn.is_multiple_of(FRESH_OF as usize);
+    for taken in 1..=max as u64 {
+        let old_first = queue.turn.wrapping_add(taken).is_multiple_of(u64::from(FRESH_OF));
         let one = if old_first {
             aged.next().or_else(|| fresh.next())
         } else {
@@ -700,7 +690,7 @@ fn expired(
     Ok(ids)
 }
 
-fn message(id: RequestId, queue: &str, state: State, body: Vec<u8>) -> Message {
+pub(super) fn message(id: RequestId, queue: &str, state: State, body: Vec<u8>) -> Message {
     Message {
         id,
         queue: queue.to_owned(),
@@ -712,54 +702,7 @@ fn message(id: RequestId, queue: &str, state: State, body: Vec<u8>) -> Message {
         expires_ms: state.expires,
         attributes: state.attributes,
         note: state.note,
+        body_bytes: body.len() as u64,
         body: body.into(),
     }
-}
-
-fn queue_name(tx: &dyn View, id: u32) -> Result<String, StoreError> {
-    for (name, value) in tx.range(Table::Queues, &[], &[0xff; 1], usize::MAX)? {
-        if Reader(&value).u32()? == id {
-            return Ok(String::from_utf8_lossy(&name).into_owned());
-        }
-    }
-    Err(StoreError::Failed(format!("damaged: no queue {id}")))
-}
-
-/// What is known of an id.
-pub(super) fn find(tx: &dyn View, id: RequestId) -> Result<Option<Found>, StoreError> {
-    if let Some(value) = tx.get(Table::Outcomes, &id_key(id))? {
-        let mut reader = Reader(&value);
-        let ended_ms = reader.u64()?;
-        return Ok(Some(Found::Ended { ended_ms, outcome: Bytes::copy_from_slice(reader.0) }));
-    }
-    let Some(state) = state_of(tx, id)? else { return Ok(None) };
-    let body = tx.get(Table::Bodies, &id_key(id))?.unwrap_or_default();
-    let queue = queue_name(tx, state.queue)?;
-    Ok(Some(Found::Message(Box::new(message(id, &queue, state, body)))))
-}
-
-/// Messages after that one, those first whose lifetime ends first.
-pub(super) fn peek(
-    tx: &dyn View,
-    name: &str,
-    after: Option<RequestId>,
-    limit: usize,
-) -> Result<Vec<Message>, StoreError> {
-    let Some(value) = tx.get(Table::Queues, name.as_bytes())? else { return Ok(Vec::new()) };
-    let queue = Reader(&value).u32()?;
-    let mut from = member_key(queue, 0, 0);
-    if let Some(after) = after {
-        let Some(state) = state_of(tx, after)? else { return Ok(Vec::new()) };
-        from = member_key(queue, state.expires, after.as_u128().saturating_add(1));
-    }
-    let to = member_key(queue, u64::MAX, u128::MAX);
-    let mut found = Vec::new();
-    for (key, _) in tx.range(Table::Members, &from, &to, limit)? {
-        let (_, id) = member_parts(&key)?;
-        if let Some(state) = state_of(tx, id)? {
-            let body = tx.get(Table::Bodies, &id_key(id))?.unwrap_or_default();
-            found.push(message(id, name, state, body));
-        }
-    }
-    Ok(found)
 }

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use wambda_model::{BoxFuture, Clock, RequestId};
 
-use super::engine::{self, Engine, Infos};
+use super::browse;
+use super::engine::Engine;
+use super::infos::{self, Infos};
 use super::tables::{Entries, Table, Tx, View};
 use super::{
     Appended, Found, Keep, LeaseOrder, Message, NewMessage, QueueError, QueueInfo, Queues, Redrive,
@@ -107,7 +109,7 @@ impl MemoryQueues {
         let Inner { engine, tables } = &mut *inner;
         let done = work(engine, tables, now)?;
         let shown = engine.flush(tables, now)?;
-        engine::publish(&self.infos, shown);
+        infos::publish(&self.infos, shown);
         if std::mem::take(&mut engine.has_news) {
             self.changed.notify_one();
         }
@@ -136,17 +138,17 @@ impl Queues for MemoryQueues {
     }
 
     fn find(&self, id: RequestId) -> BoxFuture<'_, Result<Option<Found>, QueueError>> {
-        let found = engine::find(&self.lock().tables, id);
+        let found = browse::find(&self.lock().tables, id);
         Box::pin(async { Ok(found?) })
     }
 
     fn peek(
         &self,
         queue: &str,
-        after: Option<RequestId>,
+        after: Option<(u64, RequestId)>,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<Message>, QueueError>> {
-        let found = engine::peek(&self.lock().tables, queue, after, limit);
+        let found = browse::peek(&self.lock().tables, queue, after, limit);
         Box::pin(async { Ok(found?) })
     }
 
@@ -166,7 +168,7 @@ impl Queues for MemoryQueues {
         order: Redrive,
     ) -> BoxFuture<'_, Result<Vec<(RequestId, RequestId)>, QueueError>> {
         let done = self.run(|engine, tx, now| engine.redrive(&order, tx, now));
-        Box::pin(async { done })
+        Box::pin(async { done? })
     }
 
     fn pause(&self, queue: &str, paused: bool) -> BoxFuture<'_, Result<(), QueueError>> {
@@ -183,11 +185,11 @@ impl Queues for MemoryQueues {
     }
 
     fn info(&self, queue: &str) -> Option<Arc<QueueInfo>> {
-        engine::read(&self.infos).get(queue).cloned()
+        infos::read(&self.infos).get(queue).cloned()
     }
 
     fn infos(&self) -> Vec<(String, Arc<QueueInfo>)> {
-        let all = engine::read(&self.infos);
+        let all = infos::read(&self.infos);
         all.iter().map(|(name, info)| (name.clone(), Arc::clone(info))).collect()
     }
 

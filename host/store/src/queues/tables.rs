@@ -90,6 +90,8 @@ pub(super) trait Tx: View {
 pub(super) const WAITING: u8 = 0;
 pub(super) const RETRYING: u8 = 1;
 pub(super) const LEASED: u8 = 2;
+/// Waits for another attempt, and has lost a worker: leased alone.
+pub(super) const SUSPECT: u8 = 3;
 
 /// What is kept of a message besides its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,7 +103,7 @@ pub(super) struct State {
     pub(super) expires: u64,
     pub(super) attempts: u32,
     pub(super) lost: u32,
-    /// Of body and attributes.
+    /// Of body, attributes and first note.
     pub(super) bytes: u64,
     pub(super) attributes: Bytes,
     pub(super) note: Bytes,
@@ -166,7 +168,7 @@ impl State {
         let length = reader.u32()? as usize;
         let attributes = Bytes::copy_from_slice(reader.take(length)?);
         let note = Bytes::copy_from_slice(reader.0);
-        if class > LEASED {
+        if class > SUSPECT {
             return Err(damaged("an unknown class"));
         }
         Ok(Self { queue, class, due, enqueued, expires, attempts, lost, bytes, attributes, note })
@@ -174,9 +176,10 @@ impl State {
 
     pub(super) fn standing(&self) -> Standing {
         match self.class {
-            WAITING => Standing::Waiting,
-            RETRYING => Standing::Retrying,
-            _ => Standing::Leased,
+            LEASED => Standing::Leased,
+            // One that was delayed from the start is none that is tried again.
+            _ if self.attempts == 0 => Standing::Waiting,
+            _ => Standing::Retrying,
         }
     }
 }

@@ -59,11 +59,12 @@ pub(super) fn new_message(queue: &str, body: &str) -> NewMessage {
 
 pub(super) fn order(queue: &str, max: u32) -> LeaseOrder {
     let visibility = Duration::from_secs(30);
-    LeaseOrder { queue: queue.to_owned(), max, visibility, pick: Pick::Due }
+    LeaseOrder { queue: queue.to_owned(), max, bytes: 1 << 20, visibility, pick: Pick::Due }
 }
 
 pub(super) fn done(message: &Message) -> Settlement {
-    let verdict = Verdict::Done { outcome: Bytes::from_static(b"ok"), sends: Vec::new() };
+    let verdict =
+        Verdict::Done { outcome: Bytes::from_static(b"ok"), sends: Vec::new(), fallback: None };
     Settlement { id: message.id, attempt: message.attempt, verdict }
 }
 
@@ -143,8 +144,11 @@ async fn what_comes_of_a_message_is_there_when_it_ends() {
     letter.id = id;
     let mut too_much = new_message("full", "x");
     too_much.caps.count = 0;
-    let verdict =
-        Verdict::Done { outcome: Bytes::from_static(b"dead"), sends: vec![letter, too_much] };
+    let verdict = Verdict::Done {
+        outcome: Bytes::from_static(b"dead"),
+        sends: vec![letter, too_much],
+        fallback: None,
+    };
     let settled = queues.settle(Settlement { verdict, ..done(&leased) }).await.unwrap();
     let Settled::Done(refused) = settled else { panic!("{settled:?}") };
     assert_eq!(refused.len(), 1);
@@ -169,4 +173,62 @@ async fn what_comes_of_a_message_is_there_when_it_ends() {
     assert_eq!(moved[0].0, id);
     assert_eq!(queues.info("q").unwrap().count(), 1);
     assert_eq!(queues.info("dead:q").unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn aged_messages_get_their_turn_also_when_one_is_leased_at_a_time() {
+    let clock = ManualClock::new();
+    let queues = MemoryQueues::new(clock.clone());
+    queues.append(new_message("q", "old")).await.unwrap();
+    clock.pass(FRESH_AGE + Duration::from_secs(1));
+    for _ in 0..8 {
+        queues.append(new_message("q", "new")).await.unwrap();
+    }
+    for turn in 0.. {
+        let leased = queues.lease(vec![order("q", 1)]).await.unwrap().remove(0);
+        if leased.body == "old" {
+            break;
+        }
+        assert!(turn < FRESH_OF, "the aged one starves");
+    }
+}
+
+/// One of forty kills its worker whenever it is leased: it is found, and the others survive.
+#[tokio::test]
+async fn whatever_kills_its_workers_is_found_and_its_neighbours_live() {
+    let clock = ManualClock::new();
+    let queues = MemoryQueues::new(clock.clone());
+    let mut poison = None;
+    for n in 0..40 {
+        let id = queues.append(new_message("q", "x")).await.unwrap().id();
+        poison = if n == 17 { Some(id) } else { poison };
+    }
+    let (mut most, mut kills) = (0, 0);
+    while queues.info("q").unwrap().count() > 1 || kills < 5 {
+        clock.pass(Duration::from_secs(1));
+        let leased = queues.lease(vec![order("q", 99)]).await.unwrap();
+        let lost = |message: &Message| message.lost;
+        if leased.iter().any(|message| Some(message.id) == poison) {
+            kills += 1;
+            assert!(kills < 4 || leased.len() == 1, "it is not alone at its {kills}th attempt");
+            queues.restart().unwrap();
+            continue;
+        }
+        for message in leased {
+            most = most.max(lost(&message));
+            queues.settle(done(&message)).await.unwrap();
+        }
+    }
+    assert!(most <= 3, "a neighbour has lost {most}");
+}
+
+#[tokio::test]
+async fn a_lease_is_bounded_in_bytes_and_gives_one_in_any_case() {
+    let queues = MemoryQueues::new(ManualClock::new());
+    for _ in 0..3 {
+        queues.append(new_message("q", &"x".repeat(1_000))).await.unwrap();
+    }
+    let small = |bytes| vec![LeaseOrder { bytes, ..order("q", 9) }];
+    assert_eq!(queues.lease(small(2_500)).await.unwrap().len(), 2);
+    assert_eq!(queues.lease(small(1)).await.unwrap().len(), 1);
 }

@@ -58,6 +58,8 @@ struct Entry {
     enqueued: u64,
     due: u64,
     expires: u64,
+    /// It has lost a worker, and was not settled since.
+    suspect: bool,
 }
 
 #[derive(Default)]
@@ -70,9 +72,7 @@ struct Model {
     leases: Vec<(RequestId, u32)>,
 }
 
-fn lost_delay_ms(lost: u32) -> u64 {
-    if lost <= 1 { 0 } else { (1_000 << (lost - 2).min(16)).min(300_000) }
-}
+use super::super::engine::{lost_delay, may_be_together};
 
 impl Model {
     fn of(&self, queue: &str) -> impl Iterator<Item = (u128, &Entry)> {
@@ -80,12 +80,13 @@ impl Model {
     }
 
     fn reclaim(&mut self, queue: Option<&str>, now: u64, until: u64) {
-        for entry in self.messages.values_mut() {
+        for (id, entry) in &mut self.messages {
             let here = queue.is_none_or(|queue| entry.queue == queue);
-            if here && entry.standing == Standing::Leased && entry.due < until {
+            if here && entry.standing == Standing::Leased && entry.due <= until {
                 entry.lost += 1;
                 entry.standing = Standing::Retrying;
-                entry.due = now + lost_delay_ms(entry.lost);
+                entry.due = now + lost_delay(entry.lost, RequestId::from_u128(*id));
+                entry.suspect = true;
             }
         }
     }
@@ -143,6 +144,7 @@ async fn append(step: &Step, subject: &Subject, model: &mut Model) -> Checked {
                 enqueued: now,
                 due: now + delay_s * 1_000,
                 expires: now + lifetime_s * 1_000,
+                suspect: false,
             };
             model.messages.insert(id.as_u128(), entry);
             if let Some(key) = key {
@@ -169,7 +171,25 @@ async fn lease(step: &Step, subject: &Subject, model: &mut Model) -> Checked {
         let right = if *expired { e.expires <= now } else { e.due <= now && !paused };
         e.standing != Standing::Leased && right
     };
-    let wanted = model.of(name).filter(|(_, e)| may(e)).count().min(*max as usize);
+    let is_leased = |e: &&Entry| e.suspect && e.standing == Standing::Leased;
+    let mut together: Vec<u32> =
+        model.of(name).map(|(_, e)| e).filter(is_leased).map(|e| e.lost).collect();
+    let mut suspects: Vec<(u64, u128, u32)> = model
+        .of(name)
+        .filter(|(_, e)| may(e) && e.suspect)
+        .map(|(id, e)| (e.due, id, e.lost))
+        .collect();
+    suspects.sort_unstable();
+    suspects.truncate(*max as usize);
+    let fits = |(_, _, lost): &&(u64, u128, u32)| {
+        together.push(*lost);
+        may_be_together(&together)
+    };
+    let all = suspects.len();
+    let suspects = suspects.iter().take_while(fits).count();
+    let suspects = if *expired { all } else { suspects };
+    let others = model.of(name).filter(|(_, e)| may(e) && !e.suspect).count();
+    let wanted = (others + suspects).min(*max as usize);
     // An expiry is seen within a millisecond.
     prop_assert!(leased.len() == wanted || *expired && leased.len() + 3 >= wanted);
     for message in leased {
@@ -178,6 +198,7 @@ async fn lease(step: &Step, subject: &Subject, model: &mut Model) -> Checked {
         prop_assert!(entry.queue == name && entry.standing != Standing::Leased);
         prop_assert!(*expired || entry.due <= now);
         entry.standing = Standing::Leased;
+        entry.suspect &= !*expired;
         entry.attempt += 1;
         entry.due = now + 30_000;
         prop_assert_eq!((message.attempt, message.lost), (entry.attempt, entry.lost));
@@ -212,6 +233,7 @@ async fn settle(which: usize, verdict: Verdict, subject: &Subject, model: &mut M
         }
         Verdict::Retry { after, .. } => {
             entry.standing = Standing::Retrying;
+            entry.suspect = false;
             entry.due = now + after.as_millis() as u64;
         }
         Verdict::Release => {
@@ -219,6 +241,7 @@ async fn settle(which: usize, verdict: Verdict, subject: &Subject, model: &mut M
             let tried = entry.attempt > 0;
             entry.standing = if tried { Standing::Retrying } else { Standing::Waiting };
             entry.due = if tried { now } else { entry.enqueued };
+            entry.suspect = false;
             model.leases.retain(|lease| *lease != (id, attempt));
         }
     }
@@ -279,6 +302,7 @@ async fn others(
                     enqueued: now,
                     due: now + 1_000 * at as u64,
                     expires: now + 60_000 + 1_000 * at as u64,
+                    suspect: false,
                 };
                 model.messages.insert(new.as_u128(), entry);
             }
@@ -328,6 +352,7 @@ async fn compare(subject: &Subject, model: &Model) -> Checked {
                         enqueued: m.enqueued_ms,
                         due: m.due_ms,
                         expires: m.expires_ms,
+                        suspect: model.messages.get(&m.id.as_u128()).is_some_and(|e| e.suspect),
                     },
                 )
             })
@@ -338,9 +363,13 @@ async fn compare(subject: &Subject, model: &Model) -> Checked {
         let (count, leased) = info.as_ref().map_or((0, 0), |i| (i.count(), i.leased()));
         let busy = wanted.values().filter(|e| e.standing == Standing::Leased).count();
         prop_assert_eq!((count, leased), (wanted.len() as u64, busy as u64));
-        let again = wanted.values().filter(|e| e.standing == Standing::Retrying).count();
+        let later = |e: &&Entry| e.standing == Standing::Waiting && e.due > e.enqueued;
+        let again = |e: &&Entry| e.standing == Standing::Retrying || later(e);
+        let again = wanted.values().filter(again).count();
         prop_assert_eq!(info.as_ref().map_or(0, |i| i.retrying()), again as u64);
-        let next = wanted.values().map(|e| e.due).min().unwrap_or(u64::MAX);
+        let held = wanted.values().any(|e| e.suspect && e.standing == Standing::Leased);
+        let counts = |e: &&Entry| !(held && e.suspect && e.standing != Standing::Leased);
+        let next = wanted.values().filter(counts).map(|e| e.due).min().unwrap_or(u64::MAX);
         if let Some(info) = info.filter(|_| count > 0) {
             prop_assert_eq!(info.next_ms(), next);
             prop_assert_eq!(info.bytes(), 5 * count);
@@ -365,7 +394,13 @@ fn run(steps: &[Step], make: impl Fn(&Arc<ManualClock>) -> Subject) -> Checked {
                 Step::Lease { .. } => lease(step, &subject, &mut model).await?,
                 Step::Done { which } => {
                     let (outcome, sends) = (Bytes::from_static(b"ok"), Vec::new());
-                    settle(*which, Verdict::Done { outcome, sends }, &subject, &mut model).await?;
+                    settle(
+                        *which,
+                        Verdict::Done { outcome, sends, fallback: None },
+                        &subject,
+                        &mut model,
+                    )
+                    .await?;
                 }
                 Step::Retry { which, after_s } => {
                     let after = Duration::from_secs(*after_s);
