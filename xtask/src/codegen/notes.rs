@@ -35,6 +35,16 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
         "`ZipFile`: a zip with one `.wasm` or `bootstrap`, or the wasm itself",
     ),
     ("Invoke", "InvocationType", "`RequestResponse`, `DryRun`, `Event`"),
+    (
+        "PutFunctionEventInvokeConfig",
+        "DestinationConfig",
+        "queues and functions of this account; topics, buses and buckets are refused",
+    ),
+    (
+        "UpdateFunctionEventInvokeConfig",
+        "DestinationConfig",
+        "queues and functions of this account; topics, buses and buckets are refused",
+    ),
     ("Invoke", "ClientContext", "yes; must be JSON"),
     ("Invoke", "TenantId", "no: ignored"),
     ("Invoke", "DurableExecutionName", "no: ignored"),
@@ -76,6 +86,7 @@ pub(crate) const NOTES: &[(&str, &str, &str)] = &[
 
 /// The test of an operation: the first of these whose words it has.
 pub(crate) const TESTS: &[(&str, &str)] = &[
+    ("FunctionEventInvokeConfig", "boto3_sends_events"),
     ("InvokeWithResponseStream", "function_urls_and_response_streams"),
     ("InvokeAsync", "boto3_invokes"),
     ("Invoke", "boto3_invokes"),
