@@ -323,7 +323,9 @@ impl Deferred {
         for (queue, info) in self.queues.infos() {
             let Some((name, qualifier)) = async_owner(&queue) else { continue };
             let line = lock(&self.lines).get(&queue).cloned();
-            if info.waiting() == 0 && line.as_ref().is_none_or(|line| line.is_idle()) {
+            // A lease that is over, and that nobody has settled, is something to do as well.
+            let has_due = info.waiting() > 0 || info.next_ms() <= now;
+            if !has_due && line.as_ref().is_none_or(|line| line.is_idle()) {
                 continue;
             }
             let new = || Arc::new(Line::new((name, qualifier), queue.clone()));
