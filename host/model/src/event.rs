@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::config::InvalidConfig;
 use crate::function::LATEST;
-use crate::ids::{FunctionName, RequestId};
+use crate::ids::FunctionName;
 use crate::invocation::Caller;
 use crate::limits::{
     ATTEMPTS_KEPT, ERROR_CHARS_MAX, EVENT_AGE_DEFAULT_S, EVENT_AGE_MAX_S, EVENT_AGE_MIN_S,
@@ -370,12 +370,6 @@ pub struct Letter {
     pub error: Option<(String, String)>,
     /// Attempts that were made.
     pub attempts: u32,
-}
-
-/// Text for an id in a letter.
-#[must_use]
-pub fn letter_id(id: RequestId) -> String {
-    id.to_string()
 }
 
 #[cfg(test)]

@@ -117,9 +117,8 @@ async fn write(
     given: Given,
     is_update: bool,
 ) -> Result<FunctionEventInvokeConfig, ApiError> {
-    let function = cx.qualified(&named)?;
+    cx.qualified(&named)?;
     let qualifier = named.or_latest().to_owned();
-    drop(function);
     let (identity, place, at) = (cx.identity().clone(), named.clone(), qualifier.clone());
     // Under the commit lock: what another request has changed meanwhile stays.
     let change = move |function: &Function, details: &mut Details| {

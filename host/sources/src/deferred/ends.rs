@@ -4,7 +4,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use wambda_control::events::{LETTER_CAPS, config_of, event_message, letter};
+use wambda_control::events::{config_of, event_message, letter};
 use wambda_model::event::{
     Destination, Ending, Envelope, EventConfig, History, Letter, Status, as_json, dead_queue,
     kept_result,
@@ -227,13 +227,11 @@ fn own_letter(over: &Over<'_>) -> NewMessage {
         attempts: over.invoked,
     };
     let message = over.message;
-    let mut own = letter(
+    letter(
         dead_queue(&over.envelope.function, over.envelope.qualifier.as_deref()),
         message.id,
         message.body.clone(),
         message.attributes.clone(),
         serde_json::to_vec(&note).unwrap_or_default().into(),
-    );
-    own.caps = LETTER_CAPS;
-    own
+    )
 }

@@ -104,11 +104,11 @@ impl EmbeddedQueues {
 
     fn start(file: RedbFile, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         let database = file.get()?;
-        let mut write = begin(&database)?;
+        let write = begin(&database)?;
         let (since, mut from_ms) = (clock.now(), clock.unix_ms());
         let infos = Infos::default();
         let (engine, shown) = {
-            let mut tx = WriteTables::open(&mut write)?;
+            let mut tx = WriteTables::open(|table| write.open_table(table).map_err(failed))?;
             from_ms = from_ms.max(engine::last_time(&tx)?);
             let mut engine = Engine::load(&tx)?;
             engine.recover(&mut tx, from_ms)?;
@@ -187,8 +187,7 @@ impl Shared {
 
     fn tables(&self) -> Result<ReadTables, StoreError> {
         let read = self.file.get()?.begin_read().map_err(failed)?;
-        let open = |table| read.open_table(definition(table)).map_err(failed);
-        Ok(ReadTables(Table::ALL.into_iter().map(open).collect::<Result<_, _>>()?))
+        Tables::open(|table| read.open_table(table).map_err(failed))
     }
 
     /// The writer's life.
@@ -214,15 +213,11 @@ impl Shared {
             match done {
                 Ok(()) => answers.into_iter().for_each(|answer| answer()),
                 Err(error) => {
-                    let why = error.to_string();
-                    tracing::error!(why, "the queues cannot be written");
-                    *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = why;
-                    self.file.fault();
+                    tracing::error!(%error, "the queues cannot be written");
+                    self.fault(&error);
                     // What is in memory may be ahead of the file: read it again, when that works.
                     while let Err(error) = self.reload(&mut engine) {
-                        let why = error.to_string();
-                        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = why;
-                        self.file.fault();
+                        self.fault(&error);
                         drop(answers);
                         answers = Vec::new();
                         // Whoever asks meanwhile is told so, and does not wait.
@@ -237,6 +232,12 @@ impl Shared {
         }
     }
 
+    /// The medium has failed: the file is opened anew, and whoever waited is told why.
+    fn fault(&self, error: &StoreError) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = error.to_string();
+        self.file.fault();
+    }
+
     fn reload(&self, engine: &mut Engine) -> Result<(), StoreError> {
         *engine = Engine::load(&self.tables()?)?;
         Ok(())
@@ -249,10 +250,10 @@ impl Shared {
         answers: &mut Vec<Answer>,
     ) -> Result<(), StoreError> {
         let database = self.file.get()?;
-        let mut write = begin(&database)?;
+        let write = begin(&database)?;
         let now = self.time.now_ms();
         let shown = {
-            let mut tx = WriteTables::open(&mut write)?;
+            let mut tx = WriteTables::open(|table| write.open_table(table).map_err(failed))?;
             for job in jobs {
                 answers.push(job(engine, &mut tx, now)?);
             }
@@ -283,28 +284,29 @@ fn refuse(queue: &mut mpsc::Receiver<Job>) {
     }
 }
 
-struct ReadTables(Vec<ReadOnlyTable<&'static [u8], &'static [u8]>>);
-
-struct WriteTables<'a> {
-    tables: Vec<redb::Table<'a, &'static [u8], &'static [u8]>>,
+/// The tables, open in one transaction.
+struct Tables<T> {
+    all: Vec<T>,
     /// Whether anything was written.
     is_dirty: bool,
 }
 
-impl<'a> WriteTables<'a> {
-    fn open(write: &'a mut WriteTransaction) -> Result<Self, StoreError> {
-        let write: &'a WriteTransaction = write;
-        let open = |table| write.open_table(definition(table)).map_err(failed);
-        let tables = Table::ALL.into_iter().map(open).collect::<Result<_, _>>()?;
-        Ok(Self { tables, is_dirty: false })
+type ReadTables = Tables<ReadOnlyTable<&'static [u8], &'static [u8]>>;
+type WriteTables<'a> = Tables<redb::Table<'a, &'static [u8], &'static [u8]>>;
+
+impl<T> Tables<T> {
+    fn open(open: impl Fn(Definition) -> Result<T, StoreError>) -> Result<Self, StoreError> {
+        let all = Table::ALL.into_iter().map(|table| open(definition(table)));
+        Ok(Self { all: all.collect::<Result<_, _>>()?, is_dirty: false })
     }
 
-    fn table(
-        &mut self,
-        table: Table,
-    ) -> Result<&mut redb::Table<'a, &'static [u8], &'static [u8]>, StoreError> {
+    fn table(&self, table: Table) -> Result<&T, StoreError> {
+        self.all.get(table as usize).ok_or_else(|| no_table(table))
+    }
+
+    fn table_mut(&mut self, table: Table) -> Result<&mut T, StoreError> {
         self.is_dirty = true;
-        self.tables.get_mut(table as usize).ok_or_else(|| no_table(table))
+        self.all.get_mut(table as usize).ok_or_else(|| no_table(table))
     }
 }
 
@@ -312,32 +314,10 @@ fn no_table(table: Table) -> StoreError {
     StoreError::Failed(format!("no table {}", table.name()))
 }
 
-fn get(
-    table: &impl ReadableTable<&'static [u8], &'static [u8]>,
-    key: &[u8],
-) -> Result<Option<Vec<u8>>, StoreError> {
-    Ok(table.get(key).map_err(failed)?.map(|value| value.value().to_vec()))
-}
-
-fn range(
-    table: &impl ReadableTable<&'static [u8], &'static [u8]>,
-    (from, to): (&[u8], &[u8]),
-    limit: usize,
-) -> Result<Entries, StoreError> {
-    let mut found = Vec::new();
-    if from >= to {
-        return Ok(found);
-    }
-    for entry in table.range::<&[u8]>(from..to).map_err(failed)?.take(limit) {
-        let (key, value) = entry.map_err(failed)?;
-        found.push((key.value().to_vec(), value.value().to_vec()));
-    }
-    Ok(found)
-}
-
-impl View for ReadTables {
+impl<T: ReadableTable<&'static [u8], &'static [u8]>> View for Tables<T> {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        get(self.0.get(table as usize).ok_or_else(|| no_table(table))?, key)
+        let found = self.table(table)?.get(key).map_err(failed)?;
+        Ok(found.map(|value| value.value().to_vec()))
     }
 
     fn range(
@@ -347,34 +327,27 @@ impl View for ReadTables {
         to: &[u8],
         limit: usize,
     ) -> Result<Entries, StoreError> {
-        range(self.0.get(table as usize).ok_or_else(|| no_table(table))?, (from, to), limit)
-    }
-}
-
-impl View for WriteTables<'_> {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        get(self.tables.get(table as usize).ok_or_else(|| no_table(table))?, key)
-    }
-
-    fn range(
-        &self,
-        table: Table,
-        from: &[u8],
-        to: &[u8],
-        limit: usize,
-    ) -> Result<Entries, StoreError> {
-        range(self.tables.get(table as usize).ok_or_else(|| no_table(table))?, (from, to), limit)
+        let mut found = Vec::new();
+        if from >= to {
+            return Ok(found);
+        }
+        let entries = self.table(table)?.range::<&[u8]>(from..to).map_err(failed)?;
+        for entry in entries.take(limit) {
+            let (key, value) = entry.map_err(failed)?;
+            found.push((key.value().to_vec(), value.value().to_vec()));
+        }
+        Ok(found)
     }
 }
 
 impl Tx for WriteTables<'_> {
     fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        self.table(table)?.insert(key, value).map_err(failed)?;
+        self.table_mut(table)?.insert(key, value).map_err(failed)?;
         Ok(())
     }
 
     fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), StoreError> {
-        self.table(table)?.remove(key).map_err(failed)?;
+        self.table_mut(table)?.remove(key).map_err(failed)?;
         Ok(())
     }
 }
@@ -386,11 +359,7 @@ impl Queues for EmbeddedQueues {
     }
 
     fn lease(&self, orders: Vec<LeaseOrder>) -> BoxFuture<'_, Result<Vec<Message>, QueueError>> {
-        self.submit(move |engine, tx, now| {
-            let leased: Result<Vec<_>, _> =
-                orders.iter().map(|order| engine.lease(order, tx, now)).collect();
-            Ok(leased?.into_iter().flatten().collect())
-        })
+        self.submit(move |engine, tx, now| engine.lease(&orders, tx, now))
     }
 
     fn settle(&self, settlement: Settlement) -> BoxFuture<'_, Result<Settled, QueueError>> {

@@ -228,8 +228,22 @@ impl Engine {
         Ok(Ok(Appended::Kept(new.id)))
     }
 
-    /// Leases what is wanted of one queue.
+    /// Leases what is wanted.
     pub(super) fn lease(
+        &mut self,
+        orders: &[LeaseOrder],
+        tx: &mut dyn Tx,
+        now: u64,
+    ) -> Result<Vec<Message>, StoreError> {
+        let mut leased = Vec::new();
+        for order in orders {
+            leased.append(&mut self.lease_of(order, tx, now)?);
+        }
+        Ok(leased)
+    }
+
+    /// Leases what is wanted of one queue.
+    fn lease_of(
         &mut self,
         order: &LeaseOrder,
         tx: &mut dyn Tx,

@@ -124,11 +124,7 @@ impl Queues for MemoryQueues {
     }
 
     fn lease(&self, orders: Vec<LeaseOrder>) -> BoxFuture<'_, Result<Vec<Message>, QueueError>> {
-        let done = self.run(|engine, tx, now| {
-            let leased: Result<Vec<_>, _> =
-                orders.iter().map(|order| engine.lease(order, tx, now)).collect();
-            Ok(leased?.into_iter().flatten().collect())
-        });
+        let done = self.run(|engine, tx, now| engine.lease(&orders, tx, now));
         Box::pin(async { done })
     }
 
