@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use wambda_tests::{Server, example};
+use wambda_tests::{Server, example, guest};
 
 use crate::wats;
 
@@ -157,4 +157,56 @@ fn a_thousand_functions_are_loaded_within_the_promise() {
     let last = server.get("/v1/functions?limit=1&after=f998").json();
     assert_eq!(last["functions"][0]["name"], json!("f999"));
     assert_eq!(server.invoke("f777", "x").expect(200).text(), "x");
+}
+
+/// What the files of a data directory hold.
+fn on_disk(dir: &std::path::Path, found: &mut Vec<u8>) {
+    for entry in std::fs::read_dir(dir).unwrap().flatten() {
+        if entry.path().is_dir() {
+            on_disk(&entry.path(), found);
+        } else if entry.file_name() != "root-key.json" {
+            found.extend(std::fs::read(entry.path()).unwrap());
+        }
+    }
+}
+
+#[test]
+fn secrets_are_not_on_the_disk_in_the_clear() {
+    let mut server = Server::start();
+    server.deploy("a-name-of-its-own", &guest("event"), "env.PASSWORD=canary-in-the-coal-mine");
+    let headers = [("content-type", "application/x-www-form-urlencoded")];
+    let form =
+        |text: &str| server.request("POST", "/", &headers, text.as_bytes()).expect(200).text();
+    form("Action=CreateUser&Version=2010-05-08&UserName=u");
+    let made = form("Action=CreateAccessKey&Version=2010-05-08&UserName=u");
+    let secret =
+        made.split("<SecretAccessKey>").nth(1).unwrap().split('<').next().unwrap().to_owned();
+    let disk = |server: &Server| {
+        let mut disk = Vec::new();
+        on_disk(server.data(), &mut disk);
+        disk
+    };
+    let holds =
+        |text: &str, disk: &[u8]| disk.windows(text.len()).any(|part| part == text.as_bytes());
+    let now = disk(&server);
+    assert!(holds("a-name-of-its-own", &now), "names are");
+    assert!(!holds("canary-in-the", &now) && !holds(&secret, &now));
+    server.kill();
+    server.restart();
+    let env = r#"{"do":"env","name":"PASSWORD"}"#;
+    assert_eq!(
+        server.invoke("a-name-of-its-own", env).expect(200).json(),
+        "canary-in-the-coal-mine"
+    );
+    server.kill();
+    // Another key opens nothing, and says so.
+    let key = server.data().join("records.key");
+    std::fs::write(&key, [7; 32]).unwrap();
+    let output = std::process::Command::new(wambda_tests::program())
+        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(server.data())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("records.key is not the one"), "{said}");
 }

@@ -3,6 +3,8 @@
 
 #![allow(clippy::disallowed_methods)] // tests measure and wait
 
+pub mod outside;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -95,6 +97,7 @@ pub struct Server {
     pub url: String,
     data: PathBuf,
     arguments: Vec<String>,
+    env: Vec<(String, String)>,
     agent: Agent,
     _dir: Option<tempfile::TempDir>,
 }
@@ -113,12 +116,35 @@ impl Server {
         server
     }
 
+    /// A fresh server whose data directory another user can get at.
+    pub fn with_open(arguments: &[&str]) -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut server = Self::on(&dir.path().join("data"), arguments);
+        server._dir = Some(dir);
+        server
+    }
+
+    /// A fresh server with more in its environment.
+    pub fn with_env(arguments: &[&str], env: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut server = Self::on_with(&dir.path().join("data"), arguments, env);
+        server._dir = Some(dir);
+        server
+    }
+
     /// A server on data that may be there already.
     pub fn on(data: &Path, arguments: &[&str]) -> Self {
+        Self::on_with(data, arguments, &[])
+    }
+
+    fn on_with(data: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Self {
         let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
-        let (child, url) = spawn(data, &arguments);
+        let env: Vec<_> = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let (child, url) = spawn(data, &arguments, &env);
         let config = Agent::config_builder().http_status_as_error(false).build();
-        Self { child, url, data: data.to_owned(), arguments, agent: config.into(), _dir: None }
+        Self { child, url, data: data.to_owned(), arguments, env, agent: config.into(), _dir: None }
     }
 
     pub fn data(&self) -> &Path {
@@ -210,7 +236,7 @@ impl Server {
     /// Starts again on the same data; a port of its own again.
     pub fn restart(&mut self) -> Duration {
         let began = Instant::now();
-        (self.child, self.url) = spawn(&self.data, &self.arguments);
+        (self.child, self.url) = spawn(&self.data, &self.arguments, &self.env);
         began.elapsed()
     }
 
@@ -254,11 +280,12 @@ impl Drop for Server {
     }
 }
 
-fn spawn(data: &Path, arguments: &[String]) -> (Child, String) {
+fn spawn(data: &Path, arguments: &[String], env: &[(String, String)]) -> (Child, String) {
     let mut child = Command::new(program())
         .args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--data-dir"])
         .arg(data)
         .args(arguments)
+        .envs(env.iter().map(|(key, value)| (key, value)))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

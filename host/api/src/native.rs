@@ -61,17 +61,39 @@ pub(crate) fn actions(query: &str) -> BTreeSet<&'static str> {
     actions.collect()
 }
 
+/// The ARN of the execution role that a query sets, if `who` may hand it on; empty for none.
+fn role(api: &Api, who: &auth::Who, query: &str) -> Result<Option<String>, ApiError> {
+    let mut pairs = form_urlencoded::parse(query.as_bytes());
+    let Some((_, role)) = pairs.find(|(name, _)| name == "role") else { return Ok(None) };
+    if role.is_empty() {
+        return Ok(Some(String::new()));
+    }
+    let role = match role.starts_with("arn:") {
+        true => role.into_owned(),
+        false => format!("arn:aws:iam::{}:role/{role}", api.identity.account),
+    };
+    if api.auth.directories.current().role_of(&role).is_none() {
+        return Err(ApiError::invalid("InvalidParameter", format!("there is no role {role:?}")));
+    }
+    lambda::update::check_role(api, who, &role)?;
+    Ok(Some(role))
+}
+
 /// `PUT /v1/functions/{name}`
 pub(crate) async fn publish(
     api: &Api,
+    who: &auth::Who,
     name: &FunctionName,
     query: &str,
     upload: Whole,
 ) -> Result<Response, ApiError> {
-    let query = query.to_owned();
+    let (query, role) = (query.to_owned(), role(api, who, query)?);
     let (identity, of) = (api.identity.clone(), name.clone());
     let change = Arc::new(move |draft: &mut Draft| {
         query::apply(&query, draft)?;
+        if let Some(role) = &role {
+            role.clone_into(&mut draft.attributes.role);
+        }
         check_destinations(&identity, draft, &of)
     });
     let published = api.functions.publish(name, upload.bytes.clone(), change).await?;
@@ -246,6 +268,7 @@ fn description(version: &Version) -> Value {
                 wambda_model::Reuse::Warm => "warm",
                 wambda_model::Reuse::Fresh => "fresh",
             },
+            "role": version.attributes.role,
             "env": config.env.keys().collect::<Vec<_>>(),
         },
     })

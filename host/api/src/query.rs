@@ -6,7 +6,7 @@ use wambda_model::config::InvalidConfig;
 use wambda_model::{Draft, Reuse};
 
 const KNOWN: &str = "memory, timeout, cpu, payload, logs, concurrency, provisioned, queue, reuse, \
-    retries, event_age, on_success, on_failure, dead_letter, env and env.NAME";
+    retries, event_age, on_success, on_failure, dead_letter, role, env and env.NAME";
 
 /// Applies the parameters that `query` names; the others stay as they are.
 ///
@@ -19,6 +19,7 @@ const KNOWN: &str = "memory, timeout, cpu, payload, logs, concurrency, provision
 /// - `retries`: attempts of an asynchronous invocation after the first one; `event_age`: seconds after
 ///   which it is given up. `on_success`, `on_failure`, `dead_letter`: the ARN of where its record or the
 ///   event goes. Empty for the default, or nowhere.
+/// - `role`: the execution role, by its ARN or its name. Empty for none, which reaches nothing.
 /// - `env.NAME=value`: sets one variable. `env=` removes all of them first.
 ///
 /// # Errors
@@ -63,6 +64,7 @@ fn one(name: &str, value: &str, draft: &mut Draft) -> Result<(), InvalidConfig> 
         "on_success" => value.clone_into(&mut draft.events.on_success),
         "on_failure" => value.clone_into(&mut draft.events.on_failure),
         "dead_letter" => value.clone_into(&mut draft.attributes.dead_letter_arn),
+        "role" => value.clone_into(&mut draft.attributes.role),
         "env" if value.is_empty() => {}
         "env" => {
             return Err(wrong(name, "nothing (env.NAME=value sets a variable)", value));

@@ -285,7 +285,7 @@ async fn functions(
             for action in native::actions(query.unwrap_or_default()) {
                 authorize(api, &who, action, Some(name))?;
             }
-            native::publish(api, name, query.unwrap_or_default(), whole).await
+            native::publish(api, &who, name, query.unwrap_or_default(), whole).await
         }
         (Route::Function, &Method::GET, Some(name)) => native::describe(api, name),
         (Route::Function, _, Some(name)) => native::delete(api, name).await,

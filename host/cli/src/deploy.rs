@@ -46,6 +46,9 @@ pub(crate) struct DeployArgs {
     /// warm: instances serve again; fresh: one event each
     #[arg(long)]
     reuse: Option<String>,
+    /// Execution role, by its ARN or name: what the function may reach
+    #[arg(long)]
+    role: Option<String>,
     /// Environment variable; may be given more than once
     #[arg(long = "env", value_name = "NAME=VALUE")]
     env: Vec<String>,
@@ -63,6 +66,7 @@ impl DeployArgs {
             ("provisioned", &self.provisioned),
             ("queue", &self.queue),
             ("reuse", &self.reuse),
+            ("role", &self.role),
         ];
         let given = named.into_iter().filter_map(|(name, value)| value.as_ref().map(|v| (name, v)));
         let mut parts: Vec<String> =

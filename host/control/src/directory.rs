@@ -149,7 +149,7 @@ impl std::fmt::Debug for RootKey {
 }
 
 /// Who has signed, what proves it, and what it may do.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Signer {
     /// Who it is.
     pub principal: Principal,
@@ -161,6 +161,12 @@ pub struct Signer {
     pub id: String,
     /// The user's name; empty for others.
     pub user: String,
+}
+
+impl std::fmt::Debug for Signer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Signer").field("principal", &self.principal).finish_non_exhaustive()
+    }
 }
 
 /// Why somebody is not taken for a signer.

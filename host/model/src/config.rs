@@ -1,6 +1,7 @@
 //! A function's configuration: what a user sets, with its defaults and ranges.
 
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -76,7 +77,32 @@ pub struct FunctionConfig {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub reuse: Option<Reuse>,
     /// Environment variables.
-    pub env: BTreeMap<String, String>,
+    pub env: Variables,
+}
+
+/// Environment variables. Their values may be secrets: `Debug` tells names only.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Variables(pub BTreeMap<String, String>);
+
+impl std::fmt::Debug for Variables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl Deref for Variables {
+    type Target = BTreeMap<String, String>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl DerefMut for Variables {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
 }
 
 impl Default for FunctionConfig {
@@ -89,7 +115,7 @@ impl Default for FunctionConfig {
             log_bytes: limits::LOG_BYTES_DEFAULT,
             queue: limits::QUEUE_COUNT_DEFAULT,
             reuse: None,
-            env: BTreeMap::new(),
+            env: Variables::default(),
         }
     }
 }
@@ -157,7 +183,7 @@ impl FunctionConfig {
             let message = format!("environment must be at most {max} bytes, got {bytes}");
             return Err(InvalidConfig(message));
         }
-        for (key, value) in &self.env {
+        for (key, value) in &*self.env {
             let mut chars = key.bytes();
             let ok = chars.next().is_some_and(|b| b.is_ascii_alphabetic())
                 && chars.all(|b| b.is_ascii_alphanumeric() || b == b'_')
@@ -312,6 +338,15 @@ mod tests {
             refused(|c| drop(c.env.insert("AWS_REGION".into(), "x".into()))).contains("reserved")
         );
         assert!(refused(|c| drop(c.env.insert("A".into(), "\0".into()))).contains("NUL"));
+    }
+
+    #[test]
+    fn values_are_not_told() {
+        let mut config = FunctionConfig::default();
+        config.env.insert("NAME".to_owned(), "canary".to_owned());
+        let told = format!("{config:?}");
+        assert!(told.contains("NAME") && !told.contains("canary"), "{told}");
+        assert!(serde_json::to_string(&config.env).unwrap().contains("canary"));
     }
 
     #[test]

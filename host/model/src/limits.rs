@@ -210,6 +210,19 @@ pub const FIBER_STACK_BYTES: usize = 2 << 20;
 /// Period of the pre-emption tick.
 pub const EPOCH_TICK: Duration = Duration::from_millis(2);
 
+// ---- outgoing requests ------------------------------------------------------------------------
+
+/// Outgoing connections of one invocation at once.
+pub const EGRESS_INSTANCE_CONNECTIONS_MAX: usize = 16;
+/// Outgoing connections of all functions at once.
+pub const EGRESS_CONNECTIONS_MAX: usize = 1_024;
+/// Bytes of bodies that one invocation may send, and that it may receive.
+pub const EGRESS_BYTES_MAX: u64 = 64 * MIB;
+/// Bytes of the head of a response.
+pub const EGRESS_HEAD_BYTES_MAX: usize = 64 << 10;
+/// Longest time for a name, a connection, a response's head, and between two parts of a body.
+pub const EGRESS_PATIENCE_DEFAULT: Duration = Duration::from_secs(10);
+
 // ---- compilation ------------------------------------------------------------------------------
 
 /// CPU seconds of one compilation (Python components take 15–25, Ruby up to 64).

@@ -24,6 +24,9 @@ pub const OTHER: &str = "_other";
 
 const OUTCOMES: [&str; 6] = ["success", "error", "timeout", "cpu", "memory", "trap"];
 const EVENT_OUTCOMES: [&str; 5] = ["received", "retried", "succeeded", "dead", "expired"];
+/// How an outgoing request went: sent, or why not.
+const EGRESS_OUTCOMES: [&str; 8] =
+    ["sent", "denied", "forbidden", "dns", "connect", "limit", "timeout", "protocol"];
 const DURATION_BUCKETS: &[f64] = &[0.0001, 0.001, 0.01, 0.05, 0.25, 1.0, 5.0, 30.0];
 const COMPILE_BUCKETS: &[f64] = &[0.05, 0.25, 1.0, 5.0, 25.0, 120.0];
 
@@ -49,6 +52,7 @@ pub struct Metrics {
     async_events: IntCounterVec,
     dead_letters: IntCounterVec,
     destination_failures: IntCounterVec,
+    egress: IntCounterVec,
     /// Queues whose gauges were shown last.
     queues_shown: Mutex<HashSet<String>>,
     cpu: CounterVec,
@@ -189,6 +193,11 @@ impl Metrics {
                 "Records and dead letters that a destination did not take.",
                 &by_function,
             )?,
+            egress: make.counters(
+                "wambda_egress_requests_total",
+                "Outgoing requests of functions: sent, or why they failed.",
+                &["function", "outcome"],
+            )?,
             queues_shown: Mutex::default(),
             cpu: make.add(CounterVec::new(
                 Opts::new("wambda_cpu_seconds_total", "CPU time of guests."),
@@ -258,6 +267,9 @@ impl Metrics {
         let _ = self.destination_failures.remove_label_values(&[label]);
         for outcome in EVENT_OUTCOMES {
             let _ = self.async_events.remove_label_values(&[label, outcome]);
+        }
+        for outcome in EGRESS_OUTCOMES {
+            let _ = self.egress.remove_label_values(&[label, outcome]);
         }
         let _ = self.memory_peak.remove_label_values(&[label]);
         for outcome in OUTCOMES {
@@ -380,6 +392,7 @@ pub struct FunctionMetrics {
     event_successes: IntCounter,
     dead_letters: IntCounterVec,
     destination_failures: IntCounterVec,
+    egress: IntCounterVec,
     cpu: Counter,
     /// The last hours, minute by minute.
     pub series: Series,
@@ -418,6 +431,7 @@ impl FunctionMetrics {
             event_successes: all.async_events.with_label_values(&[label, "succeeded"]),
             dead_letters: all.dead_letters.clone(),
             destination_failures: all.destination_failures.clone(),
+            egress: all.egress.clone(),
             event_ages: Durations::default(),
             series: Series::default(),
             durations: Durations::default(),
@@ -517,6 +531,11 @@ impl FunctionMetrics {
         let [.., failed] = &self.event_totals;
         failed.fetch_add(1, Relaxed);
         self.count(&self.destination_failures, &[]);
+    }
+
+    /// Counts one outgoing request: `sent`, or why it failed.
+    pub fn egress(&self, outcome: &str) {
+        self.count(&self.egress, &[outcome]);
     }
 
     /// Adds what happened since the last time to the present minute of the series.

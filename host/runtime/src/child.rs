@@ -1,6 +1,8 @@
 //! The compiling child: `wambda compile`. Limits itself before it reads a byte, compiles on one
 //! thread at the lowest priority, writes the artifact to a file that the server authenticates.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -43,6 +45,10 @@ pub fn compile(
     let machine = |what: String| Failed::Machine(what);
     limit_self(limits).map_err(machine)?;
     let wasm = std::fs::read(input).map_err(|e| machine(format!("cannot read the upload: {e}")))?;
+    let mut file =
+        File::create(output).map_err(|e| machine(format!("cannot make the artifact: {e}")))?;
+    // All that it needs of the machine it has. What the kernel lacks, the server has told.
+    wambda_confine::compiler().map_err(|e| machine(format!("cannot confine the compiler: {e}")))?;
     let engine =
         compiling_engine(kind).map_err(|e| machine(format!("cannot make the engine: {e}")))?;
     let first = Parser::new(0).parse_all(&wasm).next();
@@ -54,8 +60,7 @@ pub fn compile(
         engine.precompile_module(&wasm)
     };
     let artifact = compiled.map_err(|e| Failed::Code(format!("{e:#}")))?;
-    std::fs::write(output, artifact)
-        .map_err(|e| machine(format!("cannot write the artifact: {e}")))?;
+    file.write_all(&artifact).map_err(|e| machine(format!("cannot write the artifact: {e}")))?;
     Ok(compatibility(&engine))
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use papaya::HashMap;
 use tokio::runtime::Handle;
+use wambda_egress::Egress;
 use wambda_model::invocation::InstanceCounts;
 use wambda_model::{
     BoxFuture, Budget, Build, BuildError, Digest, Execute, FunctionError, Inspection, Invocation,
@@ -52,6 +53,8 @@ pub struct RuntimeConfig {
     pub code: CodeSource,
     /// File trees of functions.
     pub layers: LayerDirs,
+    /// The way out.
+    pub egress: Arc<Egress>,
     /// Where measurements go.
     pub metrics: Arc<Metrics>,
 }
@@ -77,6 +80,7 @@ pub(crate) struct Inner {
     long_run: Handle,
     code: CodeSource,
     layers: LayerDirs,
+    egress: Arc<Egress>,
     metrics: Arc<Metrics>,
 }
 
@@ -111,6 +115,7 @@ impl Executor {
             long_run: config.long_run,
             code: config.code,
             layers: config.layers,
+            egress: config.egress,
             metrics: config.metrics,
         }));
         let weak = Arc::downgrade(&this.0);
@@ -218,6 +223,7 @@ impl Inner {
             version,
             region: &self.region,
             budget: &self.budget,
+            egress: &self.egress,
             sink,
             ahead: *ahead,
         };

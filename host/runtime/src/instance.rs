@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use wambda_egress::Egress;
 use wambda_model::limits::{HANDLES_MAX, HOSTCALL_BYTES_MAX};
 use wambda_model::{Budget, Version, clock};
 use wasmtime::{Engine, Memory, Store, TypedFunc};
@@ -47,6 +48,7 @@ pub(crate) struct Mold<'a> {
     pub(crate) version: &'a Arc<Version>,
     pub(crate) region: &'a Arc<str>,
     pub(crate) budget: &'a Arc<Budget>,
+    pub(crate) egress: &'a Arc<Egress>,
     /// Where output goes; it belongs to nobody when nobody waits for the instance.
     pub(crate) sink: &'a Arc<Sink>,
     /// Made before anybody needs it.
@@ -62,15 +64,7 @@ pub(crate) struct Stillborn {
 impl Mold<'_> {
     /// Instantiates. `meter` is armed already, since a start function is guest code like any other.
     pub(crate) async fn cast(&self, meter: Arc<Meter>) -> Result<Instance, Stillborn> {
-        let state = State::new(
-            self.version,
-            self.opt,
-            self.region,
-            self.budget,
-            Arc::clone(&meter),
-            Arc::clone(self.sink),
-            self.ahead,
-        );
+        let state = State::new(self, Arc::clone(&meter));
         let mut store = Store::new(self.engine, state);
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);

@@ -26,6 +26,7 @@ pub mod layer;
 mod limiter;
 mod link;
 mod meter;
+mod outbound;
 mod pool;
 mod precheck;
 mod run;

@@ -202,8 +202,7 @@ impl Run {
         if let Some((mut instance, start)) = self.taken.take() {
             let began = clock::now();
             self.meter.arm(began, timeout, cpu);
-            instance.data().limiter.begin();
-            instance.data().sink.begin(id, version, capture);
+            instance.data().begin(id, capture);
             instance.store.set_epoch_deadline(1);
             return Ok(Ok(Shift { instance, start, init: None, began }));
         }

@@ -79,7 +79,8 @@ impl Sink {
         current.log(lines);
     }
 
-    fn write(&self, stream: Stream, bytes: &[u8]) {
+    /// Output of the present invocation; nobody's, when there is none.
+    pub(crate) fn write(&self, stream: Stream, bytes: &[u8]) {
         if let Some(current) = self.lock().current.as_mut() {
             current.write(stream, bytes);
         }

@@ -4,22 +4,20 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use wambda_model::limits::{
-    BODY_CHUNK_BYTES_MAX, FIELDS_BYTES_MAX, RANDOM_BYTES_MAX, RESOURCES_MAX,
-};
-use wambda_model::{Budget, Stream, Version};
+use wambda_egress::Egress;
+use wambda_model::limits::{FIELDS_BYTES_MAX, RANDOM_BYTES_MAX, RESOURCES_MAX};
+use wambda_model::{RequestId, Stream, Version};
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
-use wasmtime_wasi_http::{
-    Error as HttpError, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks,
-    WasiHttpView,
-};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use crate::instance::Mold;
 use crate::layer::Tree;
 use crate::limiter::Limiter;
 use crate::meter::Meter;
+use crate::outbound::Outbound;
 use crate::sink::{Sink, SinkStream};
 
 /// The data of every store.
@@ -39,37 +37,40 @@ pub(crate) struct State {
     wasi: Option<Box<WasiCtx>>,
     p1: Option<Box<WasiP1Ctx>>,
     http: WasiHttpCtx,
-    egress: Egress,
+    egress: Arc<Egress>,
+    outbound: Option<Box<Outbound>>,
 }
 
 impl State {
-    pub(crate) fn new(
-        version: &Arc<Version>,
-        opt: Option<&Arc<Tree>>,
-        region: &Arc<str>,
-        budget: &Arc<Budget>,
-        meter: Arc<Meter>,
-        sink: Arc<Sink>,
-        ahead: bool,
-    ) -> Self {
+    pub(crate) fn new(mold: &Mold<'_>, meter: Arc<Meter>) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(FIELDS_BYTES_MAX);
         Self {
-            limiter: Limiter::new(version.config.memory_bytes, budget, ahead),
+            limiter: Limiter::new(mold.version.config.memory_bytes, mold.budget, mold.ahead),
             meter,
-            sink,
-            version: Arc::clone(version),
-            opt: opt.cloned(),
-            region: Arc::clone(region),
+            sink: Arc::clone(mold.sink),
+            version: Arc::clone(mold.version),
+            opt: mold.opt.cloned(),
+            region: Arc::clone(mold.region),
             stdin: Bytes::new(),
             extra_env: Vec::new(),
             table,
             wasi: None,
             p1: None,
             http,
-            egress: Egress,
+            egress: Arc::clone(mold.egress),
+            outbound: None,
+        }
+    }
+
+    /// Another invocation begins on this instance.
+    pub(crate) fn begin(&mut self, id: RequestId, capture: bool) {
+        self.limiter.begin();
+        self.sink.begin(id, &self.version, capture);
+        if let Some(outbound) = &mut self.outbound {
+            outbound.begin();
         }
     }
 
@@ -112,7 +113,7 @@ impl State {
         for (key, value) in &self.extra_env {
             builder.env(key, value);
         }
-        for (key, value) in &version.config.env {
+        for (key, value) in &*version.config.env {
             builder.env(key, value);
         }
         builder
@@ -139,37 +140,9 @@ impl WasiView for State {
 
 impl WasiHttpView for State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { hooks: &mut self.egress, table: &mut self.table, ctx: &mut self.http }
-    }
-}
-
-/// Outgoing HTTP: denied, all of it. A function gets network access through its execution role,
-/// which this platform does not have yet.
-#[derive(Debug)]
-struct Egress;
-
-type Sending = dyn Future<Output = Result<(), HttpError>> + Send;
-type Received = (::http::Response<WasiBody>, Box<Sending>);
-
-impl WasiHttpHooks for Egress {
-    fn send_request(
-        &mut self,
-        _: ::http::Request<WasiBody>,
-        _: Option<RequestOptions>,
-        _: Box<Sending>,
-    ) -> Box<dyn Future<Output = Result<Received, HttpError>> + Send> {
-        Box::new(async { Err(HttpError::HttpRequestDenied) })
-    }
-
-    fn p2_outgoing_body_buffer_chunks(&mut self) -> usize {
-        4
-    }
-
-    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
-        BODY_CHUNK_BYTES_MAX
-    }
-
-    fn p3_outgoing_body_chunk_size(&mut self) -> usize {
-        BODY_CHUNK_BYTES_MAX
+        let Self { egress, version, meter, sink, outbound, table, http, .. } = self;
+        let hooks =
+            outbound.get_or_insert_with(|| Box::new(Outbound::new(egress, version, meter, sink)));
+        WasiHttpCtxView { hooks: &mut **hooks, table, ctx: http }
     }
 }

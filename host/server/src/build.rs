@@ -12,22 +12,28 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures_util::FutureExt;
+use tokio::net::TcpSocket;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use wambda_api::{Api, Auth, Parts};
+use wambda_confine::Wall;
 use wambda_control::functions::Parts as ControlParts;
 use wambda_control::{Directories, Events, Functions, Groups, Layers, Mappings};
 use wambda_dispatch::{Dispatcher, dispatcher::TICK};
+use wambda_egress::Egress;
 use wambda_model::{Budget, CatalogCell, Clock, Digest, Execute, Metrics, SystemClock};
 use wambda_runtime::executor::CodeSource;
 use wambda_runtime::layer::{LayerDirs, LayerSource};
 use wambda_runtime::{Executor, RuntimeConfig, artifact::Artifacts};
 use wambda_sources::{Deferred, deferred};
-use wambda_store::{Blobs, EmbeddedQueues, EmbeddedRecords, ObjectBlobs, Queues, Records};
+use wambda_store::sealed::KEY_FILE;
+use wambda_store::{
+    Blobs, EmbeddedQueues, EmbeddedRecords, ObjectBlobs, Queues, Records, SealedRecords, SealingKey,
+};
 
 use crate::config::Settings;
-use crate::{listen, telemetry};
+use crate::{listen, telemetry, wall};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Ticks between two rounds of reconciling that nothing asked for.
@@ -45,6 +51,10 @@ pub const ROOT_KEY: &str = "root-key.json";
 /// When it cannot start; never for what a request or a function does.
 pub fn serve(settings: &Settings) -> Result<()> {
     telemetry::start(settings.log_format, &settings.log)?;
+    let socket = listen::bind(settings.listen)?;
+    let egress = Arc::new(egress(settings, socket.local_addr()?));
+    // Before the first thread: it holds for the threads that are started after it.
+    let wall = wall::raise(settings)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let main = Builder::new_multi_thread()
         .worker_threads(cores)
@@ -52,11 +62,30 @@ pub fn serve(settings: &Settings) -> Result<()> {
         .enable_all()
         .build()?;
     let long_run = long_run(cores)?;
-    let done = main.block_on(run(settings, long_run.handle().clone(), cores));
+    let done = main.block_on(run(settings, socket, egress, wall, long_run.handle().clone(), cores));
     // What still runs was given its time: it ends with the process.
     main.shutdown_background();
     long_run.shutdown_background();
     done
+}
+
+/// The way out for functions.
+fn egress(settings: &Settings, own: SocketAddr) -> Egress {
+    let [allow, deny] = settings.egress.clone();
+    let (dns, patience) = (settings.dns.clone(), settings.egress_patience);
+    let egress = Egress::new(&wambda_egress::Settings { allow, deny, dns, patience, own });
+    egress.load_certificates();
+    egress
+}
+
+/// What `/version` tells.
+fn about(settings: &Settings, wall: Wall) -> serde_json::Value {
+    let mut about = wambda_runtime::about(VERSION, settings.wasi03);
+    if let Some(about) = about.as_object_mut() {
+        let confined = serde_json::json!({ "landlock": wall.landlock, "seccomp": wall.seccomp });
+        about.insert("confined".to_owned(), confined);
+    }
+    about
 }
 
 /// The threads for calls that are not short.
@@ -87,6 +116,10 @@ fn storage(data_dir: &Path) -> Result<(Arc<dyn Records>, Arc<dyn Blobs>)> {
     // It has secrets in it, and the directory may have been made by somebody else.
     let private = std::fs::set_permissions(&database, Permissions::from_mode(0o600));
     private.with_context(|| format!("cannot keep {} from others", database.display()))?;
+    let key_file = data_dir.join(KEY_FILE);
+    let key = SealingKey::load_or_make(&key_file);
+    let key = key.with_context(|| format!("cannot have the key {}", key_file.display()))?;
+    let records = SealedRecords::new(Arc::new(records), key);
     Ok((Arc::new(records), Arc::new(ObjectBlobs::files(&blob_dir)?)))
 }
 
@@ -139,13 +172,20 @@ fn announce(address: SocketAddr, keys: bool) -> Result<()> {
     Ok(())
 }
 
-async fn run(settings: &Settings, long_run: Handle, cores: usize) -> Result<()> {
+async fn run(
+    settings: &Settings,
+    socket: TcpSocket,
+    egress: Arc<Egress>,
+    wall: Wall,
+    long_run: Handle,
+    cores: usize,
+) -> Result<()> {
     let data_dir = &settings.data_dir;
     let (records, blobs) = storage(data_dir)?;
     let metrics = Metrics::new(VERSION)?;
     count_panics(&metrics);
     let budget = Budget::new(settings.memory_budget);
-    let executor = executor(settings, long_run.clone(), &blobs, &metrics, &budget)?;
+    let executor = executor(settings, long_run.clone(), &blobs, &metrics, &budget, egress)?;
 
     let catalog = CatalogCell::default();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -182,7 +222,7 @@ async fn run(settings: &Settings, long_run: Handle, cores: usize) -> Result<()> 
     tracing::info!(functions = count, data_dir = %data_dir.display(), "loaded");
     warn_about_the_machine();
 
-    let listener = listen::bind(settings.listen)?;
+    let listener = listen::listen(socket)?;
     let address = listener.local_addr()?;
     let (set_ready, ready) = watch::channel(true);
     let api = Arc::new(Api::new(Parts {
@@ -195,7 +235,7 @@ async fn run(settings: &Settings, long_run: Handle, cores: usize) -> Result<()> 
         invoke: Arc::clone(&dispatcher) as Arc<dyn wambda_model::Invoke>,
         metrics: Arc::clone(&metrics),
         identity: settings.identity.clone(),
-        about: wambda_runtime::about(VERSION, settings.wasi03),
+        about: about(settings, wall),
         before_metrics: before_metrics(executor, &metrics, &budget, &deferred),
         ready: ready.clone(),
     }));
@@ -289,6 +329,7 @@ fn executor(
     blobs: &Arc<dyn Blobs>,
     metrics: &Arc<Metrics>,
     budget: &Arc<Budget>,
+    egress: Arc<Egress>,
 ) -> Result<Executor> {
     let code_blobs = Arc::clone(blobs);
     let code: CodeSource = Arc::new(move |digest| {
@@ -307,6 +348,7 @@ fn executor(
         wasi03: settings.wasi03,
         region: Arc::clone(&settings.identity.region),
         budget: Arc::clone(budget),
+        egress,
         long_run,
         code,
         metrics: Arc::clone(metrics),
@@ -352,8 +394,5 @@ fn warn_about_the_machine() {
     let maps = maps.and_then(|text| text.trim().parse::<u64>().ok());
     if let Some(maps) = maps.filter(|maps| *maps < 65_530) {
         tracing::warn!(maps, "vm.max_map_count is low: it limits the number of warm instances");
-    }
-    if rustix::process::geteuid().is_root() {
-        tracing::warn!("running as root: a user of its own is safer");
     }
 }

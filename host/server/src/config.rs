@@ -1,18 +1,20 @@
 //! Configuration: flags, then environment (`WAMBDA_*`), then `wambda.toml`, then defaults. All say
 //! the same things under the same names.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
+use ipnet::IpNet;
 use serde::Deserialize;
 use wambda_control::Identity;
 use wambda_model::event::EventSettings;
-use wambda_model::limits::{CONCURRENCY_DEFAULT, CONCURRENCY_MAX, DRAIN_DEFAULT};
+use wambda_model::limits::{
+    CONCURRENCY_DEFAULT, CONCURRENCY_MAX, DRAIN_DEFAULT, EGRESS_PATIENCE_DEFAULT,
+};
 
 /// Who may call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
@@ -22,6 +24,18 @@ pub enum Auth {
     Off,
     /// Callers with an access key.
     Keys,
+}
+
+/// Whether the server confines itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Confine {
+    /// As far as the kernel can.
+    Auto,
+    /// Wholly, or it does not start.
+    Required,
+    /// Not at all.
+    Off,
 }
 
 /// How log lines of the server look.
@@ -90,6 +104,27 @@ pub struct ServeArgs {
     /// Seconds that the outcome of an asynchronous invocation is kept [default: 3600]
     #[arg(long, env = "WAMBDA_KEEP_OUTCOMES")]
     pub keep_outcomes: Option<f64>,
+    /// Networks (CIDR) that functions may reach although they are private, loopback or otherwise not of the
+    /// public Internet; an execution role must allow the host as well
+    #[arg(long, env = "WAMBDA_EGRESS_ALLOW", value_delimiter = ',')]
+    pub egress_allow: Option<Vec<String>>,
+    /// Networks (CIDR) that functions may not reach, whatever their roles and --egress-allow say
+    #[arg(long, env = "WAMBDA_EGRESS_DENY", value_delimiter = ',')]
+    pub egress_deny: Option<Vec<String>>,
+    /// Seconds that an outgoing request waits for a name, a connection, a response's head, or more of its
+    /// body [default: 10]
+    #[arg(long, env = "WAMBDA_EGRESS_PATIENCE")]
+    pub egress_patience: Option<f64>,
+    /// Name servers (ADDRESS or ADDRESS:PORT) for the hosts that functions reach [default: the machine's]
+    #[arg(long, env = "WAMBDA_DNS", value_delimiter = ',')]
+    pub dns: Option<Vec<String>>,
+    /// The second wall, Landlock and seccomp: auto takes what the kernel has, required refuses to start
+    /// without all of it [default: auto]
+    #[arg(long, env = "WAMBDA_CONFINE")]
+    pub confine: Option<Confine>,
+    /// User to become once the port is bound; the data directory is made for this user
+    #[arg(long, env = "WAMBDA_USER")]
+    pub user: Option<String>,
     /// Format of the server's own log on standard error [default: text]
     #[arg(long, env = "WAMBDA_LOG_FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -119,6 +154,16 @@ pub struct Settings {
     pub drain: Duration,
     /// When asynchronous invocations are tried again, and how long their outcomes are kept.
     pub events: EventSettings,
+    /// Networks that functions may reach although they are not public, and may not although they are.
+    pub egress: [Vec<IpNet>; 2],
+    /// Longest wait of an outgoing request.
+    pub egress_patience: Duration,
+    /// Name servers; none for the machine's.
+    pub dns: Vec<SocketAddr>,
+    /// Whether the server confines itself.
+    pub confine: Confine,
+    /// User to become.
+    pub user: Option<String>,
     /// Format of the log.
     pub log_format: LogFormat,
     /// Filter of the log.
@@ -158,18 +203,7 @@ impl ServeArgs {
             store == "embedded",
             "--store {store} is not there yet: this build has `embedded` only"
         );
-        let (region, account) = (
-            args.region.unwrap_or("us-east-1".to_owned()),
-            args.account.unwrap_or("000000000000".to_owned()),
-        );
-        ensure!(
-            account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit()),
-            "--account must be twelve digits, got {account:?}"
-        );
-        ensure!(
-            !region.is_empty() && region.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'),
-            "--region must be letters, digits and '-', got {region:?}"
-        );
+        let identity = identity(args.region, args.account)?;
         let defaults = EventSettings::default();
         let memory_budget = match args.memory_budget {
             Some(0) => bail!("--memory-budget must be at least 1 MB, got 0"),
@@ -182,16 +216,29 @@ impl ServeArgs {
             lease_slack: one("--lease-slack", args.lease_slack, defaults.lease_slack)?,
             outcome_age: one("--keep-outcomes", args.keep_outcomes, defaults.outcome_age)?,
         };
+        let dns = args.dns.unwrap_or_default();
         Ok(Settings {
             listen,
             data_dir: args.data_dir.unwrap_or("wambda-data".into()),
-            identity: Identity { region: Arc::from(region), account: Arc::from(account) },
+            identity,
             keys,
             concurrency,
             wasi03: args.wasi03,
             memory_budget,
             drain: args.drain.map_or(DRAIN_DEFAULT, Duration::from_secs),
             events,
+            egress: [
+                networks("--egress-allow", args.egress_allow)?,
+                networks("--egress-deny", args.egress_deny)?,
+            ],
+            egress_patience: one(
+                "--egress-patience",
+                args.egress_patience,
+                EGRESS_PATIENCE_DEFAULT,
+            )?,
+            dns: dns.iter().map(|text| name_server(text)).collect::<Result<_>>()?,
+            confine: args.confine.unwrap_or(Confine::Auto),
+            user: args.user,
             log_format: args.log_format.unwrap_or(LogFormat::Text),
             log: args.log.unwrap_or("info".to_owned()),
         })
@@ -215,6 +262,12 @@ impl ServeArgs {
             retry_backoff: self.retry_backoff.or(file.retry_backoff),
             lease_slack: self.lease_slack.or(file.lease_slack),
             keep_outcomes: self.keep_outcomes.or(file.keep_outcomes),
+            egress_allow: self.egress_allow.or(file.egress_allow),
+            egress_deny: self.egress_deny.or(file.egress_deny),
+            egress_patience: self.egress_patience.or(file.egress_patience),
+            dns: self.dns.or(file.dns),
+            confine: self.confine.or(file.confine),
+            user: self.user.or(file.user),
             log_format: self.log_format.or(file.log_format),
             log: self.log.or(file.log),
         }
@@ -242,6 +295,46 @@ fn pair(flag: &str, given: Option<Vec<f64>>, default: [Duration; 2]) -> Result<[
         Some(&[first, second]) => Ok([seconds(flag, first)?, seconds(flag, second)?]),
         Some(other) => bail!("{flag} takes two numbers, got {}", other.len()),
     }
+}
+
+/// What is in ARNs.
+fn identity(region: Option<String>, account: Option<String>) -> Result<Identity> {
+    let (region, account) =
+        (region.unwrap_or("us-east-1".to_owned()), account.unwrap_or("000000000000".to_owned()));
+    ensure!(
+        account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit()),
+        "--account must be twelve digits, got {account:?}"
+    );
+    ensure!(
+        !region.is_empty() && region.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'),
+        "--region must be letters, digits and '-', got {region:?}"
+    );
+    Ok(Identity { region: region.into(), account: account.into() })
+}
+
+/// Networks of a flag.
+fn networks(flag: &str, given: Option<Vec<String>>) -> Result<Vec<IpNet>> {
+    given.unwrap_or_default().iter().map(|text| network(flag, text)).collect()
+}
+
+/// A network of a flag; a lone address is a network of one.
+fn network(flag: &str, text: &str) -> Result<IpNet> {
+    let text = text.trim();
+    let alone = || text.parse::<IpAddr>().map(IpNet::from);
+    let parsed = text.parse::<IpNet>().or_else(|_| alone());
+    parsed.ok().with_context(|| {
+        format!("{flag} takes networks such as 10.1.0.0/16 or fd00::/8, got {text:?}")
+    })
+}
+
+/// A name server of a flag; its port is 53 unless it says so.
+fn name_server(text: &str) -> Result<SocketAddr> {
+    let text = text.trim();
+    let alone = || text.parse::<IpAddr>().map(|address| SocketAddr::new(address, 53));
+    let parsed = text.parse::<SocketAddr>().or_else(|_| alone());
+    parsed.ok().with_context(|| {
+        format!("--dns takes addresses such as 10.0.0.2 or 10.0.0.2:53, got {text:?}")
+    })
 }
 
 fn read(path: &Path) -> Result<ServeArgs> {
@@ -298,6 +391,16 @@ mod tests {
         assert!(refused(args).contains("two numbers, got 1"));
         let args = ServeArgs { keep_outcomes: Some(-1.0), ..ServeArgs::default() };
         assert!(refused(args).contains("--keep-outcomes takes 0 to"));
+        let allow = |text: &str| ServeArgs {
+            egress_allow: Some(vec![text.to_owned()]),
+            ..ServeArgs::default()
+        };
+        assert!(refused(allow("10.0.0.0/33")).contains("--egress-allow takes networks"));
+        assert_eq!(allow("10.0.0.1").settle().unwrap().egress[0], ["10.0.0.1/32".parse().unwrap()]);
+        let dns =
+            |text: &str| ServeArgs { dns: Some(vec![text.to_owned()]), ..ServeArgs::default() };
+        assert!(refused(dns("dns.example")).contains("--dns takes addresses"));
+        assert_eq!(dns("::1").settle().unwrap().dns, ["[::1]:53".parse().unwrap()]);
         let args = ServeArgs { memory_budget: Some(0), ..ServeArgs::default() };
         assert!(refused(args).contains("at least 1 MB"));
     }

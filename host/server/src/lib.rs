@@ -6,6 +6,7 @@ pub mod config;
 pub mod listen;
 mod patient;
 pub mod telemetry;
+pub mod wall;
 
 pub use build::serve;
 pub use config::{ServeArgs, Settings};

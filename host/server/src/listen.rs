@@ -30,15 +30,24 @@ const IDLE_POLL: Duration = Duration::from_millis(20);
 /// Pause after an accept that failed, for want of file descriptors for example.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Listens on `address`.
+/// Takes `address`, and listens on it later.
 ///
 /// # Errors
 /// When the address is taken or not ours.
-pub fn bind(address: SocketAddr) -> Result<TcpListener> {
+pub fn bind(address: SocketAddr) -> Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     socket.bind(address).with_context(|| format!("cannot listen on {address}"))?;
-    Ok(socket.listen(BACKLOG)?)
+    Ok(socket)
+}
+
+/// Listens. Needs a runtime.
+///
+/// # Errors
+/// When somebody else listens there by now.
+pub fn listen(socket: TcpSocket) -> Result<TcpListener> {
+    let address = socket.local_addr()?;
+    socket.listen(BACKLOG).with_context(|| format!("cannot listen on {address}"))
 }
 
 /// Serves connections until SIGTERM or SIGINT; then lets running invocations end, and `pump`, for `drain`

@@ -10,6 +10,7 @@ pub mod embedded;
 mod file;
 pub mod memory;
 pub mod queues;
+pub mod sealed;
 
 use bytes::Bytes;
 use wambda_model::BoxFuture;
@@ -18,6 +19,7 @@ pub use blobs::ObjectBlobs;
 pub use embedded::EmbeddedRecords;
 pub use memory::MemoryRecords;
 pub use queues::{EmbeddedQueues, MemoryQueues, Queues};
+pub use sealed::{SealedRecords, SealingKey};
 
 /// What a writer expects of a record before its write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

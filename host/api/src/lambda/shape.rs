@@ -93,7 +93,7 @@ pub(crate) fn configuration(
             .map(|arn| DeadLetterConfig { target_arn: Some(arn) }),
         description: Some(attributes.description.clone()),
         environment: (!config.env.is_empty())
-            .then(|| EnvironmentResponse { variables: Some(config.env.clone()), error: None }),
+            .then(|| EnvironmentResponse { variables: Some(config.env.0.clone()), error: None }),
         ephemeral_storage: Some(EphemeralStorage {
             size: i64::from(if *ephemeral_mb == 0 { EPHEMERAL_MB } else { *ephemeral_mb }),
         }),

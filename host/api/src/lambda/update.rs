@@ -10,13 +10,14 @@ use wambda_model::limits::{ENV_BYTES_MAX, LAYERS_BYTES_MAX, LAYERS_MAX};
 use wambda_model::{Draft, LayerUse};
 
 use super::{Cx, layers, shape};
+use crate::auth::{self, Who};
 use crate::aws::generated::lambda::{
     CreateFunctionRequest, FunctionConfiguration, LoggingConfig, SERVICE,
     UpdateFunctionCodeRequest, UpdateFunctionConfigurationRequest, VpcConfig,
 };
 use crate::aws::shape::Blob;
 use crate::name::Named;
-use crate::{ApiError, Surface, auth};
+use crate::{Api, ApiError, Surface};
 
 /// Where code comes from.
 pub(crate) struct Code {
@@ -71,7 +72,7 @@ impl Settings {
             check_runtime(runtime)?;
         }
         if let Some(role) = &self.role {
-            check_role(cx, role)?;
+            check_role(cx.api, cx.who, role)?;
         }
         if let Some(variables) = &self.environment {
             check_environment(variables)?;
@@ -111,7 +112,7 @@ impl Settings {
             config.memory_bytes = shape::bytes(megabytes);
         }
         if let Some(variables) = &self.environment {
-            config.env.clone_from(variables);
+            config.env.0.clone_from(variables);
         }
         if let Some(mode) = &self.tracing {
             attributes.traces = mode == "Active";
@@ -157,9 +158,9 @@ fn check_runtime(runtime: &str) -> Result<(), ApiError> {
 
 /// The role must be there, of this account, and Lambda must be trusted by it; and who asks must be
 /// allowed to hand it on.
-fn check_role(cx: &Cx<'_>, role: &str) -> Result<(), ApiError> {
+pub(crate) fn check_role(api: &Api, who: &Who, role: &str) -> Result<(), ApiError> {
     let account = role.split(':').nth(4).unwrap_or_default();
-    if *account != *cx.identity().account {
+    if *account != *api.identity.account {
         return Err(ApiError::aws(
             403,
             "AccessDeniedException",
@@ -167,8 +168,8 @@ fn check_role(cx: &Cx<'_>, role: &str) -> Result<(), ApiError> {
         ));
     }
     let facts = vec![auth::fact("iam:PassedToService", "lambda.amazonaws.com")];
-    auth::authorize_with(Surface::Lambda, cx.who, "iam:PassRole", role, (None, facts))?;
-    let directory = cx.api.auth.directories.current();
+    auth::authorize_with(Surface::Lambda, who, "iam:PassRole", role, (None, facts))?;
+    let directory = api.auth.directories.current();
     let trusted = directory.role_of(role).is_some_and(|role| crate::iam::lambda_may_assume(role));
     if trusted {
         return Ok(());

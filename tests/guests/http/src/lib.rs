@@ -1,5 +1,7 @@
 //! An HTTP function that does what the path says, most of it bad.
 
+mod fetch;
+
 use wstd::http::{Body, Error, Request, Response};
 use wstd::time::Duration;
 
@@ -42,6 +44,7 @@ async fn main(request: Request<Body>) -> Result<Response<Body>, Error> {
         "/big" => Ok(Response::new(vec![b'x'; 7 << 20].into())),
         "/endless" => Ok(Response::new(Body::from_stream(Chunks { left: u64::MAX }))),
         "/then-panic" => Ok(Response::new(Body::from_stream(Chunks { left: 500 }))),
+        "/fetch" => Ok(Response::new(fetch::body(request.headers()))),
         "/unread" => {
             drop(request);
             Ok(Response::new("not read".into()))

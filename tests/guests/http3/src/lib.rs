@@ -1,6 +1,6 @@
 //! A wasi:http 0.3 function: answers with the method and path it was asked with.
 
-use wasip3::http::types::{ErrorCode, Fields, Request, Response};
+use wasip3::http::types::{ErrorCode, Fields, Request, Response, Scheme};
 use wasip3::{wit_bindgen, wit_future, wit_stream};
 
 struct Function;
@@ -18,7 +18,10 @@ impl wasip3::exports::http::handler::Guest for Function {
                 std::hint::black_box(0);
             }
         }
-        let text = format!("{:?} {path}", request.get_method());
+        let text = match path.as_str() {
+            "/fetch" => fetch(&request).await.unwrap_or_else(|code| format!("error {code:?}")),
+            _ => format!("{:?} {path}", request.get_method()),
+        };
         let (mut body, stream) = wit_stream::new();
         let (trailers, end) = wit_future::new(|| Ok(None));
         wit_bindgen::spawn_local(async move {
@@ -29,4 +32,27 @@ impl wasip3::exports::http::handler::Guest for Function {
         let (response, _sent) = Response::new(Fields::new(), Some(stream), end);
         Ok(response)
     }
+}
+
+/// Sends the request that the headers name: `x-scheme`, `x-authority`, `x-path`.
+async fn fetch(order: &Request) -> Result<String, ErrorCode> {
+    let headers = order.get_headers();
+    let text = |name: &str| {
+        let value = headers.get(name).pop().unwrap_or_default();
+        String::from_utf8(value).unwrap_or_default()
+    };
+    let (_, end) = wit_future::new(|| Ok(None));
+    let (request, _sent) = Request::new(Fields::new(), None, end, None);
+    let scheme = if text("x-scheme") == "https" { Scheme::Https } else { Scheme::Http };
+    let invalid = |()| ErrorCode::HttpRequestUriInvalid;
+    request.set_scheme(Some(&scheme)).map_err(invalid)?;
+    request.set_authority(Some(&text("x-authority"))).map_err(invalid)?;
+    request.set_path_with_query(Some(&text("x-path"))).map_err(invalid)?;
+    let response = wasip3::http::client::send(request).await?;
+    let status = response.get_status_code();
+    let (_, done) = wit_future::new(|| Ok(()));
+    let (body, _trailers) = Response::consume_body(response, done);
+    let body = body.collect().await;
+    let head = String::from_utf8_lossy(&body[..body.len().min(64)]).into_owned();
+    Ok(format!("{status} {} {head}", body.len()))
 }

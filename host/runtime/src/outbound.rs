@@ -1,0 +1,146 @@
+//! Outgoing HTTP as guests see it: wasmtime's `send_request` over our own sender. Its default one
+//! filters no addresses and waits ten minutes.
+
+use std::sync::Arc;
+
+use http_body_util::BodyExt;
+use wambda_egress::{Egress, Error, Session, Target, Terms};
+use wambda_model::limits::BODY_CHUNK_BYTES_MAX;
+use wambda_model::{Stream, Version};
+use wambda_policy::grants::host_arn;
+use wasmtime_wasi_http::{Error as HttpError, RequestOptions, WasiBody, WasiHttpHooks};
+
+use crate::meter::Meter;
+use crate::sink::Sink;
+
+/// Chunks of a guest's outgoing body that are buffered.
+const BODY_CHUNKS: usize = 4;
+
+/// The way out of one instance.
+pub(crate) struct Outbound {
+    egress: Arc<Egress>,
+    version: Arc<Version>,
+    meter: Arc<Meter>,
+    sink: Arc<Sink>,
+    /// What the present invocation has used; none when it has sent nothing.
+    session: Option<Arc<Session>>,
+}
+
+type Sending = dyn Future<Output = Result<(), HttpError>> + Send;
+type Received = (::http::Response<WasiBody>, Box<Sending>);
+
+impl Outbound {
+    pub(crate) fn new(
+        egress: &Arc<Egress>,
+        version: &Arc<Version>,
+        meter: &Arc<Meter>,
+        sink: &Arc<Sink>,
+    ) -> Self {
+        Self {
+            egress: Arc::clone(egress),
+            version: Arc::clone(version),
+            meter: Arc::clone(meter),
+            sink: Arc::clone(sink),
+            session: None,
+        }
+    }
+
+    /// Another invocation begins.
+    pub(crate) fn begin(&mut self) {
+        self.session = None;
+    }
+
+    /// Where the request goes, if the function may send it there.
+    fn allowed(&self, request: &::http::Request<WasiBody>) -> Result<Target, Error> {
+        let target = Target::read(request.uri())?;
+        if self.version.grants.load().allow_host(&target.host, target.port) {
+            return Ok(target);
+        }
+        Err(Error::Denied { arn: host_arn(&target.host, target.port) })
+    }
+
+    fn terms(&mut self, options: Option<RequestOptions>) -> Terms {
+        let options = options.unwrap_or_default();
+        Terms {
+            session: Arc::clone(self.session.get_or_insert_default()),
+            deadline: self.meter.deadline(),
+            patience: [
+                options.connect_timeout,
+                options.first_byte_timeout,
+                options.between_bytes_timeout,
+            ],
+        }
+    }
+}
+
+/// Counts how a request went, and tells the function's owner when it failed.
+fn note(version: &Version, sink: &Sink, error: Option<&Error>) {
+    version.metrics.egress(error.map_or("sent", Error::outcome));
+    if let Some(error) = error {
+        sink.write(Stream::Stderr, format!("[outgoing request failed: {error}]\n").as_bytes());
+    }
+}
+
+impl WasiHttpHooks for Outbound {
+    fn send_request(
+        &mut self,
+        request: ::http::Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _: Box<Sending>,
+    ) -> Box<dyn Future<Output = Result<Received, HttpError>> + Send> {
+        let (version, sink) = (Arc::clone(&self.version), Arc::clone(&self.sink));
+        let target = match self.allowed(&request) {
+            Ok(target) => target,
+            Err(error) => {
+                note(&version, &sink, Some(&error));
+                return Box::new(async move { Err(told(&error)) });
+            }
+        };
+        let (egress, terms) = (Arc::clone(&self.egress), self.terms(options));
+        Box::new(async move {
+            let sent = egress.send(&target, request, &terms).await;
+            note(&version, &sink, sent.as_ref().err());
+            let (response, driver) = sent.map_err(|error| told(&error))?;
+            let response = response.map(|body| body.map_err(|error| told(&error)).boxed_unsync());
+            let driver: Box<Sending> = Box::new(async move {
+                driver.await;
+                Ok(())
+            });
+            Ok((response, driver))
+        })
+    }
+
+    fn p2_outgoing_body_buffer_chunks(&mut self) -> usize {
+        BODY_CHUNKS
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_CHUNK_BYTES_MAX
+    }
+
+    fn p3_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_CHUNK_BYTES_MAX
+    }
+}
+
+/// The error code that the guest gets.
+fn told(error: &Error) -> HttpError {
+    match error {
+        Error::Denied { .. } => HttpError::HttpRequestDenied,
+        Error::Address { .. } => HttpError::DestinationIpProhibited,
+        Error::Authority(_) => HttpError::HttpRequestUriInvalid,
+        Error::Name { why, .. } => {
+            HttpError::DnsError { rcode: Some(why.chars().take(200).collect()), info_code: None }
+        }
+        Error::NameTime(_) => HttpError::DnsTimeout,
+        Error::Connect { .. } => HttpError::ConnectionRefused,
+        Error::ConnectTime(_) => HttpError::ConnectionTimeout,
+        Error::Connections { .. } => HttpError::ConnectionLimitReached,
+        Error::Tls { .. } => HttpError::TlsCertificateError,
+        Error::HeadTime(_) | Error::Deadline => HttpError::HttpResponseTimeout,
+        Error::BodyTime(_) => HttpError::ConnectionReadTimeout,
+        Error::Bytes { verb: "send", limit } => HttpError::HttpRequestBodySize(Some(*limit)),
+        Error::Bytes { limit, .. } => HttpError::HttpResponseBodySize(Some(*limit)),
+        Error::Protocol(_) => HttpError::HttpProtocolError,
+    }
+}

@@ -1,0 +1,66 @@
+//! Raising the second wall, and leaving root behind it.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail};
+use wambda_confine::user::Unprivileged;
+use wambda_confine::{Files, Wall};
+
+use crate::config::{Confine, Settings};
+
+/// Makes the data directory, becomes the user that was asked for, and confines the process. The port is
+/// bound and the machine's configuration read by now; no thread has been started.
+///
+/// # Errors
+/// When the user cannot be had, or when confinement is required and cannot be had in full.
+pub fn raise(settings: &Settings) -> Result<Wall> {
+    let user =
+        settings.user.as_deref().map(Unprivileged::find).transpose().map_err(|e| anyhow!(e))?;
+    let data_dir = &settings.data_dir;
+    let is_new = !data_dir.exists();
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(data_dir);
+    made.with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
+    if let Some(user) = &user {
+        if is_new {
+            user.give(data_dir).map_err(|e| anyhow!(e))?;
+        }
+        user.become_it().map_err(|e| anyhow!(e))?;
+    } else if rustix::process::geteuid().is_root() {
+        tracing::warn!(
+            "running as root: say --user NAME, and it becomes that user once its port is bound"
+        );
+    }
+    confine(settings.confine, data_dir)
+}
+
+fn confine(wanted: Confine, data_dir: &Path) -> Result<Wall> {
+    if wanted == Confine::Off {
+        tracing::warn!(
+            "neither Landlock nor seccomp (--confine off): WebAssembly is the only wall"
+        );
+        return Ok(Wall::NONE);
+    }
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let files = Files { write: &[data_dir], run: &[&program] };
+    let wall = match wambda_confine::server(&files) {
+        Ok(wall) => wall,
+        Err(error) if wanted == Confine::Required => {
+            return Err(error).context("cannot confine this process");
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot confine this process");
+            Wall::NONE
+        }
+    };
+    if wanted == Confine::Required && !wall.is_whole() {
+        bail!(
+            "--confine required: this kernel gives Landlock: {}, seccomp: {}",
+            wall.landlock,
+            if wall.seccomp { "yes" } else { "no" }
+        );
+    }
+    tracing::info!(landlock = wall.landlock, seccomp = wall.seccomp, "confined");
+    Ok(wall)
+}

@@ -1,0 +1,247 @@
+//! Records that are encrypted at rest: environments, access keys and all else that is kept by name. A
+//! copy of the disk without the key file tells nothing but names and sizes.
+//!
+//! Each value is sealed by AES-256-GCM (NIST SP 800-38D) under a nonce of its own and bound to its key,
+//! so that no value passes for another record's.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::rand::{SecureRandom, SystemRandom};
+use wambda_model::BoxFuture;
+
+use crate::{Expect, Record, Records, StoreError};
+
+/// Bytes of a key.
+const KEY_LEN: usize = 32;
+/// The first byte of a sealed value. Values themselves are JSON, which never begins with it: what an
+/// older version wrote in the clear is read, and sealed when it is written next.
+const SEALED: u8 = 1;
+
+/// A key that seals records.
+pub struct SealingKey {
+    key: LessSafeKey,
+    random: SystemRandom,
+}
+
+impl std::fmt::Debug for SealingKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SealingKey")
+    }
+}
+
+impl SealingKey {
+    /// Reads a key from its file, or makes both. The file is its owner's only.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written, or is not a key. A key is never replaced: what it
+    /// sealed would be lost.
+    pub fn load_or_make(path: &Path) -> io::Result<Self> {
+        let random = SystemRandom::new();
+        let bytes = match std::fs::read(path) {
+            Ok(found) => found,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => make(path, &random)?,
+            Err(e) => return Err(e),
+        };
+        let key = UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_| {
+            let what = format!("{} must have {KEY_LEN} bytes, has {}", path.display(), bytes.len());
+            io::Error::new(io::ErrorKind::InvalidData, what)
+        })?;
+        Ok(Self { key: LessSafeKey::new(key), random })
+    }
+
+    fn seal(&self, name: &str, value: &[u8]) -> Result<Bytes, StoreError> {
+        let failed = |_| StoreError::Failed(format!("cannot seal {name:?}"));
+        let mut nonce = [0; NONCE_LEN];
+        self.random.fill(&mut nonce).map_err(failed)?;
+        let mut sealed = value.to_vec();
+        let (nonce, bound) = (Nonce::assume_unique_for_key(nonce), Aad::from(name.as_bytes()));
+        let head = [&[SEALED][..], nonce.as_ref()].concat();
+        self.key.seal_in_place_append_tag(nonce, bound, &mut sealed).map_err(failed)?;
+        Ok([head, sealed].concat().into())
+    }
+
+    fn open(&self, name: &str, value: Bytes) -> Result<Bytes, StoreError> {
+        if value.first() != Some(&SEALED) {
+            return Ok(value);
+        }
+        let failed = || {
+            StoreError::Failed(format!(
+                "record {name:?} cannot be decrypted: it is damaged, or {KEY_FILE} is not the one it was \
+                 written with"
+            ))
+        };
+        let (nonce, sealed) =
+            value.get(1..).and_then(|v| v.split_at_checked(NONCE_LEN)).ok_or_else(failed)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| failed())?;
+        let mut opened = sealed.to_vec();
+        let length = self
+            .key
+            .open_in_place(nonce, Aad::from(name.as_bytes()), &mut opened)
+            .map_err(|_| failed())?
+            .len();
+        opened.truncate(length);
+        Ok(opened.into())
+    }
+}
+
+/// The key's file in the data directory.
+pub const KEY_FILE: &str = "records.key";
+
+fn make(path: &Path, random: &SystemRandom) -> io::Result<Vec<u8>> {
+    let mut key = vec![0; KEY_LEN];
+    random.fill(&mut key).map_err(|_| io::Error::other("no randomness"))?;
+    let temporary = path.with_extension("tmp");
+    let _ = std::fs::remove_file(&temporary);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    file.write_all(&key)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    if let Some(dir) = path.parent() {
+        std::fs::File::open(dir)?.sync_all()?;
+    }
+    Ok(key)
+}
+
+/// Records in another store, sealed.
+#[derive(Clone)]
+pub struct SealedRecords {
+    inner: Arc<dyn Records>,
+    key: Arc<SealingKey>,
+}
+
+impl std::fmt::Debug for SealedRecords {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SealedRecords")
+    }
+}
+
+impl SealedRecords {
+    /// Seals what is kept in `inner`.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Records>, key: SealingKey) -> Self {
+        Self { inner, key: Arc::new(key) }
+    }
+
+    fn open(&self, name: &str, record: Record) -> Result<Record, StoreError> {
+        let Record { value, revision } = record;
+        Ok(Record { value: self.key.open(name, value)?, revision })
+    }
+}
+
+impl Records for SealedRecords {
+    fn get(&self, key: &str) -> BoxFuture<'_, Result<Option<Record>, StoreError>> {
+        let name = key.to_owned();
+        Box::pin(async move {
+            let found = self.inner.get(&name).await?;
+            found.map(|record| self.open(&name, record)).transpose()
+        })
+    }
+
+    fn put(
+        &self,
+        key: &str,
+        value: Bytes,
+        expect: Expect,
+    ) -> BoxFuture<'_, Result<u64, StoreError>> {
+        match self.key.seal(key, &value) {
+            Ok(sealed) => self.inner.put(key, sealed, expect),
+            Err(error) => Box::pin(async move { Err(error) }),
+        }
+    }
+
+    fn delete(&self, key: &str, expect: Expect) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.inner.delete(key, expect)
+    }
+
+    fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(String, Record)>, StoreError>> {
+        let listed = self.inner.list(prefix, after, limit);
+        Box::pin(async move {
+            let opened = listed.await?.into_iter().map(|(name, record)| {
+                let record = self.open(&name, record)?;
+                Ok((name, record))
+            });
+            opened.collect()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{MemoryRecords, conformance};
+
+    fn key(dir: &Path) -> SealingKey {
+        SealingKey::load_or_make(&dir.join(KEY_FILE)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn sealed_records_are_records() {
+        let dir = tempfile::tempdir().unwrap();
+        conformance::records(&SealedRecords::new(
+            Arc::new(MemoryRecords::default()),
+            key(dir.path()),
+        ))
+        .await;
+    }
+
+    #[tokio::test]
+    async fn nothing_is_readable_without_the_key_or_under_another_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner: Arc<dyn Records> = Arc::new(MemoryRecords::default());
+        let sealed = SealedRecords::new(Arc::clone(&inner), key(dir.path()));
+        let value = Bytes::from_static(b"{\"secret\":\"canary\"}");
+        sealed.put("a", value.clone(), Expect::Any).await.unwrap();
+        sealed.put("b", value.clone(), Expect::Any).await.unwrap();
+        let (a, b) =
+            (inner.get("a").await.unwrap().unwrap(), inner.get("b").await.unwrap().unwrap());
+        assert!(!a.value.windows(6).any(|part| part == b"canary"));
+        assert_ne!(a.value, b.value, "a nonce each");
+        let again = SealedRecords::new(Arc::clone(&inner), key(dir.path()));
+        assert_eq!(again.get("a").await.unwrap().unwrap().value, value);
+        // Another record's value, a flipped bit, a cut, another key.
+        inner.put("b", a.value.clone(), Expect::Any).await.unwrap();
+        assert!(
+            sealed.get("b").await.unwrap_err().to_string().contains("\"b\" cannot be decrypted")
+        );
+        let mut flipped = a.value.to_vec();
+        *flipped.last_mut().unwrap() ^= 1;
+        for bad in [flipped, a.value[..9].to_vec(), vec![SEALED]] {
+            inner.put("a", bad.into(), Expect::Any).await.unwrap();
+            assert!(sealed.get("a").await.is_err() && sealed.list("", None, 9).await.is_err());
+        }
+        inner.put("a", a.value, Expect::Any).await.unwrap();
+        let other = tempfile::tempdir().unwrap();
+        assert!(SealedRecords::new(Arc::clone(&inner), key(other.path())).get("a").await.is_err());
+        // What was written before there was a key.
+        inner.put("old", value.clone(), Expect::Any).await.unwrap();
+        assert_eq!(sealed.get("old").await.unwrap().unwrap().value, value);
+    }
+
+    #[test]
+    fn a_key_is_private_and_never_replaced() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let _ = key(dir.path());
+        let path = dir.path().join(KEY_FILE);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        std::fs::write(&path, b"short").unwrap();
+        assert!(
+            SealingKey::load_or_make(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("must have 32 bytes, has 5")
+        );
+        assert_eq!(std::fs::read(&path).unwrap(), b"short");
+    }
+}
