@@ -265,6 +265,11 @@ impl Server {
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
     }
 
+    /// Files, sockets and the like that the process has open.
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
     /// The server is alive, has not panicked, and answers quickly.
     #[track_caller]
     pub fn assert_well(&self) {

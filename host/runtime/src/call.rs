@@ -161,7 +161,8 @@ pub(crate) fn failure(
     let cause = error.root_cause().to_string();
     if cause.contains("fuel allocated for hostcalls") {
         // Far beyond any payload: it did not even get across.
-        let too_large = FunctionError::response_too_large(version.config.payload_bytes);
+        let limit = exceeded(u64::MAX, version).unwrap_or_default();
+        let too_large = FunctionError::response_too_large(limit);
         return FunctionError { kill: Some(KillReason::Trap), ..too_large };
     }
     let frames = error.downcast_ref::<WasmBacktrace>().map(stack).unwrap_or_default();

@@ -11,6 +11,10 @@ use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Strategy,
 };
 
+/// Least and most bytes of a free slot that stay in memory.
+const RESIDENT_MIN: u64 = 64 << 10;
+const RESIDENT_MAX: u64 = 4 << 20;
+
 /// Which engine runs a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EngineKind {
@@ -81,7 +85,15 @@ pub fn compiling_engine(kind: EngineKind) -> wasmtime::Result<Engine> {
     Engine::new(&base_config(kind))
 }
 
-fn pool(kind: EngineKind) -> PoolingAllocationConfig {
+/// Bytes of a free slot that stay in memory for its next instance, so that resetting it costs no page
+/// faults. They are in nobody's budget: all slots together hold half of the guests' budget at most.
+fn resident_bytes(budget: u64) -> usize {
+    let slots = EngineKind::Main.slots() + EngineKind::Concurrent.slots();
+    let each = budget / 2 / u64::from(slots);
+    usize::try_from(each.clamp(RESIDENT_MIN, RESIDENT_MAX)).unwrap_or(0) & !0xffff
+}
+
+fn pool(kind: EngineKind, budget: u64) -> PoolingAllocationConfig {
     let slots = kind.slots();
     let mut pool = PoolingAllocationConfig::new();
     pool.total_memories(slots)
@@ -97,10 +109,12 @@ fn pool(kind: EngineKind) -> PoolingAllocationConfig {
         .max_tables_per_component(u32::try_from(limits::STORE_TABLES_MAX).unwrap_or(32))
         .max_memories_per_module(u32::try_from(limits::STORE_MEMORIES_MAX).unwrap_or(8))
         .max_tables_per_module(8)
-        .decommit_batch_size(16);
+        // At once: a slot that waits to be reset still holds its guest's memory, and one that is reset
+        // after its module was dropped holds the module's file and pages for ever.
+        .decommit_batch_size(1);
     if uses_pagemap_scan() {
         pool.pagemap_scan(Enabled::Yes)
-            .linear_memory_keep_resident(4 << 20)
+            .linear_memory_keep_resident(resident_bytes(budget))
             .table_keep_resident(512 << 10);
     }
     pool
@@ -127,15 +141,15 @@ pub struct Engines {
 }
 
 impl Engines {
-    /// Makes the engines, the concurrent one only when the operator allows WASI 0.3, and starts the
+    /// Makes the engines for guests that hold `budget` bytes together, the concurrent one only when the operator allows WASI 0.3, and starts the
     /// ticker.
     ///
     /// # Errors
     /// When the address space cannot be reserved or the thread cannot start.
-    pub fn new(wasi03: bool) -> wasmtime::Result<Self> {
+    pub fn new(wasi03: bool, budget: u64) -> wasmtime::Result<Self> {
         let make = |kind| {
             let mut config = base_config(kind);
-            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(kind)));
+            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(kind, budget)));
             Engine::new(&config)
         };
         let main = make(EngineKind::Main)?;
@@ -263,10 +277,13 @@ mod tests {
 
     #[test]
     fn the_child_compiles_for_the_servers_engines() {
-        let engines = Engines::new(true).unwrap();
+        let engines = Engines::new(true, 1 << 30).unwrap();
         for (kind, engine) in engines.iter() {
             assert_eq!(compatibility(engine), compatibility(&compiling_engine(kind).unwrap()));
         }
+        assert_eq!(resident_bytes(0), 64 << 10);
+        assert_eq!(resident_bytes(12 << 30), (1_398_101 >> 16) << 16);
+        assert_eq!(resident_bytes(u64::MAX), 4 << 20);
         let mut seen: Vec<_> = engines.iter().map(|(_, e)| compatibility(e)).collect();
         seen.dedup();
         assert_eq!(seen.len(), 2, "the engines' artifacts do not mix");

@@ -96,7 +96,7 @@ impl Executor {
     /// # Errors
     /// When wasmtime refuses, for want of address space for example.
     pub fn new(config: RuntimeConfig) -> wasmtime::Result<Self> {
-        let engines = Engines::new(config.wasi03)?;
+        let engines = Engines::new(config.wasi03, config.budget.limit())?;
         let artifacts = Arc::new(config.artifacts);
         let compiler = Compiler::new(
             config.program,
@@ -172,11 +172,8 @@ impl Inner {
     }
 
     /// The version's code, loaded at its first use.
-    pub(crate) async fn ready<'a>(
-        self: &Arc<Self>,
-        unit: &'a Unit,
-    ) -> Result<&'a Ready, InvokeError> {
-        unit.ready.get_or_try_init(|| self.load_or_compile(&unit.version)).await
+    pub(crate) async fn ready(self: &Arc<Self>, unit: &Unit) -> Result<Arc<Ready>, InvokeError> {
+        unit.ready(|| self.load_or_compile(&unit.version)).await
     }
 
     /// Loads an artifact, and compiles again when it is gone or damaged.
@@ -286,7 +283,7 @@ impl Inner {
             let ready = self.ready(&unit).await?;
             let config = &unit.version.config;
             order.meter.arm(clock::now(), config.timeout(), config.cpu());
-            self.instantiate(&unit, ready, &order).await
+            self.instantiate(&unit, &ready, &order).await
         });
         match Drive::new(make, meter, long_run, false).await {
             Ok(Ok(Ok(instance))) => Ok(instance),
@@ -419,8 +416,9 @@ impl Execute for Executor {
                 continue;
             }
             dispose(unit.retire());
-            // Whoever was admitted before the publish still finds its code here.
-            if Arc::strong_count(&unit.version) <= 1 {
+            // Whoever was admitted before the publish and comes only now loads the code again.
+            if unit.counts().busy == 0 {
+                unit.unload();
                 units.remove(uid);
             }
         }

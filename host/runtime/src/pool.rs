@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use tokio::sync::OnceCell;
 use wambda_model::invocation::InstanceCounts;
 use wambda_model::limits::{INSTANCE_AGE_MAX, INSTANCE_USES_MAX};
-use wambda_model::{Reuse, StartKind, Version, clock};
+use wambda_model::{InvokeError, Reuse, StartKind, Version, clock};
 
 use crate::engine::EngineKind;
 use crate::instance::Instance;
@@ -30,8 +31,8 @@ pub(crate) struct Ready {
 /// One version and its instances.
 pub(crate) struct Unit {
     pub(crate) version: Arc<Version>,
-    /// Loaded at the first use, and then kept.
-    pub(crate) ready: OnceCell<Ready>,
+    /// Loaded at the first use, and then kept until [`Self::unload`].
+    ready: ArcSwap<OnceCell<Arc<Ready>>>,
     idle: Mutex<Idle>,
     busy: AtomicU32,
     /// Instances wanted in all.
@@ -86,7 +87,7 @@ impl Unit {
     pub(crate) fn new(version: &Arc<Version>) -> Self {
         Self {
             version: Arc::clone(version),
-            ready: OnceCell::new(),
+            ready: ArcSwap::default(),
             idle: Mutex::default(),
             busy: AtomicU32::new(0),
             target: AtomicU32::new(0),
@@ -100,6 +101,21 @@ impl Unit {
             refilling: AtomicBool::new(false),
             long_calls: AtomicU32::new(0),
         }
+    }
+
+    /// The code, by `load` when it is not there.
+    pub(crate) async fn ready<F>(&self, load: impl FnOnce() -> F) -> Result<Arc<Ready>, InvokeError>
+    where
+        F: Future<Output = Result<Ready, InvokeError>>,
+    {
+        let cell = self.ready.load_full();
+        let ready = cell.get_or_try_init(|| async { load().await.map(Arc::new) }).await?;
+        Ok(Arc::clone(ready))
+    }
+
+    /// Lets go of the code, with its memory and files: whoever holds the unit may do so for a while.
+    pub(crate) fn unload(&self) {
+        self.ready.store(Arc::default());
     }
 
     fn lock(&self) -> MutexGuard<'_, Idle> {

@@ -213,7 +213,7 @@ impl Run {
         let sink = Arc::new(Sink::default());
         sink.begin(id, version, capture);
         let order = Order { id, meter: self.meter(), sink, ahead: false };
-        let made = self.inner.instantiate(&unit, ready, &order).await?;
+        let made = self.inner.instantiate(&unit, &ready, &order).await?;
         let began = clock::now();
         let init = Some(began - asked);
         match made {

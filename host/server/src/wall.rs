@@ -5,6 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use wambda_confine::user::Unprivileged;
 use wambda_confine::{Files, Wall};
 
@@ -16,6 +17,7 @@ use crate::config::{Confine, Settings};
 /// # Errors
 /// When the user cannot be had, or when confinement is required and cannot be had in full.
 pub fn raise(settings: &Settings) -> Result<Wall> {
+    raise_file_limit();
     let user =
         settings.user.as_deref().map(Unprivileged::find).transpose().map_err(|e| anyhow!(e))?;
     let data_dir = &settings.data_dir;
@@ -33,6 +35,17 @@ pub fn raise(settings: &Settings) -> Result<Wall> {
         );
     }
     confine(settings.confine, data_dir)
+}
+
+/// As many open files as root allows this process: each loaded function holds one, each connection too,
+/// and the limit that shells and services start with is 1,024.
+fn raise_file_limit() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
 }
 
 fn confine(wanted: Confine, data_dir: &Path) -> Result<Wall> {
