@@ -137,3 +137,158 @@ fn idle_and_slow_connections_do_not_block_others() {
     }
     server.assert_well();
 }
+
+/// What no two readers may read differently: one answer at most, and nothing that hides in a body is served.
+#[test]
+fn ambiguous_requests_are_refused() {
+    let server = Server::start();
+    server.deploy("f", wats::echo().as_bytes(), "");
+    let post = |headers: &str, body: &str| {
+        format!("POST /v1/functions/f/invoke HTTP/1.1\r\nhost: a\r\n{headers}\r\n\r\n{body}")
+    };
+    let hidden = "GET /version HTTP/1.1\r\nhost: a\r\n\r\n";
+    let chunked = format!("0\r\n\r\n{hidden}");
+    let lengths = format!("content-length: {}", hidden.len());
+    for (name, request) in [
+        ("both framings", post(&format!("{lengths}\r\ntransfer-encoding: chunked"), &chunked)),
+        (
+            "both framings, turned",
+            post(&format!("transfer-encoding: chunked\r\n{lengths}"), &chunked),
+        ),
+        ("chunked twice", post("transfer-encoding: chunked, chunked", &chunked)),
+        ("chunked, and then not", post("transfer-encoding: chunked, identity", &chunked)),
+        ("another coding", post("transfer-encoding: xchunked", &chunked)),
+        ("two codings", post("transfer-encoding: chunked\r\ntransfer-encoding: gzip", &chunked)),
+        ("a blank before the colon", post("transfer-encoding : chunked", &chunked)),
+        ("a folded header", post("x: a\r\n b\r\ntransfer-encoding: chunked", &chunked)),
+        ("a length with a sign", post("content-length: +5", hidden)),
+        ("a length below zero", post("content-length: -1", hidden)),
+        ("a length in hex", post("content-length: 0x5", hidden)),
+        ("two lengths in one", post("content-length: 5, 6", hidden)),
+        ("a length with a blank", post("content-length: 5 6", hidden)),
+        ("a length beyond 64 bits", post("content-length: 18446744073709551616", hidden)),
+        (
+            "a chunk beyond 64 bits",
+            post("transfer-encoding: chunked", &format!("10000000000000000\r\n{hidden}")),
+        ),
+        (
+            "a chunk that is no number",
+            post("transfer-encoding: chunked", &format!("0x5\r\nhello\r\n{chunked}")),
+        ),
+        (
+            "a chunk that lies",
+            post("transfer-encoding: chunked", &format!("2\r\nhello\r\n{chunked}")),
+        ),
+        ("a NUL in a header", post("x: a\0b", "")),
+        ("a header without a colon", post("nonsense", "")),
+        ("a name that is none", post("a b: c", "")),
+        ("an empty name", post(": c", "")),
+        ("the preface of HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned()),
+        ("another version", "GET /version HTTP/3.0\r\nhost: a\r\n\r\n".to_owned()),
+        ("no version", "GET /version\r\n\r\n".to_owned()),
+        ("CONNECT", "CONNECT a:80 HTTP/1.1\r\nhost: a:80\r\n\r\n".to_owned()),
+        (
+            "another host in the target",
+            "GET http://b/version HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(),
+        ),
+        ("a user in the host", "GET /version HTTP/1.1\r\nhost: u@a\r\n\r\n".to_owned()),
+        ("a path in the host", "GET /version HTTP/1.1\r\nhost: a/b\r\n\r\n".to_owned()),
+        ("two hosts in one", "GET /version HTTP/1.1\r\nhost: a, b\r\n\r\n".to_owned()),
+        ("a port that is none", "GET /version HTTP/1.1\r\nhost: a:x\r\n\r\n".to_owned()),
+    ] {
+        let answer = server.raw(request.as_bytes());
+        let answers = answer.matches("HTTP/1.1 ").count();
+        assert!(answers <= 1, "{name}: {answers} answers: {answer}");
+        assert!(!answer.contains("wasmtime"), "{name}: what was hidden was served: {answer}");
+        // With both framings it is chunked, and the connection ends with the answer (RFC 9112, 6.3).
+        let both = name.starts_with("both") && status(&answer) == 200;
+        assert!(both || matches!(status(&answer), 0 | 400..=499 | 501 | 505), "{name}: {answer}");
+    }
+    server.assert_well();
+}
+
+#[test]
+fn an_error_in_the_middle_of_a_pipeline_ends_it() {
+    let server = Server::start();
+    server.deploy("f", wats::echo().as_bytes(), "");
+    let good = "GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n";
+    let answer = server.raw(format!("{good}G\x01T / HTTP/1.1\r\nhost: a\r\n\r\n{good}").as_bytes());
+    let statuses: Vec<&str> = answer.matches("HTTP/1.1 ").collect();
+    assert_eq!(statuses.len(), 2, "{answer}");
+    assert!(answer.contains("200 OK") && answer.contains("400 Bad Request"), "{answer}");
+    server.assert_well();
+}
+
+/// Connects, sends `first`, then `drip` again and again; how long until the server has had enough.
+fn lasts(server: &Server, first: &[u8], drip: &[u8]) -> Duration {
+    let mut stream = TcpStream::connect(server.address()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let _ = stream.write_all(first);
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(10) {
+        match stream.read(&mut [0; 4096]) {
+            Ok(0) => return began.elapsed(),
+            Err(e)
+                if !matches!(
+                    e.kind(),
+                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+                ) =>
+            {
+                return began.elapsed();
+            }
+            _ => {}
+        }
+        if !drip.is_empty() && stream.write_all(drip).is_err() {
+            return began.elapsed();
+        }
+    }
+    Duration::MAX
+}
+
+#[test]
+fn slow_senders_and_readers_are_cut_off() {
+    let server = Server::with(&["--client-patience", "0.5"]);
+    server.deploy("f", wats::echo().as_bytes(), "payload=6MB&memory=64");
+    let head = "POST /v1/functions/f/invoke HTTP/1.1\r\nhost: a\r\n";
+    let before = server.open_files();
+    for (name, first, drip, most) in [
+        ("nothing at all", String::new(), "", 3),
+        ("half a head", "GET /heal".to_owned(), "", 3),
+        ("a head, letter by letter", "GET /healthz HTTP/1.1\r\nhost: a\r\nx: ".to_owned(), "y", 3),
+        ("a head, line by line", "GET /healthz HTTP/1.1\r\nhost: a\r\n".to_owned(), "x: y\r\n", 3),
+        ("half a body", format!("{head}content-length: 9\r\n\r\nhalf"), "", 3),
+        ("a body, letter by letter", format!("{head}content-length: 90000\r\n\r\nhalf"), "x", 3),
+        (
+            "chunks, letter by letter",
+            format!("{head}transfer-encoding: chunked\r\n\r\n"),
+            "1\r\nx\r\n",
+            3,
+        ),
+        (
+            "an upload, letter by letter",
+            "PUT /v1/functions/g HTTP/1.1\r\nhost: a\r\ncontent-length: 90000\r\n\r\n".to_owned(),
+            "x",
+            3,
+        ),
+        ("kept alive for nothing", "GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(), "", 3),
+    ] {
+        let took = lasts(&server, first.as_bytes(), drip.as_bytes());
+        assert!(took < Duration::from_secs(most), "{name}: {took:?}");
+    }
+    // Readers who ask for much and take nothing.
+    let mut deaf: Vec<TcpStream> = Vec::new();
+    let body = vec![b'x'; 4 << 20];
+    for _ in 0..5 {
+        let mut stream = TcpStream::connect(server.address()).unwrap();
+        write!(stream, "{head}content-length: {}\r\n\r\n", body.len()).unwrap();
+        stream.write_all(&body).unwrap();
+        deaf.push(stream);
+    }
+    wambda_tests::eventually(Duration::from_secs(8), || {
+        (server.open_files() <= before + 1).then_some(())
+    });
+    drop(deaf);
+    assert_eq!(server.invoke("f", "well").expect(200).text(), "well");
+    server.get("/v1/functions/g").expect(404);
+    server.assert_well();
+}

@@ -182,3 +182,85 @@ fn more_provisioned_than_fits_harms_nobody() {
     server.invoke("large", "x").expect(200);
     server.assert_well();
 }
+
+/// Ten that cost more than they may: each is stopped and says so, by either front, and nobody waits for it.
+#[test]
+fn ten_compile_bombs_in_a_row_are_not_noticed() {
+    let server = Server::with(&["--compile-cpu", "1"]);
+    server.deploy("neighbour", wats::echo().as_bytes(), "");
+    // Numbers of no pattern, which a zip does not make small.
+    let mut state = 1u32;
+    let mut store = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        format!(
+            "(i32.store (i32.const {state}) (i32.add (i32.load (i32.const 4)) (local.get $at)))"
+        )
+    };
+    let many: String = (0..16)
+        .map(|_| {
+            format!("(func (param $at i32) {})", (0..9_000).map(|_| store()).collect::<String>())
+        })
+        .collect();
+    let bomb = |n: usize| {
+        wat(&wats::core_with(
+            &format!("(memory (export \"memory\") 1) {many}"),
+            &format!("(i64.const {n})"),
+        ))
+    };
+    let uploads: Vec<Vec<u8>> = (0..10).map(bomb).collect();
+    let mut waits: Vec<Duration> = Vec::new();
+    std::thread::scope(|scope| {
+        let server = &server;
+        let bombs: Vec<_> = uploads
+            .iter()
+            .enumerate()
+            .map(|(n, upload)| scope.spawn(move || server.put(&format!("bomb{n}"), upload, "")))
+            .collect();
+        while !bombs.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+            waits.push(server.invoke("neighbour", "hi").expect(200).took);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        for bomb in bombs {
+            let message = bomb.join().unwrap().expect(400).message();
+            assert!(message.contains("more than 1 CPU-seconds and was stopped"), "{message}");
+        }
+    });
+    waits.sort();
+    let p99 = waits[waits.len() * 99 / 100];
+    assert!(
+        waits.len() > 500 && p99 < Duration::from_millis(25),
+        "{} calls, p99 {p99:?}",
+        waits.len()
+    );
+    // Known by now, so that it costs nothing.
+    let again = server.put("again", &uploads[0], "").expect(400);
+    assert!(again.took < Duration::from_secs(3), "{:?}", again.took);
+    server.get("/v1/functions/bomb0").expect(404);
+    // Lambda's front says it by the function's state.
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    zip.start_file("bootstrap", zip::write::SimpleFileOptions::default()).unwrap();
+    std::io::Write::write_all(&mut zip, &bomb(99)).unwrap();
+    let code = base64::Engine::encode(
+        &base64::engine::general_purpose::STANDARD,
+        zip.finish().unwrap().into_inner(),
+    );
+    let trust = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"Service":"lambda.amazonaws.com"},"Action":"sts:AssumeRole"}]}"#;
+    let trust: String = trust.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let create =
+        format!("Version=2010-05-08&Action=CreateRole&RoleName=r&AssumeRolePolicyDocument={trust}");
+    server.request("POST", "/", &form, create.as_bytes()).expect(200);
+    let order = serde_json::json!({"FunctionName": "late", "Runtime": "provided.al2023", "Handler": "x",
+        "Role": "arn:aws:iam::000000000000:role/r", "Code": {"ZipFile": code}});
+    let json = [("content-type", "application/json")];
+    server
+        .request("POST", "/2015-03-31/functions", &json, order.to_string().as_bytes())
+        .expect(201);
+    let state = wambda_tests::eventually(Duration::from_secs(20), || {
+        let described = server.get("/2015-03-31/functions/late/configuration").expect(200).json();
+        (described["State"] != "Pending").then_some(described)
+    });
+    assert_eq!(state["State"], "Failed", "{state}");
+    assert!(state["StateReason"].as_str().unwrap().contains("was stopped"), "{state}");
+    server.assert_well();
+}

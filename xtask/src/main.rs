@@ -5,6 +5,7 @@
 mod bench;
 mod codegen;
 mod demo;
+mod fuzz;
 mod moto;
 mod sh;
 mod test;
@@ -22,6 +23,7 @@ cargo xtask <command>
   bench [--dist]    measure the server against a bare one; --dist builds with LTO first
   bench queue       measure durable events, beside Redis Streams and NATS JetStream
   chaos [CYCLES]    kill the server again and again under load, and check the ledger
+  fuzz --smoke      each fuzz target for a minute (or: fuzz TARGET [SECONDS]); needs a nightly toolchain
   codegen [--check] the AWS protocol front, from botocore's service models
   tidy              check file sizes, headers and dependency directions
 ";
@@ -37,6 +39,7 @@ fn main() -> Result<()> {
         ["bench", "queue", rest @ ..] => bench::queue(rest),
         ["bench", rest @ ..] => bench::run(rest),
         ["chaos", rest @ ..] => test::chaos(rest),
+        ["fuzz", rest @ ..] => fuzz::run(rest),
         ["codegen"] => codegen::run(false),
         ["codegen", "--check"] => codegen::run(true),
         ["tidy"] => tidy::run(),

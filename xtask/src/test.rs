@@ -19,6 +19,8 @@ pub(crate) fn run(filter: &[&str]) -> Result<()> {
     step("lints");
     let lints = ["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"];
     go(&mut cargo(".", &lints))?;
+    step("licences, sources and bans");
+    deny()?;
     demo::guests()?;
     step("Python clients");
     let python = python()?;
@@ -31,6 +33,29 @@ pub(crate) fn run(filter: &[&str]) -> Result<()> {
         cargo(".", &["test", "--workspace", "--locked", "--no-fail-fast"])
     };
     go(command.env("WAMBDA_TEST_PYTHON", python).args(filter))
+}
+
+/// What may be depended on: deny.toml.
+fn deny() -> Result<()> {
+    const VERSION: &str = "0.20.2";
+    let own = root().join("target/tools/bin/cargo-deny");
+    let program = match output("cargo-deny", &["--version"]) {
+        Some(_) => PathBuf::from("cargo-deny"),
+        None => own,
+    };
+    if program.is_absolute() && !program.exists() {
+        let crate_version = format!("cargo-deny@{VERSION}");
+        go(&mut cargo(".", &["install", "--locked", "--root", "target/tools", &crate_version]))?;
+    }
+    let mut command = Command::new(program);
+    go(command.current_dir(root()).args([
+        "--log-level",
+        "error",
+        "check",
+        "bans",
+        "licenses",
+        "sources",
+    ]))
 }
 
 /// The ledger test, for longer than the tests run it.

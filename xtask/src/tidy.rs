@@ -144,6 +144,23 @@ fn promises(problems: &mut Vec<String>) -> Result<()> {
             }
         }
     }
+    threats(&code, problems)
+}
+
+/// docs/THREATMODEL.md: each attack names a test, and each that it names exists.
+fn threats(code: &str, problems: &mut Vec<String>) -> Result<()> {
+    let text = std::fs::read_to_string(root().join("docs/THREATMODEL.md"))?;
+    let (_, table) = text.split_once("| attack | by |").context("no table of attacks")?;
+    for row in table.lines().skip(2).take_while(|line| line.starts_with('|')) {
+        let last = row.trim_end_matches([' ', '|']).rsplit('|').next().unwrap_or_default();
+        let tests: Vec<&str> = last.split('`').skip(1).step_by(2).collect();
+        if tests.is_empty() {
+            problems.push(format!("docs/THREATMODEL.md: no test in {row}"));
+        }
+        for test in tests.iter().filter(|test| !code.contains(&format!("fn {test}()"))) {
+            problems.push(format!("docs/THREATMODEL.md names the test {test}, which is not there"));
+        }
+    }
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Reading request bodies: capped before they are buffered, and never waited for in vain.
 
 use std::pin::Pin;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,13 +12,22 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wambda_model::clock;
-use wambda_model::limits::BODY_IDLE_TIMEOUT;
+use wambda_model::limits::{BODY_PACE_MIN, CLIENT_PATIENCE_DEFAULT};
 
 use crate::ApiError;
 
-/// Slowest body that is waited for, after the first [`GRACE`].
-const BYTES_PER_SECOND_MIN: u64 = 128 << 10;
-const GRACE: Duration = Duration::from_secs(20);
+/// Longest silence within a body; a body that takes longer has to come at a pace.
+static PATIENCE: OnceLock<Duration> = OnceLock::new();
+
+/// Sets how long a body is waited for, once, before the first request.
+pub fn set_patience(patience: Duration) {
+    let _ = PATIENCE.set(patience);
+}
+
+fn patience() -> Duration {
+    *PATIENCE.get_or_init(|| CLIENT_PATIENCE_DEFAULT)
+}
+
 /// Kilobytes of bodies that may be in memory before they are whole, together.
 const KILOBYTES_MAX: usize = 512 << 10;
 /// Kilobytes that a share grows by.
@@ -61,9 +70,10 @@ pub async fn read(headers: &HeaderMap, incoming: Incoming, limit: u64) -> Result
         within(whole.len() + bytes.len(), limit)?;
         share.cover(whole.len() + bytes.len()).await?;
         whole.extend_from_slice(&bytes);
-        let patience = GRACE + Duration::from_secs(whole.len() as u64 / BYTES_PER_SECOND_MIN);
-        if clock::now() - began > patience {
-            let (got, seconds) = (whole.len(), patience.as_secs());
+        let allowed = patience() + Duration::from_secs(whole.len() as u64 / BODY_PACE_MIN);
+        if clock::now() - began > allowed {
+            incoming.waits = true;
+            let (got, seconds) = (whole.len(), allowed.as_secs_f64());
             let message = format!("the body is too slow: {got} bytes in {seconds} seconds");
             return Err(ApiError::slow_body(message));
         }
@@ -112,7 +122,7 @@ fn within(size: usize, limit: u64) -> Result<(), ApiError> {
 #[derive(Debug)]
 pub struct Rest {
     incoming: Option<Incoming>,
-    /// The client sends only when it is asked to, so that nothing needs to be taken.
+    /// The client sends only when it is asked to, or not at all: nothing needs to be taken.
     waits: bool,
 }
 
@@ -130,8 +140,10 @@ impl Rest {
     /// The next bytes of the body; trailers are ignored.
     async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
         loop {
-            let Ok(frame) = tokio::time::timeout(BODY_IDLE_TIMEOUT, self.frame()).await else {
-                let seconds = BODY_IDLE_TIMEOUT.as_secs();
+            let Ok(frame) = tokio::time::timeout(patience(), self.frame()).await else {
+                // Who is silent is not waited for again, to take the rest.
+                self.waits = true;
+                let seconds = patience().as_secs_f64();
                 let message = format!("no byte of the body came for {seconds} seconds");
                 return Err(ApiError::slow_body(message));
             };

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 
 use http::Method;
-use http::header::{CONTENT_TYPE, HOST};
+use http::header::{CONTENT_TYPE, HOST, TRANSFER_ENCODING};
 use matchit::Router;
 use wambda_model::FunctionName;
 use wambda_model::limits::HEAD_BYTES_MAX;
@@ -85,7 +85,8 @@ pub(crate) async fn route(
     peer: SocketAddr,
 ) -> (Surface, Result<Response, ApiError>) {
     let surface = surface_of(request.uri().path());
-    if let Err(error) = check_host(&request).and_then(|()| check_head(&request)) {
+    let checked = check_framing(&request).and_then(|()| check_host(&request));
+    if let Err(error) = checked.and_then(|()| check_head(&request)) {
         return (surface, Err(error));
     }
     if let Some(id) = url::url_id(&request) {
@@ -351,6 +352,23 @@ fn surface_of(path: &str) -> Surface {
     }
 }
 
+/// Whether somebody else might see another end of the body: any coding but one `chunked`. That a length stands
+/// beside it, hyper tells nobody; it ends the connection then (RFC 9112, 6.1 and 6.3).
+pub(crate) fn is_ambiguous(request: &Request) -> bool {
+    let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
+    let first = codings.next();
+    codings.next().is_some()
+        || first.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+}
+
+fn check_framing(request: &Request) -> Result<(), ApiError> {
+    if is_ambiguous(request) {
+        let message = "the only transfer coding that a request may have is chunked, once";
+        return Err(ApiError::invalid("InvalidFraming", message));
+    }
+    Ok(())
+}
+
 /// HTTP/1.1 requests have exactly one host (RFC 9112, 3.2).
 fn check_host(request: &Request) -> Result<(), ApiError> {
     let mut hosts = request.headers().get_all(HOST).iter();
@@ -369,6 +387,16 @@ fn check_host(request: &Request) -> Result<(), ApiError> {
             if !host.as_bytes().iter().all(|b| b.is_ascii_graphic() && !b"/?#@\\".contains(b)) =>
         {
             Err(ApiError::invalid("InvalidHost", "the Host header is not valid"))
+        }
+        Some(host)
+            if request.uri().authority().is_some_and(|target| {
+                !target.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes())
+            }) =>
+        {
+            Err(ApiError::invalid(
+                "InvalidHost",
+                "the target names another host than the Host header",
+            ))
         }
         _ => Ok(()),
     }

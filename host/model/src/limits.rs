@@ -29,12 +29,12 @@ pub const CLIENT_CONTEXT_BYTES_MAX: usize = 3583;
 pub const HEADERS_MAX: usize = 100;
 /// Bytes of one request's head.
 pub const HEAD_BYTES_MAX: usize = 32 << 10;
-/// Time for a request head to arrive.
-pub const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
-/// Longest silence within a request body.
-pub const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Longest time that a peer takes nothing of a response.
-pub const WRITE_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time for a request head to arrive, and longest silence within a request body.
+pub const CLIENT_PATIENCE_DEFAULT: Duration = Duration::from_secs(20);
+/// A peer that takes nothing of a response is waited for this many times as long.
+pub const READER_PATIENCE_FACTOR: u32 = 3;
+/// Bytes a second that a request body must come at, once it has had the client's patience.
+pub const BODY_PACE_MIN: u64 = 128 << 10;
 /// Open connections.
 pub const CONNECTIONS_MAX: usize = 8_192;
 /// Functions of one page of a list.

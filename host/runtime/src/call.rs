@@ -35,7 +35,7 @@ pub(crate) async fn event(
             let at = alloc.call_async(&mut *store, length).await?;
             memory.write(&mut *store, at as usize, &event)?;
             let packed = handle.call_async(&mut *store, (at, length)).await?;
-            core_answer(memory.data(&*store), packed, version)
+            core_answer(memory.data(&*store), packed, version.config.payload_bytes)
         }
         Entry::Event(handler) => {
             let mut id = [0; 36];
@@ -84,11 +84,11 @@ pub(crate) async fn event(
 }
 
 /// Reads `ptr << 32 | len` of a core handler.
-fn core_answer(memory: &[u8], packed: u64, version: &Version) -> wasmtime::Result<Answer> {
+pub(crate) fn core_answer(memory: &[u8], packed: u64, limit: u64) -> wasmtime::Result<Answer> {
     let at = usize::try_from(packed >> 32)?;
     let is_error = packed & CORE_ERROR_BIT != 0;
     let length = packed & (CORE_ERROR_BIT - 1);
-    if let Some(limit) = exceeded(length, version) {
+    if let Some(limit) = beyond(length, limit) {
         return Ok(Err(FunctionError::response_too_large(limit)));
     }
     let end = at.saturating_add(usize::try_from(length)?);
@@ -107,7 +107,10 @@ fn core_answer(memory: &[u8], packed: u64, version: &Version) -> wasmtime::Resul
 
 /// The limit that a result of `length` bytes exceeds.
 pub(crate) fn exceeded(length: u64, version: &Version) -> Option<u64> {
-    let limit = version.config.payload_bytes;
+    beyond(length, version.config.payload_bytes)
+}
+
+fn beyond(length: u64, limit: u64) -> Option<u64> {
     let limit = if limit == PAYLOAD_BYTES_MAX { limit + RESPONSE_BYTES_EXTRA } else { limit };
     (length > limit).then_some(limit)
 }

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::Path;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
+use wambda_model::limits::{COMPILE_ADDRESS_BYTES, COMPILE_CPU_SECONDS};
 use wasmparser::{Encoding, Parser, Payload};
 
 use crate::engine::{EngineKind, compatibility, compiling_engine};
@@ -29,6 +30,12 @@ pub struct Limits {
     pub cpu_seconds: u64,
     /// Address space in bytes.
     pub address_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { cpu_seconds: COMPILE_CPU_SECONDS, address_bytes: COMPILE_ADDRESS_BYTES }
+    }
 }
 
 /// Compiles `input` for the engine of that kind into `output`. Returns the engine's compatibility,

@@ -12,9 +12,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use tokio::sync::Semaphore;
-use wambda_model::limits::{
-    COMPILE_ADDRESS_BYTES, COMPILE_CPU_SECONDS, COMPILE_QUEUE_MAX, COMPILE_WALL,
-};
+use wambda_model::limits::{COMPILE_QUEUE_MAX, COMPILE_WALL};
 use wambda_model::{BuildError, Digest, Metrics, clock};
 
 use crate::artifact::Artifacts;
@@ -34,6 +32,7 @@ const ARENA: (&str, &str) = ("MIMALLOC_ARENA_RESERVE", "65536");
 #[derive(Debug)]
 pub struct Compiler {
     program: PathBuf,
+    limits: child::Limits,
     artifacts: Arc<Artifacts>,
     engines: Engines,
     metrics: Arc<Metrics>,
@@ -52,16 +51,18 @@ impl Drop for Waiting<'_> {
 }
 
 impl Compiler {
-    /// A compiler that runs `program compile …`.
+    /// A compiler that runs `program compile …` within `limits`.
     #[must_use]
     pub fn new(
         program: PathBuf,
+        limits: child::Limits,
         artifacts: Arc<Artifacts>,
         engines: Engines,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             program,
+            limits,
             artifacts,
             engines,
             metrics,
@@ -169,8 +170,8 @@ impl Compiler {
         let mut child = Command::new(&self.program)
             .arg("compile")
             .args(["--engine", kind.as_str()])
-            .args(["--cpu-seconds", &COMPILE_CPU_SECONDS.to_string()])
-            .args(["--address-bytes", &COMPILE_ADDRESS_BYTES.to_string()])
+            .args(["--cpu-seconds", &self.limits.cpu_seconds.to_string()])
+            .args(["--address-bytes", &self.limits.address_bytes.to_string()])
             .args([input, output])
             .env_clear()
             .env(ARENA.0, ARENA.1)
@@ -198,7 +199,7 @@ impl Compiler {
             return Ok(said.trim().to_owned());
         }
         tracing::info!(%status, words = complained.trim(), "a compilation failed");
-        Err(why_failed(status, complained.trim()))
+        Err(why_failed(status, complained.trim(), &self.limits))
     }
 }
 
@@ -230,17 +231,18 @@ async fn words(pipe: Option<impl tokio::io::AsyncRead + Unpin>) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-fn why_failed(status: ExitStatus, complained: &str) -> Failed {
+fn why_failed(status: ExitStatus, complained: &str, limits: &child::Limits) -> Failed {
     use std::os::unix::process::ExitStatusExt;
     const SIGABRT: i32 = 6;
     const SIGSEGV: i32 = 11;
     const SIGXCPU: i32 = 24;
+    let child::Limits { cpu_seconds, address_bytes } = limits;
     match (status.signal(), status.code()) {
         (Some(SIGXCPU), _) => Failed::Code(format!(
-            "compiling took more than {COMPILE_CPU_SECONDS} CPU-seconds and was stopped"
+            "compiling took more than {cpu_seconds} CPU-seconds and was stopped"
         )),
         (Some(SIGABRT | SIGSEGV), _) => Failed::Code(format!(
-            "compiling needed more than {COMPILE_ADDRESS_BYTES} bytes of memory or stack and was stopped"
+            "compiling needed more than {address_bytes} bytes of memory or stack and was stopped"
         )),
         (Some(signal), _) => Failed::Machine(format!("the compiler was ended by signal {signal}")),
         (None, Some(code)) if code == i32::from(child::EXIT_MACHINE) => {
@@ -257,7 +259,8 @@ mod tests {
 
     #[test]
     fn the_machines_faults_are_told_from_the_codes() {
-        let failed = |raw| why_failed(ExitStatus::from_raw(raw), "words");
+        let failed =
+            |raw| why_failed(ExitStatus::from_raw(raw), "words", &child::Limits::default());
         assert!(matches!(failed(24), Failed::Code(why) if why.contains("120 CPU-seconds")));
         assert!(matches!(failed(6), Failed::Code(why) if why.contains("memory")));
         assert!(matches!(failed(1 << 8), Failed::Code(why) if why.contains("words")));

@@ -17,6 +17,7 @@ use wambda_model::{
 
 use crate::artifact::Artifacts;
 use crate::call;
+use crate::child;
 use crate::compiler::Compiler;
 use crate::detect::inspect;
 use crate::drive::{Drive, Guarded, Panicked};
@@ -53,6 +54,8 @@ pub struct RuntimeConfig {
     pub code: CodeSource,
     /// File trees of functions.
     pub layers: LayerDirs,
+    /// What compiling one upload may take.
+    pub compiling: child::Limits,
     /// The way out.
     pub egress: Arc<Egress>,
     /// Where measurements go.
@@ -100,6 +103,7 @@ impl Executor {
         let artifacts = Arc::new(config.artifacts);
         let compiler = Compiler::new(
             config.program,
+            config.compiling,
             Arc::clone(&artifacts),
             engines.clone(),
             Arc::clone(&config.metrics),

@@ -134,7 +134,7 @@ const HOP_BY_HOP: [&str; 8] = [
 ];
 
 /// Makes a guest's response fit for the wire: no hop-by-hop headers, one length at most, no trailers.
-fn tidy(response: ::http::Response<WasiBody>) -> Head {
+pub(crate) fn tidy(response: ::http::Response<WasiBody>) -> Head {
     let (mut parts, body) = response.into_parts();
     for name in HOP_BY_HOP {
         parts.headers.remove(name);

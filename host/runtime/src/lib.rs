@@ -29,6 +29,8 @@ mod meter;
 mod outbound;
 mod pool;
 mod precheck;
+#[doc(hidden)]
+pub mod probe;
 mod run;
 mod sink;
 mod state;

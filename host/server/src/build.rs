@@ -222,6 +222,7 @@ async fn run(
     tracing::info!(functions = count, data_dir = %data_dir.display(), "loaded");
     warn_about_the_machine();
 
+    wambda_api::body::set_patience(settings.client_patience);
     let listener = listen::listen(socket)?;
     let address = listener.local_addr()?;
     let (set_ready, ready) = watch::channel(true);
@@ -248,7 +249,8 @@ async fn run(
         write_root_key(data_dir, &directories).context("cannot write the root key")?;
     }
     announce(address, settings.keys)?;
-    listen::accept(listener, api, set_ready, settings.drain, pump).await
+    let times = listen::Times { patience: settings.client_patience, drain: settings.drain };
+    listen::accept(listener, api, set_ready, times, pump).await
 }
 
 /// What is kept by name.
@@ -348,6 +350,7 @@ fn executor(
         wasi03: settings.wasi03,
         region: Arc::clone(&settings.identity.region),
         budget: Arc::clone(budget),
+        compiling: settings.compiling,
         egress,
         long_run,
         code,

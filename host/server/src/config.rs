@@ -13,8 +13,10 @@ use serde::Deserialize;
 use wambda_control::Identity;
 use wambda_model::event::EventSettings;
 use wambda_model::limits::{
-    CONCURRENCY_DEFAULT, CONCURRENCY_MAX, DRAIN_DEFAULT, EGRESS_PATIENCE_DEFAULT,
+    CLIENT_PATIENCE_DEFAULT, CONCURRENCY_DEFAULT, CONCURRENCY_MAX, DRAIN_DEFAULT,
+    EGRESS_PATIENCE_DEFAULT,
 };
+use wambda_runtime::child::Limits as CompileLimits;
 
 /// Who may call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
@@ -122,6 +124,16 @@ pub struct ServeArgs {
     /// without all of it [default: auto]
     #[arg(long, env = "WAMBDA_CONFINE")]
     pub confine: Option<Confine>,
+    /// Seconds that a client has for the head of a request, and for the next bytes of its body; one that takes
+    /// nothing of its response has three times as long [default: 20]
+    #[arg(long, env = "WAMBDA_CLIENT_PATIENCE")]
+    pub client_patience: Option<f64>,
+    /// CPU seconds that compiling one upload may take [default: 120]
+    #[arg(long, env = "WAMBDA_COMPILE_CPU")]
+    pub compile_cpu: Option<u64>,
+    /// Megabytes that compiling one upload may take [default: 3072]
+    #[arg(long, env = "WAMBDA_COMPILE_MEMORY")]
+    pub compile_memory: Option<u64>,
     /// User to become once the port is bound; the data directory is made for this user
     #[arg(long, env = "WAMBDA_USER")]
     pub user: Option<String>,
@@ -162,6 +174,10 @@ pub struct Settings {
     pub dns: Vec<SocketAddr>,
     /// Whether the server confines itself.
     pub confine: Confine,
+    /// Longest wait for clients.
+    pub client_patience: Duration,
+    /// What compiling one upload may take.
+    pub compiling: CompileLimits,
     /// User to become.
     pub user: Option<String>,
     /// Format of the log.
@@ -238,6 +254,13 @@ impl ServeArgs {
             )?,
             dns: dns.iter().map(|text| name_server(text)).collect::<Result<_>>()?,
             confine: args.confine.unwrap_or(Confine::Auto),
+            client_patience: one(
+                "--client-patience",
+                args.client_patience,
+                CLIENT_PATIENCE_DEFAULT,
+            )?
+            .max(Duration::from_millis(100)),
+            compiling: compiling(args.compile_cpu, args.compile_memory)?,
             user: args.user,
             log_format: args.log_format.unwrap_or(LogFormat::Text),
             log: args.log.unwrap_or("info".to_owned()),
@@ -267,6 +290,9 @@ impl ServeArgs {
             egress_patience: self.egress_patience.or(file.egress_patience),
             dns: self.dns.or(file.dns),
             confine: self.confine.or(file.confine),
+            client_patience: self.client_patience.or(file.client_patience),
+            compile_cpu: self.compile_cpu.or(file.compile_cpu),
+            compile_memory: self.compile_memory.or(file.compile_memory),
             user: self.user.or(file.user),
             log_format: self.log_format.or(file.log_format),
             log: self.log.or(file.log),
@@ -295,6 +321,26 @@ fn pair(flag: &str, given: Option<Vec<f64>>, default: [Duration; 2]) -> Result<[
         Some(&[first, second]) => Ok([seconds(flag, first)?, seconds(flag, second)?]),
         Some(other) => bail!("{flag} takes two numbers, got {}", other.len()),
     }
+}
+
+/// What compiling may take: seconds and megabytes, at least what the compiler itself needs.
+fn compiling(cpu: Option<u64>, memory: Option<u64>) -> Result<CompileLimits> {
+    let mut limits = CompileLimits::default();
+    if let Some(seconds) = cpu {
+        ensure!(
+            (1..=3_600).contains(&seconds),
+            "--compile-cpu takes 1 to 3600 seconds, got {seconds}"
+        );
+        limits.cpu_seconds = seconds;
+    }
+    if let Some(megabytes) = memory {
+        ensure!(
+            (256..=65_536).contains(&megabytes),
+            "--compile-memory takes 256 to 65536 MB, got {megabytes}"
+        );
+        limits.address_bytes = megabytes << 20;
+    }
+    Ok(limits)
 }
 
 /// What is in ARNs.

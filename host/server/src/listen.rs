@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use wambda_api::Api;
-use wambda_model::limits::{CONNECTIONS_MAX, HEAD_TIMEOUT, HEADERS_MAX};
+use wambda_model::limits::{CONNECTIONS_MAX, HEADERS_MAX, READER_PATIENCE_FACTOR};
 
 use crate::patient::Patient;
 
@@ -50,8 +50,17 @@ pub fn listen(socket: TcpSocket) -> Result<TcpListener> {
     socket.listen(BACKLOG).with_context(|| format!("cannot listen on {address}"))
 }
 
-/// Serves connections until SIGTERM or SIGINT; then lets running invocations end, and `pump`, for `drain`
-/// at most. A second signal ends at once.
+/// How long is waited.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// For clients: their heads, and what they send and take of bodies.
+    pub patience: Duration,
+    /// For invocations that run when the server stops.
+    pub drain: Duration,
+}
+
+/// Serves connections until SIGTERM or SIGINT; then lets running invocations end, and `pump`, for as long
+/// as it may take to drain. A second signal ends at once.
 ///
 /// # Errors
 /// When signals cannot be watched.
@@ -59,9 +68,10 @@ pub async fn accept(
     listener: TcpListener,
     api: Arc<Api>,
     ready: watch::Sender<bool>,
-    drain: Duration,
+    times: Times,
     pump: JoinHandle<()>,
 ) -> Result<()> {
+    let drain = times.drain;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -75,7 +85,7 @@ pub async fn accept(
         };
         match accepted {
             Ok((stream, peer, place)) => {
-                let connection = open.watch(connection(stream, peer, &api));
+                let connection = open.watch(connection(stream, peer, &api, times.patience));
                 tokio::spawn(async move {
                     // How a connection ends is its peer's business.
                     let _ = connection.await;
@@ -122,6 +132,7 @@ fn connection(
     stream: TcpStream,
     peer: SocketAddr,
     api: &Arc<Api>,
+    patience: Duration,
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + Send + use<> {
     let _ = stream.set_nodelay(true);
     let api = Arc::clone(api);
@@ -136,8 +147,11 @@ fn connection(
     // Not `pipeline_flush`: it keeps the answer to a request that cannot be parsed in the buffer.
     http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(patience)
         .max_headers(HEADERS_MAX)
         .max_buf_size(BUFFER_BYTES)
-        .serve_connection(TokioIo::new(Patient::new(stream)), answer)
+        .serve_connection(
+            TokioIo::new(Patient::new(stream, patience * READER_PATIENCE_FACTOR)),
+            answer,
+        )
 }

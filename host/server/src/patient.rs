@@ -4,22 +4,24 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
-use wambda_model::limits::WRITE_IDLE_TIMEOUT;
 
 /// A stream whose writes fail when the peer takes nothing for a while.
 pub(crate) struct Patient {
     stream: TcpStream,
+    longest: Duration,
     /// Runs while a write waits; a peer that reads costs no timer.
     patience: Option<Pin<Box<Sleep>>>,
 }
 
 impl Patient {
-    pub(crate) fn new(stream: TcpStream) -> Self {
-        Self { stream, patience: None }
+    /// Writes to `stream` fail when nothing of them was taken for `longest`.
+    pub(crate) fn new(stream: TcpStream, longest: Duration) -> Self {
+        Self { stream, longest, patience: None }
     }
 
     fn judge<T>(
@@ -31,7 +33,8 @@ impl Patient {
             self.patience = None;
             return polled;
         }
-        let new = || Box::pin(tokio::time::sleep(WRITE_IDLE_TIMEOUT));
+        let longest = self.longest;
+        let new = || Box::pin(tokio::time::sleep(longest));
         ready!(self.patience.get_or_insert_with(new).as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }

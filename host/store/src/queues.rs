@@ -414,3 +414,10 @@ pub trait Queues: Send + Sync {
     /// The queues' time, in milliseconds since the Unix epoch.
     fn now_ms(&self) -> u64;
 }
+
+/// Whether these bytes are an entry of a queue: for fuzzing, which has no other way in.
+#[doc(hidden)]
+#[must_use]
+pub fn is_entry(value: &[u8]) -> bool {
+    tables::State::decode(value).is_ok()
+}

@@ -1,0 +1,175 @@
+//! What is fuzzed: functions that read bytes of strangers. Each takes any bytes, panics for none, and checks
+//! what must hold of what it read. `cargo xtask fuzz` drives them with libFuzzer; the test below with the
+//! seeds, with what was found, and with changes of both.
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::Response;
+use wambda_api::gateway::{event_from_response, request_from_event, response_from_result};
+use wambda_control::Identity;
+use wambda_egress::{Target, address};
+
+/// The targets, by name.
+pub const ALL: &[(&str, fn(&[u8]))] = &[
+    ("zip", zip),
+    ("detect", detect),
+    ("gateway", gateway),
+    ("names", names),
+    ("queue_entry", queue_entry),
+    ("guest_response", guest_response),
+    ("egress_target", egress_target),
+];
+
+/// Uploads: zips, WAT, binaries. What comes out is bounded.
+pub fn zip(data: &[u8]) {
+    if let Ok(wasm) = wambda_runtime::upload::unpack(Bytes::copy_from_slice(data)) {
+        assert!(wasm.len() <= wambda_model::limits::UPLOAD_BYTES_MAX);
+    }
+}
+
+/// The detector of kinds, on whatever claims to be wasm.
+pub fn detect(data: &[u8]) {
+    let wasm = [&b"\0asm"[..], data].concat();
+    for upload in [Bytes::from(wasm), Bytes::copy_from_slice(data)] {
+        let _ = wambda_runtime::probe::is_function(upload);
+    }
+}
+
+/// API Gateway's event shapes, both ways.
+pub fn gateway(data: &[u8]) {
+    let bytes = Bytes::copy_from_slice(data);
+    if let Ok(request) = request_from_event(&bytes, "f") {
+        let _ = request.uri().path();
+    }
+    if let Ok(response) = response_from_result(&bytes) {
+        assert!(response.status().as_u16() >= 100);
+        let _ = event_from_response(response, 1 << 20).now_or_never();
+    }
+}
+
+/// Names, qualifiers and ARNs: what is read is a name, and says the same when it is read again.
+pub fn names(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let identity = Identity { region: "us-east-1".into(), account: "000000000000".into() };
+    let (name, beside) =
+        text.split_once('\n').map_or((text, None), |(name, rest)| (name, Some(rest)));
+    if let Ok(named) = wambda_api::name::read(&identity, name, beside) {
+        let again = wambda_api::name::read(&identity, &named.qualified_arn(&identity), None);
+        let again = again.unwrap_or_else(|_| panic!("{name:?} was read, its ARN is not"));
+        assert_eq!(again.arn(&identity), named.arn(&identity));
+        assert!(named.name.as_str().len() <= wambda_model::limits::NAME_LEN_MAX);
+    }
+    let _ = wambda_model::FunctionName::new(text);
+    let _ = wambda_model::Digest::parse(text);
+    let _ = wambda_api::name::check_qualifier(text);
+}
+
+/// Records of queues, as a broken disk might give them back.
+pub fn queue_entry(data: &[u8]) {
+    let _ = wambda_store::queues::is_entry(data);
+}
+
+/// What guests answer with: the core lane's pointer and length, and heads of HTTP responses.
+pub fn guest_response(data: &[u8]) {
+    let Some((packed, rest)) = data.split_at_checked(8) else { return };
+    let packed = u64::from_le_bytes(packed.try_into().unwrap_or_default());
+    let (limit, memory) =
+        rest.split_first().map_or((0, rest), |(limit, memory)| (u64::from(*limit), memory));
+    if let Some(answer) = wambda_runtime::probe::core_answer(memory, packed, limit) {
+        assert!(answer.len() as u64 <= limit);
+    }
+    let Some((status, lines)) = rest.split_at_checked(2) else { return };
+    let status = u16::from_le_bytes(status.try_into().unwrap_or_default());
+    let mut response = Response::builder().status(status);
+    for line in lines.split(|byte| *byte == b'\n') {
+        let mut parts = line.splitn(2, |byte| *byte == b':');
+        response =
+            response.header(parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    }
+    if let Ok(response) = response.body(()) {
+        if let Some(tidied) = wambda_runtime::probe::tidy(&response.into_parts().0) {
+            assert!(!tidied.status.is_informational());
+            assert!(tidied.headers.get_all("content-length").iter().count() <= 1);
+            assert!(
+                !tidied.headers.contains_key("transfer-encoding")
+                    && !tidied.headers.contains_key("connection")
+            );
+        }
+    }
+}
+
+/// The authority of outgoing requests: what was read reads the same again, and no address is both an
+/// address and a name.
+pub fn egress_target(data: &[u8]) {
+    let Ok(uri) = http::Uri::try_from(data) else { return };
+    let Ok(target) = Target::read(&uri) else { return };
+    let scheme = if target.tls { "https" } else { "http" };
+    let again: http::Uri = format!("{scheme}://{}/", target.host_header())
+        .parse()
+        .unwrap_or_else(|e| panic!("{target:?}: {e}"));
+    assert_eq!(Target::read(&again).as_ref().ok(), Some(&target));
+    match target.address {
+        Some(ip) => assert_eq!(address::canonical(ip), ip),
+        None => {
+            assert!(target.host.parse::<std::net::IpAddr>().is_err() && !target.host.ends_with('.'))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    /// The seeds of a target, and what was found with them.
+    fn inputs(target: &str) -> Vec<Vec<u8>> {
+        let dir =
+            Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("seeds").join(target);
+        let files = std::fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+        let mut inputs: Vec<Vec<u8>> =
+            files.map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect();
+        inputs.push(Vec::new());
+        inputs
+    }
+
+    /// Changes a few bytes, or cuts, or joins two.
+    fn change(random: &mut fastrand::Rng, from: &[Vec<u8>]) -> Vec<u8> {
+        let mut input = random.choice(from).cloned().unwrap_or_default();
+        for _ in 0..random.usize(1..6) {
+            let at = random.usize(0..=input.len());
+            match random.u8(0..5) {
+                0 => input.truncate(at),
+                1 => input.insert(at, random.u8(..)),
+                2 => {
+                    let other = random.choice(from).cloned().unwrap_or_default();
+                    input.splice(at..at, other.into_iter().take(64));
+                }
+                3 if at < input.len() => input[at] ^= 1 << random.u8(0..8),
+                _ if at < input.len() => input[at] = random.u8(..),
+                _ => {}
+            }
+        }
+        input
+    }
+
+    #[test]
+    fn what_strangers_send_panics_nobody() {
+        let seed = std::env::var("WAMBDA_FUZZ_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+        println!("WAMBDA_FUZZ_SEED={seed}");
+        for (name, target) in ALL {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let inputs = inputs(name);
+            inputs.iter().for_each(|input| target(input));
+            for _ in 0..3_000 {
+                let input = change(&mut random, &inputs);
+                if std::panic::catch_unwind(|| target(&input)).is_err() {
+                    panic!(
+                        "{name} with WAMBDA_FUZZ_SEED={seed}: {:?}",
+                        String::from_utf8_lossy(&input)
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Neighbours that behave badly, each beside a function that says hello. The figures of a release build
+//! are in docs/SPECIFICATION.md; the bounds here hold for a slower build on a busy machine.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use wambda_tests::{Server, guest, wat};
+
+use crate::wats;
+
+/// Latencies of hello over one connection, one after the other.
+fn hello(server: &Server, calls: usize) -> Vec<Duration> {
+    let mut stream = TcpStream::connect(server.address()).unwrap();
+    stream.set_nodelay(true).unwrap();
+    let request =
+        b"POST /v1/functions/hello/invoke HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nhi";
+    let mut took: Vec<Duration> = (0..calls)
+        .map(|_| {
+            let began = Instant::now();
+            stream.write_all(request).unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"hi") {
+                let mut buffer = [0; 2048];
+                let read = stream.read(&mut buffer).unwrap();
+                assert!(read > 0, "{}", String::from_utf8_lossy(&answer));
+                answer.extend_from_slice(&buffer[..read]);
+            }
+            assert!(answer.starts_with(b"HTTP/1.1 200"));
+            let took = began.elapsed();
+            std::thread::sleep(Duration::from_millis(1));
+            took
+        })
+        .collect();
+    took.sort();
+    took
+}
+
+fn p99(sorted: &[Duration]) -> Duration {
+    sorted[sorted.len() * 99 / 100]
+}
+
+/// What a bad neighbour does, over and over, on each of some threads.
+struct Neighbour {
+    name: &'static str,
+    threads: usize,
+    act: Box<dyn Fn(&Server) + Sync>,
+}
+
+fn neighbours() -> Vec<Neighbour> {
+    let neighbour =
+        |name, threads, act: Box<dyn Fn(&Server) + Sync>| Neighbour { name, threads, act };
+    let invoke = |function: &'static str, event: &'static str| -> Box<dyn Fn(&Server) + Sync> {
+        Box::new(move |server| drop(server.invoke(function, event)))
+    };
+    let body =
+        "(i32.store (i32.const 0) (i32.add (i32.load (i32.const 4)) (local.get $at)))".repeat(200);
+    vec![
+        neighbour("eight spinners", 8, invoke("spin", "x")),
+        neighbour("memory hogs", 4, invoke("bad", r#"{"do":"grow"}"#)),
+        neighbour("log floods", 4, invoke("bad", r#"{"do":"print-long","bytes":200000}"#)),
+        neighbour("traps", 4, invoke("bad", r#"{"do":"panic"}"#)),
+        neighbour(
+            "uploads",
+            2,
+            Box::new(move |server| {
+                static COUNT: std::sync::atomic::AtomicUsize =
+                    std::sync::atomic::AtomicUsize::new(0);
+                let n = COUNT.fetch_add(1, Relaxed);
+                let functions = format!("(func (param $at i32) {body})").repeat(40);
+                let text = wats::core_with(
+                    &format!("(memory (export \"memory\") 1) {functions}"),
+                    &format!("(i64.const {n})"),
+                );
+                drop(server.put(&format!("upload{}", n % 4), &wat(&text), ""));
+            }),
+        ),
+        neighbour(
+            "slow connections",
+            4,
+            Box::new(|server| {
+                static HELD: Mutex<Vec<TcpStream>> = Mutex::new(Vec::new());
+                for _ in 0..20 {
+                    let mut stream = TcpStream::connect(server.address()).unwrap();
+                    let head = "POST /v1/functions/spin/invoke HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nx";
+                    let _ = stream.write_all(head.as_bytes());
+                    HELD.lock().unwrap().push(stream);
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }),
+        ),
+        neighbour(
+            "events",
+            4,
+            Box::new(|server| {
+                let path = "/v1/functions/bad/invoke?mode=event";
+                drop(server.request("POST", path, &[], br#"{"do":"count"}"#));
+            }),
+        ),
+    ]
+}
+
+#[test]
+fn neighbours_that_behave_badly_are_not_noticed() {
+    let server = Server::start();
+    server.deploy("hello", wats::echo().as_bytes(), "");
+    server.deploy("spin", wats::spin().as_bytes(), "timeout=10");
+    server.deploy("bad", &guest("event"), "memory=64&timeout=1");
+    hello(&server, 200);
+    let quiet = p99(&hello(&server, 500));
+    let mut slow = Vec::new();
+    for Neighbour { name, threads, act } in neighbours() {
+        let stop = AtomicBool::new(false);
+        let beside = std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    while !stop.load(Relaxed) {
+                        act(&server);
+                    }
+                });
+            }
+            std::thread::sleep(Duration::from_millis(200));
+            let beside = p99(&hello(&server, 400));
+            stop.store(true, Relaxed);
+            // Those who spin are let go by their version's end.
+            server.deploy("spin", wats::spin().as_bytes(), "timeout=0.05");
+            beside
+        });
+        server.deploy("spin", wats::spin().as_bytes(), "timeout=10");
+        println!("{name}: p99 {beside:?}, quiet {quiet:?}");
+        if beside > Duration::from_millis(25) {
+            slow.push(format!("{name}: {beside:?}"));
+        }
+    }
+    assert!(slow.is_empty(), "hello took, quiet {quiet:?}: {slow:?}");
+    server.assert_well();
+}

@@ -1,0 +1,63 @@
+//! `cargo xtask fuzz`: libFuzzer on what reads strangers' bytes. Needs a nightly toolchain and cargo-fuzz, and
+//! says so where they are missing. What it finds belongs into `tests/fuzz/seeds`, where the ordinary tests
+//! run it for ever.
+
+use anyhow::{Result, bail};
+
+use crate::sh::{cargo, output, root, run as go, step};
+
+/// Seconds for each target of `--smoke`.
+const SMOKE_SECONDS: u32 = 60;
+
+pub(crate) fn run(arguments: &[&str]) -> Result<()> {
+    let (targets, seconds) = match arguments {
+        ["--smoke"] => (targets()?, SMOKE_SECONDS),
+        [target] => (vec![(*target).to_owned()], 0),
+        [target, seconds] => (vec![(*target).to_owned()], seconds.parse()?),
+        _ => bail!(
+            "cargo xtask fuzz --smoke, or TARGET [SECONDS]; targets: {}",
+            targets()?.join(", ")
+        ),
+    };
+    if output("rustup", &["run", "nightly", "rustc", "--version"]).is_none() {
+        eprintln!("skipped: fuzzing needs a nightly toolchain (rustup toolchain install nightly)");
+        return Ok(());
+    }
+    if output("cargo", &["fuzz", "--version"]).is_none() {
+        step("install cargo-fuzz");
+        go(&mut cargo(".", &["install", "--locked", "cargo-fuzz@0.13.2"]))?;
+    }
+    for target in targets {
+        step(&format!("fuzz {target}"));
+        let corpus = root().join("target/fuzz-corpus").join(&target);
+        std::fs::create_dir_all(&corpus)?;
+        let seeds = root().join("tests/fuzz/seeds").join(&target);
+        let mut command = std::process::Command::new("rustup");
+        command.current_dir(root()).args([
+            "run",
+            "nightly",
+            "cargo",
+            "fuzz",
+            "run",
+            "--fuzz-dir",
+            "tests/fuzz",
+        ]);
+        command.args(["--target-dir", "target/fuzz", &target]).args([&corpus, &seeds]);
+        command.args(["--", "-rss_limit_mb=4096", "-timeout=20", "-max_len=65536"]);
+        if seconds > 0 {
+            command.arg(format!("-max_total_time={seconds}"));
+        }
+        go(&mut command)?;
+    }
+    Ok(())
+}
+
+/// The targets, by their seeds.
+fn targets() -> Result<Vec<String>> {
+    let mut names: Vec<String> = std::fs::read_dir(root().join("tests/fuzz/fuzz_targets"))?
+        .flatten()
+        .filter_map(|file| file.file_name().to_str()?.strip_suffix(".rs").map(str::to_owned))
+        .collect();
+    names.sort();
+    Ok(names)
+}
