@@ -8,6 +8,8 @@
 
 mod bare;
 mod load;
+mod open;
+mod overload;
 mod peers;
 mod process;
 mod queue;
@@ -104,9 +106,9 @@ struct Arguments {
     quick: bool,
 }
 
-fn arguments() -> Result<Arguments> {
+fn arguments(skip: usize) -> Result<Arguments> {
     let (mut server, mut quick) = (None, false);
-    let mut given = std::env::args().skip(1);
+    let mut given = std::env::args().skip(skip);
     while let Some(argument) = given.next() {
         match argument.as_str() {
             "--server" => server = given.next().map(PathBuf::from),
@@ -145,7 +147,10 @@ fn main() -> Result<()> {
     if std::env::args().nth(1).as_deref() == Some("queue") {
         return queue::run(&queue_arguments()?);
     }
-    let Arguments { server, quick } = arguments()?;
+    if std::env::args().nth(1).as_deref() == Some("overload") {
+        return overload::run(&arguments(2)?);
+    }
+    let Arguments { server, quick } = arguments(1)?;
     let (rounds, slice) =
         if quick { (3, Duration::from_millis(500)) } else { (12, Duration::from_secs(2)) };
     let event = Path::new("tests/guests/target/wasm32-wasip2/release/guest_hello.wasm");

@@ -41,3 +41,13 @@ pub(crate) fn queue(arguments: &[&str]) -> Result<()> {
     command.arg("--redis").arg(redis.trim()).arg("--nats").arg(programs.join("nats-server"));
     go(command.args(arguments).current_dir(root()))
 }
+
+/// What happens beyond capacity, and beside bad neighbours.
+pub(crate) fn overload(arguments: &[&str]) -> Result<()> {
+    demo::guests()?;
+    let folder = build("release")?;
+    step("measure");
+    let mut command = Command::new(folder.join("wambda-bench"));
+    command.arg("overload").arg("--server").arg(folder.join("wambda"));
+    go(command.args(arguments).current_dir(root()))
+}

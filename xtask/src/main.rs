@@ -22,6 +22,7 @@ cargo xtask <command>
   guests            build the examples and the test guests
   bench [--dist]    measure the server against a bare one; --dist builds with LTO first
   bench queue       measure durable events, beside Redis Streams and NATS JetStream
+  bench overload    measure what is beyond capacity, and beside bad neighbours
   chaos [CYCLES]    kill the server again and again under load, and check the ledger
   fuzz --smoke      each fuzz target for a minute (or: fuzz TARGET [SECONDS]); needs a nightly toolchain
   codegen [--check] the AWS protocol front, from botocore's service models
@@ -37,6 +38,7 @@ fn main() -> Result<()> {
         ["test", rest @ ..] => test::run(rest),
         ["guests"] => demo::guests(),
         ["bench", "queue", rest @ ..] => bench::queue(rest),
+        ["bench", "overload", rest @ ..] => bench::overload(rest),
         ["bench", rest @ ..] => bench::run(rest),
         ["chaos", rest @ ..] => test::chaos(rest),
         ["fuzz", rest @ ..] => fuzz::run(rest),

@@ -55,6 +55,7 @@ pub fn serve(settings: &Settings) -> Result<()> {
     let egress = Arc::new(egress(settings, socket.local_addr()?));
     // Before the first thread: it holds for the threads that are started after it.
     let wall = wall::raise(settings)?;
+    wambda_api::body::set_patience(settings.client_patience);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let main = Builder::new_multi_thread()
         .worker_threads(cores)
@@ -222,7 +223,6 @@ async fn run(
     tracing::info!(functions = count, data_dir = %data_dir.display(), "loaded");
     warn_about_the_machine();
 
-    wambda_api::body::set_patience(settings.client_patience);
     let listener = listen::listen(socket)?;
     let address = listener.local_addr()?;
     let (set_ready, ready) = watch::channel(true);

@@ -2,6 +2,8 @@
 //! what must hold of what it read. `cargo xtask fuzz` drives them with libFuzzer; the test below with the
 //! seeds, with what was found, and with changes of both.
 
+#![allow(clippy::disallowed_methods)] // tests read their seed
+
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::Response;
@@ -9,8 +11,11 @@ use wambda_api::gateway::{event_from_response, request_from_event, response_from
 use wambda_control::Identity;
 use wambda_egress::{Target, address};
 
+/// What is fuzzed with any bytes.
+pub type Run = fn(&[u8]);
+
 /// The targets, by name.
-pub const ALL: &[(&str, fn(&[u8]))] = &[
+pub const ALL: &[(&str, Run)] = &[
     ("zip", zip),
     ("detect", detect),
     ("gateway", gateway),
@@ -86,15 +91,16 @@ pub fn guest_response(data: &[u8]) {
         response =
             response.header(parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     }
-    if let Ok(response) = response.body(()) {
-        if let Some(tidied) = wambda_runtime::probe::tidy(&response.into_parts().0) {
-            assert!(!tidied.status.is_informational());
-            assert!(tidied.headers.get_all("content-length").iter().count() <= 1);
-            assert!(
-                !tidied.headers.contains_key("transfer-encoding")
-                    && !tidied.headers.contains_key("connection")
-            );
-        }
+    let head = response.body(()).map(|response| response.into_parts().0);
+    if let Ok(head) = head
+        && let Some(tidied) = wambda_runtime::probe::tidy(&head)
+    {
+        assert!(!tidied.status.is_informational());
+        assert!(tidied.headers.get_all("content-length").iter().count() <= 1);
+        assert!(
+            !tidied.headers.contains_key("transfer-encoding")
+                && !tidied.headers.contains_key("connection")
+        );
     }
 }
 
