@@ -209,4 +209,12 @@ fn secrets_are_not_on_the_disk_in_the_clear() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("records.key is not the one"), "{said}");
+    std::fs::remove_file(&key).unwrap();
+    let output = std::process::Command::new(wambda_tests::program())
+        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(server.data())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("records.key is missing"), "{said}");
 }

@@ -187,12 +187,16 @@ impl Stage {
         let stop = AtomicBool::new(false);
         let (answers, slowest) = std::thread::scope(|scope| {
             let neighbour = scope.spawn(|| {
-                let mut slowest = Duration::ZERO;
+                let mut took = Vec::new();
                 while !stop.load(Relaxed) {
-                    slowest = slowest.max(server.invoke("neighbour", "hi").expect(200).took);
+                    took.push(server.invoke("neighbour", "hi").expect(200).took);
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                slowest
+                // One in fifty may have met something else on this machine.
+                took.sort();
+                took.get((took.len() * 98 / 100).min(took.len().saturating_sub(1)))
+                    .copied()
+                    .unwrap_or_default()
             });
             let answers = std::panic::catch_unwind(AssertUnwindSafe(|| self.act(case)));
             stop.store(true, Relaxed);

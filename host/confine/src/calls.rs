@@ -1,9 +1,9 @@
 //! The system calls that are left. What is not here the kernel answers with ENOSYS: no io_uring, no bpf,
-//! no ptrace, no mount, no keyring, no module, no namespace, no raw or netlink socket.
+//! no ptrace, no mount, no keyring, no module, no namespace, no raw, netlink or Unix socket.
 
 use libc::{
-    AF_INET, AF_INET6, AF_UNIX, SYS_accept, SYS_accept4, SYS_bind, SYS_brk, SYS_chdir,
-    SYS_clock_getres, SYS_clock_gettime, SYS_clock_nanosleep, SYS_clone, SYS_close,
+    AF_INET, AF_INET6, SOCK_DGRAM, SOCK_STREAM, SYS_accept, SYS_accept4, SYS_bind, SYS_brk,
+    SYS_chdir, SYS_clock_getres, SYS_clock_gettime, SYS_clock_nanosleep, SYS_clone, SYS_close,
     SYS_close_range, SYS_connect, SYS_copy_file_range, SYS_dup, SYS_dup3, SYS_epoll_create1,
     SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_pwait2, SYS_eventfd2, SYS_execve, SYS_exit,
     SYS_exit_group, SYS_faccessat, SYS_faccessat2, SYS_fadvise64, SYS_fallocate, SYS_fchdir,
@@ -39,10 +39,14 @@ pub enum Condition {
     IsNot(u8, u64),
     /// None of these bits.
     Lacks(u8, u64),
+    /// Of the bits of the first number, those of the second.
+    Bits(u8, u64, u64),
 }
 
 /// CLONE_NEWNS, _NEWCGROUP, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID and _NEWNET (clone(2)).
 const NAMESPACES: u64 = 0x7e02_0000;
+/// The kind of a socket, without its flags (socket(2)): no raw ones, of no user.
+const KIND: u64 = 0xf;
 /// Writes into a terminal's input, and into a console (ioctl_tty(2)).
 const TIOCSTI: u64 = 0x5412;
 const TIOCLINUX: u64 = 0x541c;
@@ -53,9 +57,10 @@ pub const CONDITIONS: &[(i64, &[&[Condition]])] = &[
     (
         SYS_socket,
         &[
-            &[Condition::Is(0, AF_UNIX as u64)],
-            &[Condition::Is(0, AF_INET as u64)],
-            &[Condition::Is(0, AF_INET6 as u64)],
+            &[Condition::Is(0, AF_INET as u64), Condition::Bits(1, KIND, SOCK_STREAM as u64)],
+            &[Condition::Is(0, AF_INET as u64), Condition::Bits(1, KIND, SOCK_DGRAM as u64)],
+            &[Condition::Is(0, AF_INET6 as u64), Condition::Bits(1, KIND, SOCK_STREAM as u64)],
+            &[Condition::Is(0, AF_INET6 as u64), Condition::Bits(1, KIND, SOCK_DGRAM as u64)],
         ],
     ),
     (SYS_clone, &[&[Condition::Lacks(0, NAMESPACES)]]),

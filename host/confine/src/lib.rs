@@ -92,7 +92,7 @@ const READ: &[&str] = &[
     "/usr/share/zoneinfo",
 ];
 
-/// Where the dynamic loader and its libraries are, for the compiler's process.
+/// Where the libraries of the compiler's process are.
 const LIBRARIES: &[&str] = &[
     "/lib",
     "/lib32",
@@ -102,6 +102,14 @@ const LIBRARIES: &[&str] = &[
     "/usr/local/lib",
     "/nix/store",
     "/gnu/store",
+];
+
+/// The dynamic loader, which the kernel runs for the program: of the C library, and of musl.
+const LOADERS: &[&str] = &[
+    "/lib64/ld-linux-x86-64.so.2",
+    "/lib/ld-linux-aarch64.so.1",
+    "/lib/ld-musl-x86_64.so.1",
+    "/lib/ld-musl-aarch64.so.1",
 ];
 
 /// Confines the server: it reads what [`READ`] lists, writes its own directories, runs itself, listens on
@@ -115,7 +123,8 @@ pub fn server(files: &Files<'_>) -> Result<Wall, Error> {
     let run = AccessFs::from_read(NEWEST);
     let rules = rules()?
         .add_rules(path_beneath_rules(READ, read))?
-        .add_rules(path_beneath_rules(LIBRARIES, run))?
+        .add_rules(path_beneath_rules(LIBRARIES, read))?
+        .add_rules(path_beneath_rules(LOADERS, run))?
         .add_rules(path_beneath_rules(files.run, run))?
         .add_rules(path_beneath_rules(["/dev/null", "/dev/zero"], write))?
         .add_rules(path_beneath_rules(files.write, write))?;
@@ -186,6 +195,12 @@ fn one(conditions: &[calls::Condition]) -> Result<SeccompRule, seccompiler::Back
         calls::Condition::IsNot(argument, value) => {
             SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, value)
         }
+        calls::Condition::Bits(argument, bits, value) => SeccompCondition::new(
+            argument,
+            SeccompCmpArgLen::Dword,
+            SeccompCmpOp::MaskedEq(bits),
+            value,
+        ),
         calls::Condition::Lacks(argument, bits) => SeccompCondition::new(
             argument,
             SeccompCmpArgLen::Dword,

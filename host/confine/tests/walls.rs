@@ -85,6 +85,11 @@ fn the_servers_wall() {
             "a netlink socket",
             socket(AddressFamily::Netlink, SockType::Raw, flags, None).map(drop),
         );
+        refused("a raw socket", socket(AddressFamily::Inet, SockType::Raw, flags, None).map(drop));
+        refused(
+            "a Unix socket",
+            socket(AddressFamily::Unix, SockType::Stream, flags, None).map(drop),
+        );
         refused("a namespace", nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER));
         refused("chroot", nix::unistd::chroot("/"));
     }

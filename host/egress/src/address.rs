@@ -70,6 +70,12 @@ impl Rules {
     #[must_use]
     pub fn forbidden(&self, at: SocketAddr) -> Option<&'static str> {
         let address = canonical(at.ip());
+        // A translator on the way would dial the address within.
+        if let Some(inner) = embedded(address)
+            && let Some(why) = self.forbidden(SocketAddr::new(inner, at.port()))
+        {
+            return Some(why);
+        }
         let within = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&address));
         if within(&self.deny) {
             return Some("denied by the operator");
@@ -87,6 +93,20 @@ impl Rules {
             || address.is_unspecified()
             // An address of this machine is one that a socket can be bound to.
             || (own.is_unspecified() && UdpSocket::bind((address, 0)).is_ok())
+    }
+}
+
+/// The IPv4 address that an IPv6 one stands for: NAT64 (RFC 6052) and 6to4 (RFC 3056).
+fn embedded(address: IpAddr) -> Option<IpAddr> {
+    let IpAddr::V6(v6) = address else { return None };
+    let [a, b, c, d, e, f, high, low] = v6.segments();
+    let of = |high: u16, low: u16| {
+        IpAddr::V4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
+    };
+    match [a, b, c, d, e, f] {
+        [0x64, 0xff9b, 0, 0, 0, 0] => Some(of(high, low)),
+        [0x2002, ..] => Some(of(b, c)),
+        _ => None,
     }
 }
 
@@ -197,5 +217,9 @@ mod tests {
         assert_eq!(everywhere.forbidden(at("127.0.0.9:5262")), Some("this server"));
         assert_eq!(everywhere.forbidden(at("127.0.0.9:5263")), None);
         assert_eq!(everywhere.forbidden(at("8.8.8.8:5262")), None);
+        let translated = Rules::new(net("64:ff9b::/96"), vec![], at("127.0.0.1:1"));
+        assert_eq!(translated.forbidden(at("[64:ff9b::8.8.8.8]:80")), None);
+        assert_eq!(translated.forbidden(at("[64:ff9b::127.0.0.1]:80")), Some("loopback"));
+        assert_eq!(translated.forbidden(at("[64:ff9b::169.254.169.254]:80")), Some("link-local"));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -30,6 +30,16 @@ pub struct Counted<B> {
     session: Arc<Session>,
     patience: Duration,
     silence: Option<Pin<Box<Sleep>>>,
+    progress: Option<Arc<Progress>>,
+}
+
+/// How far a request's body is.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Frames since somebody looked.
+    pub moved: AtomicU64,
+    /// Whether all of it was sent.
+    pub ended: AtomicBool,
 }
 
 impl<B> std::fmt::Debug for Counted<B> {
@@ -41,7 +51,14 @@ impl<B> std::fmt::Debug for Counted<B> {
 impl<B> Counted<B> {
     /// Counts `body` against what `session` may send or receive.
     pub fn new(body: B, direction: Direction, session: Arc<Session>, patience: Duration) -> Self {
-        Self { body: Box::pin(body), direction, session, patience, silence: None }
+        Self { body: Box::pin(body), direction, session, patience, silence: None, progress: None }
+    }
+
+    /// Says how far it is.
+    #[must_use]
+    pub fn telling(mut self, progress: &Arc<Progress>) -> Self {
+        self.progress = Some(Arc::clone(progress));
+        self
     }
 
     fn count(&self, bytes: usize) -> Result<(), Error> {
@@ -52,6 +69,15 @@ impl<B> Counted<B> {
         }
         let verb = if self.direction == Direction::Sent { "send" } else { "receive" };
         Err(Error::Bytes { verb, limit })
+    }
+}
+
+/// Whoever sends it lets go of it when all is sent.
+impl<B> Drop for Counted<B> {
+    fn drop(&mut self) {
+        if let Some(progress) = &self.progress {
+            progress.ended.store(true, Relaxed);
+        }
     }
 }
 
@@ -85,6 +111,9 @@ where
             }
         };
         this.silence = None;
+        if let Some(progress) = &this.progress {
+            progress.moved.fetch_add(1, Relaxed);
+        }
         Poll::Ready(match frame.map(|frame| frame.map(Frame::into_data)) {
             None | Some(Ok(Err(_))) => None,
             Some(Ok(Ok(data))) => Some(this.count(data.len()).map(|()| Frame::data(data))),

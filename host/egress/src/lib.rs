@@ -12,9 +12,10 @@ pub mod error;
 pub mod target;
 pub mod wire;
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hickory_resolver::config::{NameServerConfig, ResolverConfig};
@@ -24,7 +25,8 @@ use ipnet::IpNet;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio_rustls::TlsConnector;
 use wambda_model::limits::{
-    EGRESS_BYTES_MAX, EGRESS_CONNECTIONS_MAX, EGRESS_INSTANCE_CONNECTIONS_MAX,
+    EGRESS_BYTES_MAX, EGRESS_CONNECTIONS_MAX, EGRESS_FUNCTION_CONNECTIONS_MAX,
+    EGRESS_INSTANCE_CONNECTIONS_MAX,
 };
 
 pub use address::Rules;
@@ -53,6 +55,8 @@ pub struct Egress {
     resolver: Option<TokioResolver>,
     tls: OnceCell<TlsConnector>,
     places: Arc<Semaphore>,
+    /// Of each function that has connections.
+    shares: Mutex<HashMap<String, Arc<Semaphore>>>,
     patience: Duration,
 }
 
@@ -65,19 +69,25 @@ impl std::fmt::Debug for Egress {
 /// What one invocation has used of its limits.
 #[derive(Debug)]
 pub struct Session {
+    /// Of its instance: connections may outlast an invocation.
     places: Arc<Semaphore>,
     sent: AtomicU64,
     received: AtomicU64,
 }
 
-impl Default for Session {
-    fn default() -> Self {
-        let places = Arc::new(Semaphore::new(EGRESS_INSTANCE_CONNECTIONS_MAX));
-        Self { places, sent: AtomicU64::new(0), received: AtomicU64::new(0) }
-    }
+/// Places for the connections of one instance.
+#[must_use]
+pub fn places() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(EGRESS_INSTANCE_CONNECTIONS_MAX))
 }
 
 impl Session {
+    /// The session of an invocation on an instance with these places.
+    #[must_use]
+    pub fn new(places: Arc<Semaphore>) -> Self {
+        Self { places, sent: AtomicU64::new(0), received: AtomicU64::new(0) }
+    }
+
     pub(crate) fn counter(&self, direction: Direction) -> &AtomicU64 {
         match direction {
             Direction::Sent => &self.sent,
@@ -96,6 +106,8 @@ impl Session {
 pub struct Terms {
     /// The invocation that sends it.
     pub session: Arc<Session>,
+    /// The function that sends it.
+    pub function: String,
     /// When that must be over.
     pub deadline: Instant,
     /// What the guest asked for: to connect, until the response's head, and between parts of its body.
@@ -116,6 +128,7 @@ impl Egress {
                 .ok(),
             tls: OnceCell::new(),
             places: Arc::new(Semaphore::new(EGRESS_CONNECTIONS_MAX)),
+            shares: Mutex::default(),
             patience: settings.patience,
         }
     }
@@ -123,6 +136,19 @@ impl Egress {
     /// Reads the machine's certificate authorities, while that is still possible.
     pub fn load_certificates(&self) {
         let _ = self.tls.set(wire::connector());
+    }
+
+    /// A function's share of the places.
+    fn share(&self, function: &str) -> Arc<Semaphore> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(share) = shares.get(function) {
+            return Arc::clone(share);
+        }
+        // Those that nobody uses are made again when somebody does.
+        shares.retain(|_, share| Arc::strong_count(share) > 1);
+        let share = Arc::new(Semaphore::new(EGRESS_FUNCTION_CONNECTIONS_MAX));
+        shares.insert(function.to_owned(), Arc::clone(&share));
+        share
     }
 
     async fn tls(&self) -> &TlsConnector {

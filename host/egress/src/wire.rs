@@ -24,13 +24,18 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use wambda_model::clock;
 use wambda_model::limits::{
-    EGRESS_CONNECTIONS_MAX, EGRESS_HEAD_BYTES_MAX, EGRESS_INSTANCE_CONNECTIONS_MAX, HEADERS_MAX,
+    EGRESS_CONNECTIONS_MAX, EGRESS_FUNCTION_CONNECTIONS_MAX, EGRESS_HEAD_BYTES_MAX,
+    EGRESS_INSTANCE_CONNECTIONS_MAX, HEADERS_MAX,
 };
 
-use crate::body::{Counted, Direction};
+use crate::body::{Counted, Direction, Progress};
 use crate::error::Error;
 use crate::target::Target;
 use crate::{Egress, Session, Terms};
+
+/// Addresses of a host that are tried, and how long each.
+const ADDRESSES_MAX: usize = 8;
+const ADDRESS_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Speaks TLS to servers whose certificates the machine's authorities vouch for, or, when there are
 /// none on this machine, Mozilla's.
@@ -100,10 +105,12 @@ impl Egress {
             return Err(Error::Authority("CONNECT is not for functions".to_owned()));
         }
         let session = &terms.session;
-        let places = (
-            place(&session.places, "an invocation", EGRESS_INSTANCE_CONNECTIONS_MAX)?,
+        let share = self.share(&terms.function);
+        let places = [
+            place(&session.places, "an instance", EGRESS_INSTANCE_CONNECTIONS_MAX)?,
+            place(&share, "a function", EGRESS_FUNCTION_CONNECTIONS_MAX)?,
             place(&self.places, "this server", EGRESS_CONNECTIONS_MAX)?,
-        );
+        ];
         let [connect, head, between] = terms.patience;
         let time = within(connect, self.patience, terms.deadline)?;
         let found = timeout(time, self.resolve(target)).await;
@@ -114,16 +121,18 @@ impl Egress {
 
         address(&mut request, target)?;
         let between = between.unwrap_or(self.patience).min(self.patience);
-        let request =
-            request.map(|body| Counted::new(body, Direction::Sent, Arc::clone(session), between));
+        let progress = Arc::new(Progress::default());
+        let request = request.map(|body| {
+            Counted::new(body, Direction::Sent, Arc::clone(session), between).telling(&progress)
+        });
         let mut exchange = pin!(exchange(stream, request));
         let (response, connection) = loop {
             let time = within(head, self.patience, terms.deadline)?;
-            let sent = session.counter(Direction::Sent).load(Relaxed);
+            let moved = progress.moved.swap(0, Relaxed);
             match timeout(time, &mut exchange).await {
                 Ok(answered) => break answered?,
-                // A body that is on its way is no silence.
-                Err(_) if session.counter(Direction::Sent).load(Relaxed) > sent => {}
+                // The time for the head begins with the end of the body.
+                Err(_) if moved > 0 || !progress.ended.load(Relaxed) => {}
                 Err(_) => return Err(Error::HeadTime(time.as_millis())),
             }
         };
@@ -136,9 +145,11 @@ impl Egress {
         addresses: &[SocketAddr],
     ) -> Result<Box<dyn Stream>, Error> {
         let mut last = String::new();
-        for address in addresses {
-            match TcpStream::connect(address).await {
-                Ok(stream) => {
+        for address in addresses.iter().take(ADDRESSES_MAX) {
+            // One that does not answer must not take the time of the others.
+            let connected = timeout(ADDRESS_PATIENCE, TcpStream::connect(address)).await;
+            match connected {
+                Ok(Ok(stream)) => {
                     let _ = stream.set_nodelay(true);
                     return if target.tls {
                         self.secure(target, stream).await
@@ -146,7 +157,11 @@ impl Egress {
                         Ok(Box::new(stream))
                     };
                 }
-                Err(error) => last = error.to_string(),
+                Ok(Err(error)) => last = error.to_string(),
+                Err(_) if addresses.len() == 1 => {
+                    return Err(Error::ConnectTime(target.host.clone()));
+                }
+                Err(_) => last = format!("no answer from {}", address.ip()),
             }
         }
         Err(Error::Connect { host: target.host.clone(), why: last })
@@ -239,7 +254,7 @@ fn received(
 /// Drives the connection to its end, or to the end of its invocation.
 fn drive<B>(
     connection: Option<Connection<B>>,
-    places: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+    places: [OwnedSemaphorePermit; 3],
     deadline: Instant,
 ) -> Driver
 where

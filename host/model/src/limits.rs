@@ -33,6 +33,8 @@ pub const HEAD_BYTES_MAX: usize = 32 << 10;
 pub const CLIENT_PATIENCE_DEFAULT: Duration = Duration::from_secs(20);
 /// A peer that takes nothing of a response is waited for this many times as long.
 pub const READER_PATIENCE_FACTOR: u32 = 3;
+/// Bytes that such a peer has to take in that time.
+pub const READER_BYTES_MIN: u64 = 256 << 10;
 /// Bytes a second that a request body must come at, once it has had the client's patience.
 pub const BODY_PACE_MIN: u64 = 128 << 10;
 /// Open connections.
@@ -173,6 +175,12 @@ pub const POLICIES_MAX: usize = 20;
 pub const INSTANCE_USES_MAX: u32 = 1_000_000;
 /// Age at which a warm instance is replaced.
 pub const INSTANCE_AGE_MAX: Duration = Duration::from_secs(3_600);
+/// Instances alive at once, idle ones included.
+pub const SLOTS_DEFAULT: u32 = 4_096;
+/// Fewest that a server works with.
+pub const SLOTS_MIN: u32 = 8;
+/// Most that the address space of a process has room for, 4 GiB and its guard each.
+pub const SLOTS_MAX: u32 = 30_000;
 /// Core instances of one store.
 pub const STORE_INSTANCES_MAX: usize = 64;
 /// Linear memories of one store.
@@ -214,6 +222,8 @@ pub const EPOCH_TICK: Duration = Duration::from_millis(2);
 
 /// Outgoing connections of one invocation at once.
 pub const EGRESS_INSTANCE_CONNECTIONS_MAX: usize = 16;
+/// Outgoing connections of one function at once.
+pub const EGRESS_FUNCTION_CONNECTIONS_MAX: usize = 256;
 /// Outgoing connections of all functions at once.
 pub const EGRESS_CONNECTIONS_MAX: usize = 1_024;
 /// Bytes of bodies that one invocation may send, and that it may receive.

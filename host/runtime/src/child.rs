@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use wambda_model::limits::{COMPILE_ADDRESS_BYTES, COMPILE_CPU_SECONDS};
 use wasmparser::{Encoding, Parser, Payload};
 
@@ -72,15 +72,17 @@ pub fn compile(
 }
 
 fn limit_self(limits: &Limits) -> Result<(), String> {
-    let limit = |resource, value| {
-        // A little above, so that the signal tells which limit it was.
-        let both = Rlimit { current: Some(value), maximum: Some(value + 5) };
+    // A little above, so that the signal tells which limit it was; never above what there is already.
+    let limit = |resource, value: u64, slack: u64| {
+        let hard = getrlimit(resource).maximum.unwrap_or(u64::MAX);
+        let both =
+            Rlimit { current: Some(value.min(hard)), maximum: Some((value + slack).min(hard)) };
         setrlimit(resource, both).map_err(|e| format!("cannot limit the compiler: {e}"))
     };
-    limit(Resource::Cpu, limits.cpu_seconds)?;
-    limit(Resource::As, limits.address_bytes)?;
-    limit(Resource::Core, 0)?;
-    limit(Resource::Nofile, 64)?;
+    limit(Resource::Cpu, limits.cpu_seconds, 5)?;
+    limit(Resource::As, limits.address_bytes, 5)?;
+    limit(Resource::Core, 0, 0)?;
+    limit(Resource::Nofile, 64, 0)?;
     rustix::process::nice(19).map_err(|e| format!("cannot lower the priority: {e}"))?;
     Ok(())
 }

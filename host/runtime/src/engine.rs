@@ -15,6 +15,18 @@ use wasmtime::{
 const RESIDENT_MIN: u64 = 64 << 10;
 const RESIDENT_MAX: u64 = 4 << 20;
 
+/// Slots of the engine for WASI 0.3.
+const CONCURRENT_SLOTS_MAX: u32 = 512;
+
+/// What there is room for.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// Instances alive at once; each reserves 4 GiB of address space for each of its memories.
+    pub slots: u32,
+    /// Bytes that they may hold together.
+    pub budget: u64,
+}
+
 /// Which engine runs a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EngineKind {
@@ -47,11 +59,11 @@ impl EngineKind {
         [Self::Main, Self::Concurrent].into_iter().find(|kind| kind.as_str() == name)
     }
 
-    /// Memory slots: one reserves 4 GiB of address space.
-    fn slots(self) -> u32 {
+    /// Slots of this engine, when the main one has `slots`.
+    fn slots(self, slots: u32) -> u32 {
         match self {
-            Self::Main => 4_096,
-            Self::Concurrent => 512,
+            Self::Main => slots,
+            Self::Concurrent => slots.min(CONCURRENT_SLOTS_MAX),
         }
     }
 }
@@ -87,14 +99,14 @@ pub fn compiling_engine(kind: EngineKind) -> wasmtime::Result<Engine> {
 
 /// Bytes of a free slot that stay in memory for its next instance, so that resetting it costs no page
 /// faults. They are in nobody's budget: all slots together hold half of the guests' budget at most.
-fn resident_bytes(budget: u64) -> usize {
-    let slots = EngineKind::Main.slots() + EngineKind::Concurrent.slots();
-    let each = budget / 2 / u64::from(slots);
+fn resident_bytes(room: Room) -> usize {
+    let slots = EngineKind::Main.slots(room.slots) + EngineKind::Concurrent.slots(room.slots);
+    let each = room.budget / 2 / u64::from(slots.max(1));
     usize::try_from(each.clamp(RESIDENT_MIN, RESIDENT_MAX)).unwrap_or(0) & !0xffff
 }
 
-fn pool(kind: EngineKind, budget: u64) -> PoolingAllocationConfig {
-    let slots = kind.slots();
+fn pool(kind: EngineKind, room: Room) -> PoolingAllocationConfig {
+    let slots = kind.slots(room.slots);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_memories(slots)
         .total_component_instances(slots)
@@ -114,7 +126,7 @@ fn pool(kind: EngineKind, budget: u64) -> PoolingAllocationConfig {
         .decommit_batch_size(1);
     if uses_pagemap_scan() {
         pool.pagemap_scan(Enabled::Yes)
-            .linear_memory_keep_resident(resident_bytes(budget))
+            .linear_memory_keep_resident(resident_bytes(room))
             .table_keep_resident(512 << 10);
     }
     pool
@@ -141,15 +153,15 @@ pub struct Engines {
 }
 
 impl Engines {
-    /// Makes the engines for guests that hold `budget` bytes together, the concurrent one only when the operator allows WASI 0.3, and starts the
+    /// Makes the engines for as many guests as there is room for, the concurrent one only when the operator allows WASI 0.3, and starts the
     /// ticker.
     ///
     /// # Errors
     /// When the address space cannot be reserved or the thread cannot start.
-    pub fn new(wasi03: bool, budget: u64) -> wasmtime::Result<Self> {
+    pub fn new(wasi03: bool, room: Room) -> wasmtime::Result<Self> {
         let make = |kind| {
             let mut config = base_config(kind);
-            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(kind, budget)));
+            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(kind, room)));
             Engine::new(&config)
         };
         let main = make(EngineKind::Main)?;
@@ -277,13 +289,14 @@ mod tests {
 
     #[test]
     fn the_child_compiles_for_the_servers_engines() {
-        let engines = Engines::new(true, 1 << 30).unwrap();
+        let engines = Engines::new(true, Room { slots: 64, budget: 1 << 30 }).unwrap();
         for (kind, engine) in engines.iter() {
             assert_eq!(compatibility(engine), compatibility(&compiling_engine(kind).unwrap()));
         }
-        assert_eq!(resident_bytes(0), 64 << 10);
-        assert_eq!(resident_bytes(12 << 30), (1_398_101 >> 16) << 16);
-        assert_eq!(resident_bytes(u64::MAX), 4 << 20);
+        let resident = |budget| resident_bytes(Room { slots: 4_096, budget });
+        assert_eq!(resident(0), 64 << 10);
+        assert_eq!(resident(12 << 30), (1_398_101 >> 16) << 16);
+        assert_eq!(resident(u64::MAX), 4 << 20);
         let mut seen: Vec<_> = engines.iter().map(|(_, e)| compatibility(e)).collect();
         seen.dedup();
         assert_eq!(seen.len(), 2, "the engines' artifacts do not mix");

@@ -21,7 +21,7 @@ use crate::child;
 use crate::compiler::Compiler;
 use crate::detect::inspect;
 use crate::drive::{Drive, Guarded, Panicked};
-use crate::engine::{EngineKind, Engines, Ticker};
+use crate::engine::{EngineKind, Engines, Room, Ticker};
 use crate::instance::{Instance, Mold};
 use crate::layer::{self, LayerDirs};
 use crate::limiter::Denied;
@@ -54,6 +54,8 @@ pub struct RuntimeConfig {
     pub code: CodeSource,
     /// File trees of functions.
     pub layers: LayerDirs,
+    /// Instances alive at once.
+    pub slots: u32,
     /// What compiling one upload may take.
     pub compiling: child::Limits,
     /// The way out.
@@ -99,7 +101,10 @@ impl Executor {
     /// # Errors
     /// When wasmtime refuses, for want of address space for example.
     pub fn new(config: RuntimeConfig) -> wasmtime::Result<Self> {
-        let engines = Engines::new(config.wasi03, config.budget.limit())?;
+        let engines = Engines::new(
+            config.wasi03,
+            Room { slots: config.slots, budget: config.budget.limit() },
+        )?;
         let artifacts = Arc::new(config.artifacts);
         let compiler = Compiler::new(
             config.program,

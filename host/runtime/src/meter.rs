@@ -8,13 +8,16 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use wambda_model::{KillReason, clock, limits};
+use wambda_model::{KillReason, clock};
 use wasmtime::UpdateDeadline;
 
 const NOT_PRECISE: u64 = u64::MAX;
 
-/// Slices after which a call is a long one.
+/// Slices after which a call leaves the thread that read its request.
 pub(crate) const INLINE_SLICES: u32 = 2;
+/// CPU time from which on a function's calls are expected to be long, and do not begin there: those who wait
+/// for that thread wait for all that is inline on it, and a hop costs a hundredth of this.
+pub(crate) const LONG_CALL: Duration = Duration::from_millis(1);
 
 /// Atomics, because the guest's fiber and the future that polls it both hold it; never contended.
 #[derive(Debug)]
@@ -83,7 +86,7 @@ impl Meter {
 
     /// Whether this turned out not to be a short call.
     pub(crate) fn was_long(&self) -> bool {
-        self.slices() >= INLINE_SLICES || self.cpu() > limits::EPOCH_TICK * INLINE_SLICES
+        self.slices() >= INLINE_SLICES || self.cpu() > LONG_CALL
     }
 
     /// CPU time used, up to the last end of a poll.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use http_body_util::BodyExt;
+use tokio::sync::Semaphore;
 use wambda_egress::{Egress, Error, Session, Target, Terms};
 use wambda_model::limits::BODY_CHUNK_BYTES_MAX;
 use wambda_model::{Stream, Version};
@@ -22,6 +23,7 @@ pub(crate) struct Outbound {
     version: Arc<Version>,
     meter: Arc<Meter>,
     sink: Arc<Sink>,
+    places: Arc<Semaphore>,
     /// What the present invocation has used; none when it has sent nothing.
     session: Option<Arc<Session>>,
 }
@@ -41,6 +43,7 @@ impl Outbound {
             version: Arc::clone(version),
             meter: Arc::clone(meter),
             sink: Arc::clone(sink),
+            places: wambda_egress::places(),
             session: None,
         }
     }
@@ -62,7 +65,11 @@ impl Outbound {
     fn terms(&mut self, options: Option<RequestOptions>) -> Terms {
         let options = options.unwrap_or_default();
         Terms {
-            session: Arc::clone(self.session.get_or_insert_default()),
+            session: Arc::clone(
+                self.session
+                    .get_or_insert_with(|| Arc::new(Session::new(Arc::clone(&self.places)))),
+            ),
+            function: self.version.name.as_str().to_owned(),
             deadline: self.meter.deadline(),
             patience: [
                 options.connect_timeout,
@@ -101,7 +108,12 @@ impl WasiHttpHooks for Outbound {
             let sent = egress.send(&target, request, &terms).await;
             note(&version, &sink, sent.as_ref().err());
             let (response, driver) = sent.map_err(|error| told(&error))?;
-            let response = response.map(|body| body.map_err(|error| told(&error)).boxed_unsync());
+            // It ends with its first error: the owner is told of that as well.
+            let failed = move |error: Error| {
+                note(&version, &sink, Some(&error));
+                told(&error)
+            };
+            let response = response.map(|body| body.map_err(failed).boxed_unsync());
             let driver: Box<Sending> = Box::new(async move {
                 driver.await;
                 Ok(())

@@ -13,7 +13,7 @@ use http_body_util::BodyExt;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use wambda_model::invocation::Caller;
-use wambda_model::limits::{EPOCH_TICK, LOG_LINE_BYTES_MAX};
+use wambda_model::limits::LOG_LINE_BYTES_MAX;
 use wambda_model::{
     Body, FunctionError, InvokeError, KillReason, Kind, Outcome, Permit, Reply, Report, RequestId,
     StartKind, Version, clock,
@@ -24,7 +24,7 @@ use crate::drive::{Drive, Guarded, Panicked, TimedOut};
 use crate::executor::{Inner, Order, dispose, panicked};
 use crate::http::{self, End, Guest, Head, Streaming};
 use crate::instance::Instance;
-use crate::meter::{INLINE_SLICES, Meter};
+use crate::meter::{LONG_CALL, Meter};
 use crate::pool::Unit;
 use crate::sink::Sink;
 
@@ -252,7 +252,7 @@ impl Run {
         instance.store.data().sink.end(error.map(note), report);
         self.count(error, report);
         // Instantiation says nothing about the next call.
-        let long = self.meter.was_long() && report.duration > EPOCH_TICK * INLINE_SLICES;
+        let long = self.meter.was_long() && report.duration > LONG_CALL;
         self.unit.note_length(long);
         self.end_busy();
         instance.uses += 1;

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,9 +27,8 @@ use wambda_runtime::executor::CodeSource;
 use wambda_runtime::layer::{LayerDirs, LayerSource};
 use wambda_runtime::{Executor, RuntimeConfig, artifact::Artifacts};
 use wambda_sources::{Deferred, deferred};
-use wambda_store::sealed::KEY_FILE;
 use wambda_store::{
-    Blobs, EmbeddedQueues, EmbeddedRecords, ObjectBlobs, Queues, Records, SealedRecords, SealingKey,
+    Blobs, EmbeddedQueues, EmbeddedRecords, ObjectBlobs, Queues, Records, SealedRecords,
 };
 
 use crate::config::Settings;
@@ -106,7 +105,7 @@ fn long_run(cores: usize) -> Result<Runtime> {
 }
 
 /// Where state is kept, in the data directory.
-fn storage(data_dir: &Path) -> Result<(Arc<dyn Records>, Arc<dyn Blobs>)> {
+async fn storage(data_dir: &Path) -> Result<(Arc<dyn Records>, Arc<dyn Blobs>)> {
     let blob_dir = data_dir.join("blobs");
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&blob_dir);
     made.with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
@@ -117,10 +116,7 @@ fn storage(data_dir: &Path) -> Result<(Arc<dyn Records>, Arc<dyn Blobs>)> {
     // It has secrets in it, and the directory may have been made by somebody else.
     let private = std::fs::set_permissions(&database, Permissions::from_mode(0o600));
     private.with_context(|| format!("cannot keep {} from others", database.display()))?;
-    let key_file = data_dir.join(KEY_FILE);
-    let key = SealingKey::load_or_make(&key_file);
-    let key = key.with_context(|| format!("cannot have the key {}", key_file.display()))?;
-    let records = SealedRecords::new(Arc::new(records), key);
+    let records = SealedRecords::open(Arc::new(records), data_dir).await?;
     Ok((Arc::new(records), Arc::new(ObjectBlobs::files(&blob_dir)?)))
 }
 
@@ -182,7 +178,7 @@ async fn run(
     cores: usize,
 ) -> Result<()> {
     let data_dir = &settings.data_dir;
-    let (records, blobs) = storage(data_dir)?;
+    let (records, blobs) = storage(data_dir).await?;
     let metrics = Metrics::new(VERSION)?;
     count_panics(&metrics);
     let budget = Budget::new(settings.memory_budget);
@@ -345,11 +341,13 @@ fn executor(
     });
     let config = RuntimeConfig {
         layers: LayerDirs::open(&settings.data_dir, layers).context("cannot open the layers")?,
-        program: std::env::current_exe().context("cannot find this program")?,
+        // This very file, whatever is at its path by then.
+        program: PathBuf::from("/proc/self/exe"),
         artifacts: Artifacts::open(&settings.data_dir).context("cannot open the artifacts")?,
         wasi03: settings.wasi03,
         region: Arc::clone(&settings.identity.region),
         budget: Arc::clone(budget),
+        slots: settings.slots,
         compiling: settings.compiling,
         egress,
         long_run,

@@ -14,7 +14,7 @@ use wambda_control::Identity;
 use wambda_model::event::EventSettings;
 use wambda_model::limits::{
     CLIENT_PATIENCE_DEFAULT, CONCURRENCY_DEFAULT, CONCURRENCY_MAX, DRAIN_DEFAULT,
-    EGRESS_PATIENCE_DEFAULT,
+    EGRESS_PATIENCE_DEFAULT, SLOTS_DEFAULT, SLOTS_MAX, SLOTS_MIN,
 };
 use wambda_runtime::child::Limits as CompileLimits;
 
@@ -124,6 +124,9 @@ pub struct ServeArgs {
     /// without all of it [default: auto]
     #[arg(long, env = "WAMBDA_CONFINE")]
     pub confine: Option<Confine>,
+    /// Instances alive at once, idle ones included [default: 4096]
+    #[arg(long, env = "WAMBDA_INSTANCE_SLOTS")]
+    pub instance_slots: Option<u32>,
     /// Seconds that a client has for the head of a request, and for the next bytes of its body; one that takes
     /// nothing of its response has three times as long [default: 20]
     #[arg(long, env = "WAMBDA_CLIENT_PATIENCE")]
@@ -174,6 +177,8 @@ pub struct Settings {
     pub dns: Vec<SocketAddr>,
     /// Whether the server confines itself.
     pub confine: Confine,
+    /// Instances alive at once.
+    pub slots: u32,
     /// Longest wait for clients.
     pub client_patience: Duration,
     /// What compiling one upload may take.
@@ -254,6 +259,7 @@ impl ServeArgs {
             )?,
             dns: dns.iter().map(|text| name_server(text)).collect::<Result<_>>()?,
             confine: args.confine.unwrap_or(Confine::Auto),
+            slots: slots(args.instance_slots)?,
             client_patience: one(
                 "--client-patience",
                 args.client_patience,
@@ -290,6 +296,7 @@ impl ServeArgs {
             egress_patience: self.egress_patience.or(file.egress_patience),
             dns: self.dns.or(file.dns),
             confine: self.confine.or(file.confine),
+            instance_slots: self.instance_slots.or(file.instance_slots),
             client_patience: self.client_patience.or(file.client_patience),
             compile_cpu: self.compile_cpu.or(file.compile_cpu),
             compile_memory: self.compile_memory.or(file.compile_memory),
@@ -321,6 +328,16 @@ fn pair(flag: &str, given: Option<Vec<f64>>, default: [Duration; 2]) -> Result<[
         Some(&[first, second]) => Ok([seconds(flag, first)?, seconds(flag, second)?]),
         Some(other) => bail!("{flag} takes two numbers, got {}", other.len()),
     }
+}
+
+/// Instances alive at once.
+fn slots(given: Option<u32>) -> Result<u32> {
+    let slots = given.unwrap_or(SLOTS_DEFAULT);
+    ensure!(
+        (SLOTS_MIN..=SLOTS_MAX).contains(&slots),
+        "--instance-slots must be {SLOTS_MIN} to {SLOTS_MAX}, got {slots}"
+    );
+    Ok(slots)
 }
 
 /// What compiling may take: seconds and megabytes, at least what the compiler itself needs.

@@ -1,4 +1,4 @@
-//! A connection that gives up on a peer which does not read: hyper has no timeout for writing, and a
+//! A connection that gives up on a peer which does not read, or hardly: hyper has no timeout for writing, and a
 //! response that nobody takes would hold its connection, and its memory, for ever.
 
 use std::io::{self, IoSlice};
@@ -9,28 +9,38 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
+use wambda_model::limits::READER_BYTES_MIN;
 
 /// A stream whose writes fail when the peer takes nothing for a while.
 pub(crate) struct Patient {
     stream: TcpStream,
     longest: Duration,
-    /// Runs while a write waits; a peer that reads costs no timer.
+    /// Runs while writes wait; a peer that keeps up costs no timer.
     patience: Option<Pin<Box<Sleep>>>,
+    /// Bytes that were taken since it runs.
+    taken: u64,
 }
 
 impl Patient {
     /// Writes to `stream` fail when nothing of them was taken for `longest`.
     pub(crate) fn new(stream: TcpStream, longest: Duration) -> Self {
-        Self { stream, longest, patience: None }
+        Self { stream, longest, patience: None, taken: 0 }
     }
 
-    fn judge<T>(
+    /// A peer has `longest` for each [`READER_BYTES_MIN`], from the first time that it makes us wait until
+    /// all is written.
+    fn judge(
         &mut self,
         cx: &mut Context<'_>,
-        polled: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
+        polled: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &polled {
+            self.taken += *bytes as u64;
+        }
+        if self.taken >= READER_BYTES_MIN {
+            (self.patience, self.taken) = (None, 0);
+        }
         if polled.is_ready() {
-            self.patience = None;
             return polled;
         }
         let longest = self.longest;
@@ -74,6 +84,8 @@ impl AsyncWrite for Patient {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // All is written: what is asked for next has its own time.
+        (self.patience, self.taken) = (None, 0);
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

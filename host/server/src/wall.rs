@@ -21,20 +21,36 @@ pub fn raise(settings: &Settings) -> Result<Wall> {
     let user =
         settings.user.as_deref().map(Unprivileged::find).transpose().map_err(|e| anyhow!(e))?;
     let data_dir = &settings.data_dir;
-    let is_new = !data_dir.exists();
+    let missing: Vec<&Path> = data_dir
+        .ancestors()
+        .take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists())
+        .collect();
     let made = DirBuilder::new().recursive(true).mode(0o700).create(data_dir);
     made.with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
+    let is_empty = std::fs::read_dir(data_dir).is_ok_and(|mut entries| entries.next().is_none());
     if let Some(user) = &user {
-        if is_new {
-            user.give(data_dir).map_err(|e| anyhow!(e))?;
+        // What was made for it, and what nobody has used yet.
+        for dir in missing.iter().copied().chain(is_empty.then_some(&**data_dir)) {
+            user.give(dir).map_err(|e| anyhow!(e))?;
         }
         user.become_it().map_err(|e| anyhow!(e))?;
+        let writable = tempfile_in(data_dir);
+        writable.with_context(|| {
+            format!("{} is not this user's: give it to them (chown -R)", data_dir.display())
+        })?;
     } else if rustix::process::geteuid().is_root() {
         tracing::warn!(
             "running as root: say --user NAME, and it becomes that user once its port is bound"
         );
     }
     confine(settings.confine, data_dir)
+}
+
+/// Whether a file can be made in `dir`.
+fn tempfile_in(dir: &Path) -> std::io::Result<()> {
+    let probe = dir.join(".probe");
+    std::fs::write(&probe, b"")?;
+    std::fs::remove_file(&probe)
 }
 
 /// As many open files as root allows this process: each loaded function holds one, each connection too,

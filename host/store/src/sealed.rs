@@ -19,9 +19,10 @@ use crate::{Expect, Record, Records, StoreError};
 
 /// Bytes of a key.
 const KEY_LEN: usize = 32;
-/// The first byte of a sealed value. Values themselves are JSON, which never begins with it: what an
-/// older version wrote in the clear is read, and sealed when it is written next.
+/// The first byte of a sealed value. Values themselves are JSON, which never begins with it.
 const SEALED: u8 = 1;
+/// Records that are sealed in one go.
+const PAGE: usize = 500;
 
 /// A key that seals records.
 pub struct SealingKey {
@@ -36,7 +37,8 @@ impl std::fmt::Debug for SealingKey {
 }
 
 impl SealingKey {
-    /// Reads a key from its file, or makes both. The file is its owner's only.
+    /// Reads a key from its file, or makes both. The file is its owner's only. [`SealedRecords::open`] decides
+    /// whether one may be made.
     ///
     /// # Errors
     /// When the file cannot be read or written, or is not a key. A key is never replaced: what it
@@ -67,9 +69,6 @@ impl SealingKey {
     }
 
     fn open(&self, name: &str, value: Bytes) -> Result<Bytes, StoreError> {
-        if value.first() != Some(&SEALED) {
-            return Ok(value);
-        }
         let failed = || {
             StoreError::Failed(format!(
                 "record {name:?} cannot be decrypted: it is damaged, or {KEY_FILE} is not the one it was \
@@ -122,13 +121,50 @@ impl std::fmt::Debug for SealedRecords {
 }
 
 impl SealedRecords {
+    /// The records of a data directory. Where there is no key yet, one is made, and what an older version
+    /// wrote in the clear is sealed; from then on nothing in the clear is believed.
+    ///
+    /// # Errors
+    /// When there are sealed records and no key: a new one would open none of them.
+    pub async fn open(inner: Arc<dyn Records>, data_dir: &Path) -> Result<Self, StoreError> {
+        let path = data_dir.join(KEY_FILE);
+        let failed = |e: io::Error| StoreError::Failed(format!("{}: {e}", path.display()));
+        if path.exists() {
+            return Ok(Self::new(inner, SealingKey::load_or_make(&path).map_err(failed)?));
+        }
+        // Its final name it gets when all is sealed, so that being killed meanwhile loses nothing.
+        let unfinished = path.with_extension("unfinished");
+        let resumed = unfinished.exists();
+        let key = SealingKey::load_or_make(&unfinished).map_err(failed)?;
+        let this = Self::new(inner, key);
+        let mut after: Option<String> = None;
+        loop {
+            let page = this.inner.list("", after.as_deref(), PAGE).await?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            for (name, record) in page {
+                if record.value.first() != Some(&SEALED) {
+                    this.put(&name, record.value, Expect::Revision(record.revision)).await?;
+                } else if !resumed {
+                    std::fs::remove_file(&unfinished).map_err(failed)?;
+                    let path = path.display();
+                    let what =
+                        format!("{path} is missing, and there are records that only it opens");
+                    return Err(StoreError::Failed(what));
+                }
+            }
+        }
+        std::fs::rename(&unfinished, &path).map_err(failed)?;
+        Ok(this)
+    }
+
     /// Seals what is kept in `inner`.
     #[must_use]
     pub fn new(inner: Arc<dyn Records>, key: SealingKey) -> Self {
         Self { inner, key: Arc::new(key) }
     }
 
-    fn open(&self, name: &str, record: Record) -> Result<Record, StoreError> {
+    fn unseal(&self, name: &str, record: Record) -> Result<Record, StoreError> {
         let Record { value, revision } = record;
         Ok(Record { value: self.key.open(name, value)?, revision })
     }
@@ -139,7 +175,7 @@ impl Records for SealedRecords {
         let name = key.to_owned();
         Box::pin(async move {
             let found = self.inner.get(&name).await?;
-            found.map(|record| self.open(&name, record)).transpose()
+            found.map(|record| self.unseal(&name, record)).transpose()
         })
     }
 
@@ -168,7 +204,7 @@ impl Records for SealedRecords {
         let listed = self.inner.list(prefix, after, limit);
         Box::pin(async move {
             let opened = listed.await?.into_iter().map(|(name, record)| {
-                let record = self.open(&name, record)?;
+                let record = self.unseal(&name, record)?;
                 Ok((name, record))
             });
             opened.collect()
@@ -223,9 +259,27 @@ mod tests {
         inner.put("a", a.value, Expect::Any).await.unwrap();
         let other = tempfile::tempdir().unwrap();
         assert!(SealedRecords::new(Arc::clone(&inner), key(other.path())).get("a").await.is_err());
-        // What was written before there was a key.
-        inner.put("old", value.clone(), Expect::Any).await.unwrap();
-        assert_eq!(sealed.get("old").await.unwrap().unwrap().value, value);
+    }
+
+    #[tokio::test]
+    async fn what_an_older_version_wrote_is_sealed_and_then_nothing_in_the_clear_is_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner: Arc<dyn Records> = Arc::new(MemoryRecords::default());
+        let value = Bytes::from_static(b"{}");
+        for n in 0..PAGE + 7 {
+            inner.put(&format!("old/{n}"), value.clone(), Expect::Any).await.unwrap();
+        }
+        let sealed = SealedRecords::open(Arc::clone(&inner), dir.path()).await.unwrap();
+        assert_eq!(sealed.get("old/506").await.unwrap().unwrap().value, value);
+        assert_eq!(inner.get("old/506").await.unwrap().unwrap().value.first(), Some(&SEALED));
+        drop(SealedRecords::open(Arc::clone(&inner), dir.path()).await.unwrap());
+        inner.put("forged", value, Expect::Any).await.unwrap();
+        assert!(sealed.get("forged").await.is_err());
+        // Without its key the rest is lost, and told so; no new key is made.
+        std::fs::remove_file(dir.path().join(KEY_FILE)).unwrap();
+        let lost = SealedRecords::open(Arc::clone(&inner), dir.path()).await.unwrap_err();
+        assert!(lost.to_string().contains("is missing"), "{lost}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]
