@@ -384,7 +384,8 @@ fn check_host(request: &Request) -> Result<(), ApiError> {
         }
         // An authority without user information: what is in it matters to functions, not to us.
         Some(host)
-            if !host.as_bytes().iter().all(|b| b.is_ascii_graphic() && !b"/?#@\\".contains(b)) =>
+            if !host.as_bytes().iter().all(|b| b.is_ascii_graphic() && !b"/?#@\\,".contains(b))
+                || !has_port(host.as_bytes()) =>
         {
             Err(ApiError::invalid("InvalidHost", "the Host header is not valid"))
         }
@@ -400,6 +401,14 @@ fn check_host(request: &Request) -> Result<(), ApiError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Whether what follows the host is a port, or nothing.
+fn has_port(host: &[u8]) -> bool {
+    let within_brackets = host.iter().rposition(|byte| *byte == b']').map_or(0, |end| end + 1);
+    let rest = host.get(within_brackets..).unwrap_or_default();
+    let port = rest.iter().position(|byte| *byte == b':').and_then(|colon| rest.get(colon + 1..));
+    port.is_none_or(|port| port.len() <= 5 && port.iter().all(u8::is_ascii_digit))
 }
 
 /// The head is bounded as a whole; hyper bounds its parts and its buffer.
