@@ -128,11 +128,10 @@ impl Egress {
         let mut exchange = pin!(exchange(stream, request));
         let (response, connection) = loop {
             let time = within(head, self.patience, terms.deadline)?;
-            let moved = progress.moved.swap(0, Relaxed);
             match timeout(time, &mut exchange).await {
                 Ok(answered) => break answered?,
                 // The time for the head begins with the end of the body.
-                Err(_) if moved > 0 || !progress.ended.load(Relaxed) => {}
+                Err(_) if progress.moved.swap(0, Relaxed) > 0 || !progress.ended.load(Relaxed) => {}
                 Err(_) => return Err(Error::HeadTime(time.as_millis())),
             }
         };
