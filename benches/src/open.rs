@@ -57,7 +57,7 @@ pub(crate) async fn run(load: &Load, rate: f64, time: Duration) -> Result<Seen> 
     let mut next = 0u64;
     while began.elapsed() < time {
         let due = (began.elapsed().as_secs_f64() * rate) as u64;
-        while next < due {
+        while next <= due {
             let intended = began + Duration::from_secs_f64(next as f64 / rate);
             let (pool, request, told) = (Arc::clone(&pool), Arc::clone(&request), told.clone());
             tokio::spawn(async move {
