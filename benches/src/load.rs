@@ -66,7 +66,8 @@ async fn connection(
             let read = stream.read(free).await?;
             ensure!(read > 0, "the connection was closed");
             filled += read;
-            if let Some(body) = whole(buffer.get(..filled).unwrap_or_default())? {
+            if let Some((status, body)) = whole(buffer.get(..filled).unwrap_or_default())? {
+                ensure!(status == 200, "{status}: {}", String::from_utf8_lossy(body));
                 break body;
             }
         };
@@ -75,13 +76,13 @@ async fn connection(
     }
 }
 
-/// The body, when the whole answer is there.
-fn whole(answer: &[u8]) -> Result<Option<&[u8]>> {
+/// Status and body, when the whole answer is there.
+pub(crate) fn whole(answer: &[u8]) -> Result<Option<(u16, &[u8])>> {
     let Some(at) = answer.windows(4).position(|w| w == b"\r\n\r\n") else { return Ok(None) };
     let (head, rest) = answer.split_at(at);
     let head = std::str::from_utf8(head)?;
-    ensure!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let status = head.get(9..12).context("no status")?.parse()?;
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
     let length: usize = length.context("no content-length")?.parse()?;
-    Ok(rest.get(4..4 + length))
+    Ok(rest.get(4..4 + length).map(|body| (status, body)))
 }

@@ -11,6 +11,8 @@ use hdrhistogram::Histogram;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::load::whole;
+
 /// How answers came: microseconds by kind, and when the good ones did.
 #[derive(Debug)]
 pub(crate) struct Seen {
@@ -38,19 +40,20 @@ pub(crate) struct Load {
     pub(crate) body: String,
 }
 
+impl Load {
+    fn request(&self) -> Vec<u8> {
+        let Self { address, path, body } = self;
+        let length = body.len();
+        format!("POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-length: {length}\r\n\r\n{body}")
+            .into_bytes()
+    }
+}
+
 type Pool = Arc<Mutex<Vec<TcpStream>>>;
 
 /// Sends `rate` requests a second for `time`; waits for the last answers.
 pub(crate) async fn run(load: &Load, rate: f64, time: Duration) -> Result<Seen> {
-    let request: Arc<[u8]> = format!(
-        "POST {} HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\n\r\n{}",
-        load.path,
-        load.address,
-        load.body.len(),
-        load.body
-    )
-    .into_bytes()
-    .into();
+    let request: Arc<[u8]> = load.request().into();
     let (pool, began, address) = (Pool::default(), Instant::now(), load.address);
     let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let mut seen = Seen::new()?;
@@ -99,34 +102,14 @@ async fn one(address: SocketAddr, pool: &Pool, request: &[u8]) -> Result<u16> {
     let mut answer = Vec::with_capacity(1_024);
     loop {
         anyhow::ensure!(stream.read_buf(&mut answer).await? > 0, "the connection was closed");
-        if let Some(status) = whole(&answer)? {
+        if let Some((status, _)) = whole(&answer)? {
             pool.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
             return Ok(status);
         }
     }
 }
 
-/// The status, when the whole answer is there.
-fn whole(answer: &[u8]) -> Result<Option<u16>> {
-    let Some(at) = answer.windows(4).position(|window| window == b"\r\n\r\n") else {
-        return Ok(None);
-    };
-    let (head, rest) = answer.split_at(at);
-    let head = std::str::from_utf8(head)?;
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-    let length: usize = length.context("no content-length")?.parse()?;
-    let status = head.get(9..12).context("no status")?.parse()?;
-    Ok((rest.len() >= 4 + length).then_some(status))
-}
-
 /// One request on a connection of its own.
 pub(crate) async fn once(load: &Load) -> Result<u16> {
-    let request = format!(
-        "POST {} HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\n\r\n{}",
-        load.path,
-        load.address,
-        load.body.len(),
-        load.body
-    );
-    one(load.address, &Pool::default(), request.as_bytes()).await
+    one(load.address, &Pool::default(), &load.request()).await
 }

@@ -44,8 +44,12 @@ impl Server {
         anyhow::bail!("{} does not listen on {address}", program.display())
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+    /// Resident megabytes.
+    pub(crate) fn resident(&self) -> Result<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes: f64 = line.context("no VmRSS")?.trim().trim_end_matches(" kB").parse()?;
+        Ok(kilobytes / 1_024.0)
     }
 
     /// Nanoseconds on a CPU, of all threads (proc(5), schedstat).

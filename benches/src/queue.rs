@@ -152,13 +152,6 @@ impl Wambda {
         }
         Ok(())
     }
-
-    fn resident(&self) -> Result<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.server.pid()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kilobytes: f64 = line.context("no VmRSS")?.trim().trim_end_matches(" kB").parse()?;
-        Ok(kilobytes / 1_024.0)
-    }
 }
 
 /// Milliseconds of one fsync on the disk: the median of fifty.
@@ -300,7 +293,7 @@ fn depths(arguments: &Arguments, runtime: &tokio::runtime::Runtime, wambda: &Wam
     );
     for depth in depths {
         wambda.call("POST", "/v1/queues/async:echo/pause")?;
-        let idle = wambda.resident()?;
+        let idle = wambda.server.resident()?;
         let until = (*depth, Duration::from_secs(600));
         let (sent, fill, _) =
             runtime.block_on(send(wambda.server.address, "echo", CLIENTS, until))?;
@@ -309,7 +302,7 @@ fn depths(arguments: &Arguments, runtime: &tokio::runtime::Runtime, wambda: &Wam
         wambda.call("POST", "/v1/queues/async:echo/resume")?;
         let mut most = 0.0f64;
         while wambda.depth()? > 0 {
-            most = most.max(wambda.resident()?);
+            most = most.max(wambda.server.resident()?);
             ensure!(began.elapsed() < Duration::from_secs(900), "it does not drain");
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use wambda_tests::{Server, example, guest};
+use wambda_tests::{Server, example, guest, refused_start};
 
 use crate::wats;
 
@@ -174,11 +174,8 @@ fn on_disk(dir: &std::path::Path, found: &mut Vec<u8>) {
 fn secrets_are_not_on_the_disk_in_the_clear() {
     let mut server = Server::start();
     server.deploy("a-name-of-its-own", &guest("event"), "env.PASSWORD=canary-in-the-coal-mine");
-    let headers = [("content-type", "application/x-www-form-urlencoded")];
-    let form =
-        |text: &str| server.request("POST", "/", &headers, text.as_bytes()).expect(200).text();
-    form("Action=CreateUser&Version=2010-05-08&UserName=u");
-    let made = form("Action=CreateAccessKey&Version=2010-05-08&UserName=u");
+    server.iam("CreateUser", &[("UserName", "u")]);
+    let made = server.iam("CreateAccessKey", &[("UserName", "u")]);
     let secret =
         made.split("<SecretAccessKey>").nth(1).unwrap().split('<').next().unwrap().to_owned();
     let disk = |server: &Server| {
@@ -202,19 +199,9 @@ fn secrets_are_not_on_the_disk_in_the_clear() {
     // Another key opens nothing, and says so.
     let key = server.data().join("records.key");
     std::fs::write(&key, [7; 32]).unwrap();
-    let output = std::process::Command::new(wambda_tests::program())
-        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-        .arg(server.data())
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("records.key is not the one"), "{said}");
+    let said = refused_start(server.data(), &[]);
+    assert!(said.contains("records.key is not the one"), "{said}");
     std::fs::remove_file(&key).unwrap();
-    let output = std::process::Command::new(wambda_tests::program())
-        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-        .arg(server.data())
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("records.key is missing"), "{said}");
+    let said = refused_start(server.data(), &[]);
+    assert!(said.contains("records.key is missing"), "{said}");
 }

@@ -11,26 +11,9 @@ use serde_json::json;
 use wambda_tests::outside::{Dns, Web, say};
 use wambda_tests::{Answer, Server, guest};
 
-fn form(server: &Server, fields: &[(&str, &str)]) {
-    let text: Vec<String> = fields.iter().map(|(k, v)| format!("{k}={}", escape(v))).collect();
-    let body = format!("Version=2010-05-08&{}", text.join("&"));
-    let headers = [("content-type", "application/x-www-form-urlencoded")];
-    server.request("POST", "/", &headers, body.as_bytes()).expect(200);
-}
-
-fn escape(text: &str) -> String {
-    text.bytes().map(|b| format!("%{b:02X}")).collect()
-}
-
 /// A role that may reach these hosts (`HOST:PORT`, with wildcards).
 fn role(server: &Server, name: &str, hosts: &[&str]) {
-    let trust = json!({"Version": "2012-10-17", "Statement": [{"Effect": "Allow",
-        "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}]});
-    let trust = trust.to_string();
-    form(
-        server,
-        &[("Action", "CreateRole"), ("RoleName", name), ("AssumeRolePolicyDocument", &trust)],
-    );
+    server.role(name);
     policy(server, name, hosts);
 }
 
@@ -39,15 +22,8 @@ fn policy(server: &Server, role: &str, hosts: &[&str]) {
     let document = json!({"Version": "2012-10-17", "Statement": [
         {"Effect": "Allow", "Action": "wambda:Connect", "Resource": arns}]});
     let document = document.to_string();
-    form(
-        server,
-        &[
-            ("Action", "PutRolePolicy"),
-            ("RoleName", role),
-            ("PolicyName", "p"),
-            ("PolicyDocument", &document),
-        ],
-    );
+    let fields = [("RoleName", role), ("PolicyName", "p"), ("PolicyDocument", &*document)];
+    server.iam("PutRolePolicy", &fields);
 }
 
 /// Has the function send a request.

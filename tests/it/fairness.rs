@@ -7,17 +7,21 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use wambda_tests::{Server, guest, wat};
+use wambda_tests::{Server, guest, percentile, wat};
 
 use crate::wats;
 
-/// Latencies of hello over one connection, one after the other.
-fn hello(server: &Server, calls: usize) -> Vec<Duration> {
+/// The p99 of hello over one connection, one after the other.
+fn hello(server: &Server, calls: usize) -> Duration {
+    percentile(&mut latencies(server, calls), 99)
+}
+
+fn latencies(server: &Server, calls: usize) -> Vec<Duration> {
     let mut stream = TcpStream::connect(server.address()).unwrap();
     stream.set_nodelay(true).unwrap();
     let request =
         b"POST /v1/functions/hello/invoke HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nhi";
-    let mut took: Vec<Duration> = (0..calls)
+    (0..calls)
         .map(|_| {
             let began = Instant::now();
             stream.write_all(request).unwrap();
@@ -33,13 +37,7 @@ fn hello(server: &Server, calls: usize) -> Vec<Duration> {
             std::thread::sleep(Duration::from_millis(1));
             took
         })
-        .collect();
-    took.sort();
-    took
-}
-
-fn p99(sorted: &[Duration]) -> Duration {
-    sorted[sorted.len() * 99 / 100]
+        .collect()
 }
 
 /// What a bad neighbour does, over and over, on each of some threads.
@@ -110,7 +108,7 @@ fn neighbours_that_behave_badly_are_not_noticed() {
     server.deploy("spin", wats::spin().as_bytes(), "timeout=10");
     server.deploy("bad", &guest("event"), "memory=64&timeout=1");
     hello(&server, 200);
-    let quiet = p99(&hello(&server, 500));
+    let quiet = hello(&server, 500);
     let mut slow = Vec::new();
     for Neighbour { name, threads, act } in neighbours() {
         let (stop, acts) = (AtomicBool::new(false), AtomicUsize::new(0));
@@ -124,7 +122,7 @@ fn neighbours_that_behave_badly_are_not_noticed() {
                 });
             }
             std::thread::sleep(Duration::from_millis(200));
-            let beside = p99(&hello(&server, 400));
+            let beside = hello(&server, 400);
             stop.store(true, Relaxed);
             // Those who spin are let go by their version's end.
             server.deploy("spin", wats::spin().as_bytes(), "timeout=0.05");

@@ -11,7 +11,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use wambda_tests::{Answer, Server, guest};
+use wambda_tests::{Answer, Server, guest, percentile};
 
 use crate::wats;
 
@@ -131,8 +131,8 @@ struct Stage {
 }
 
 /// A server whose memory and files are what they are once everything was used once.
-fn stage(arguments: &[&str]) -> Stage {
-    let server = Server::with(arguments);
+fn stage() -> Stage {
+    let server = Server::start();
     server.deploy("neighbour", wats::echo().as_bytes(), "");
     for (name, upload) in
         [("event", guest("event")), ("hostile", guest("hostile")), ("http", guest("http"))]
@@ -181,7 +181,7 @@ impl Stage {
     }
 
     /// Runs a case beside a neighbour; then everything must be as it was.
-    fn run(&mut self, case: &Case) {
+    fn run(&self, case: &Case) {
         let before = self.server.resident();
         let (name, server) = (&case.name, &self.server);
         let stop = AtomicBool::new(false);
@@ -193,10 +193,7 @@ impl Stage {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 // One in fifty may have met something else on this machine.
-                took.sort();
-                took.get((took.len() * 98 / 100).min(took.len().saturating_sub(1)))
-                    .copied()
-                    .unwrap_or_default()
+                percentile(&mut took, 98)
             });
             let answers = std::panic::catch_unwind(AssertUnwindSafe(|| self.act(case)));
             stop.store(true, Relaxed);
@@ -252,7 +249,7 @@ impl Stage {
 }
 
 fn run(cases: Vec<Case>) -> Server {
-    let mut stage = stage(&[]);
+    let stage = stage();
     let mut failed = Vec::new();
     for case in &cases {
         // All of them: one that fails says little of the next.

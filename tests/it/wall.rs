@@ -1,10 +1,9 @@
 //! The second wall, from outside: what the processes say of themselves, and that all still works.
 
 use std::collections::BTreeSet;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use wambda_tests::{Server, eventually, program, wat};
+use wambda_tests::{Server, eventually, refused_start, wat};
 
 use crate::wats;
 
@@ -91,11 +90,7 @@ fn root_is_left_behind() {
 
 fn refusal(arguments: &[&str]) -> String {
     let dir = tempfile::tempdir().unwrap();
-    let mut command = Command::new(program());
-    command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir.path().join("d"));
-    let output = command.args(arguments).stdin(Stdio::null()).output().unwrap();
-    assert!(!output.status.success(), "{output:?}");
-    String::from_utf8_lossy(&output.stderr).into_owned()
+    refused_start(&dir.path().join("d"), arguments)
 }
 
 #[test]
@@ -108,10 +103,6 @@ fn users_that_cannot_be_had_are_refused() {
 #[test]
 fn a_taken_port_is_told_at_once() {
     let server = Server::start();
-    let dir = tempfile::tempdir().unwrap();
-    let mut command = Command::new(program());
-    command.args(["serve", "--listen", server.address(), "--data-dir"]).arg(dir.path());
-    let output = command.stdin(Stdio::null()).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("cannot listen on 127.0.0.1:"), "{said}");
+    let said = refusal(&["--listen", server.address()]);
+    assert!(said.contains("cannot listen on 127.0.0.1:"), "{said}");
 }

@@ -217,6 +217,25 @@ impl Server {
         self.get(&format!("/v1/functions/{name}/logs?format=text&limit=4096")).expect(200).text()
     }
 
+    /// Calls IAM, in its query protocol.
+    #[track_caller]
+    pub fn iam(&self, action: &str, fields: &[(&str, &str)]) -> String {
+        let escape = |text: &str| text.bytes().map(|b| format!("%{b:02X}")).collect::<String>();
+        let fields: String = fields.iter().map(|(k, v)| format!("&{k}={}", escape(v))).collect();
+        let body = format!("Version=2010-05-08&Action={action}{fields}");
+        let headers = [("content-type", "application/x-www-form-urlencoded")];
+        self.request("POST", "/", &headers, body.as_bytes()).expect(200).text()
+    }
+
+    /// Makes a role that functions may have.
+    #[track_caller]
+    pub fn role(&self, name: &str) {
+        let trust = serde_json::json!({"Version": "2012-10-17", "Statement": [{"Effect": "Allow",
+            "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}]});
+        let fields = [("RoleName", name), ("AssumeRolePolicyDocument", &*trust.to_string())];
+        self.iam("CreateRole", &fields);
+    }
+
     /// Sends bytes as they are; returns what comes back until the connection closes or is silent.
     pub fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.address()).unwrap();
@@ -298,6 +317,23 @@ fn spawn(data: &Path, arguments: &[String], env: &[(String, String)]) -> (Child,
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let url = line.trim().strip_prefix("wambda listening on ").expect("the ready line").to_owned();
     (child, url)
+}
+
+/// What a server says that must not start; it listens on a free port, unless `arguments` say otherwise.
+#[track_caller]
+pub fn refused_start(data: &Path, arguments: &[&str]) -> String {
+    let mut command = Command::new(program());
+    command.args(["serve", "--data-dir"]).arg(data).args(arguments).stdin(Stdio::null());
+    let output = command.env("WAMBDA_LISTEN", "127.0.0.1:0").output().unwrap();
+    assert!(!output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The time that this many of a hundred do not exceed; nothing for none.
+pub fn percentile(took: &mut [Duration], per_cent: usize) -> Duration {
+    took.sort();
+    let last = took.len().saturating_sub(1);
+    took.get((took.len() * per_cent / 100).min(last)).copied().unwrap_or_default()
 }
 
 /// Runs a script of `tests/clients` against a server.

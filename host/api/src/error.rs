@@ -29,6 +29,8 @@ pub struct ApiError {
     /// AWS's `Reason` of a throttle.
     reason: Option<&'static str>,
     allow: Option<&'static str>,
+    /// Whether the connection ends with the answer.
+    closes: bool,
 }
 
 impl ApiError {
@@ -39,7 +41,21 @@ impl ApiError {
         message: impl Into<String>,
     ) -> Self {
         let message = message.into();
-        Self { status, code, aws, message, retry_after: None, reason: None, allow: None }
+        Self {
+            status,
+            code,
+            aws,
+            message,
+            retry_after: None,
+            reason: None,
+            allow: None,
+            closes: false,
+        }
+    }
+
+    /// The same, and the connection ends with it: what follows on it cannot be trusted.
+    pub fn closing(self) -> Self {
+        Self { closes: true, ..self }
     }
 
     /// An error by AWS's code, with a status.
@@ -220,6 +236,9 @@ impl ApiError {
         }
         if let Some(allow) = self.allow {
             headers.insert(http::header::ALLOW, HeaderValue::from_static(allow));
+        }
+        if self.closes {
+            headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }

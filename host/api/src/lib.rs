@@ -32,8 +32,6 @@ pub mod url;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::HeaderValue;
-use http::header::CONNECTION;
 use prometheus::IntCounter;
 use tokio::sync::watch;
 use wambda_control::{Events, Functions, Groups, Identity, Layers, Mappings};
@@ -238,13 +236,8 @@ impl Api {
 
     /// Answers one request. Never fails: what goes wrong is an answer too.
     pub async fn handle(self: Arc<Self>, request: Request, peer: SocketAddr) -> Response {
-        let ambiguous = router::is_ambiguous(&request);
         let (surface, answered) = router::route(&self, request, peer).await;
-        let mut response = answered.unwrap_or_else(|error| error.respond(surface));
-        if ambiguous {
-            // What follows may be the body of this one.
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
+        let response = answered.unwrap_or_else(|error| error.respond(surface));
         self.count(surface, response.status());
         response
     }

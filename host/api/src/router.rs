@@ -352,21 +352,17 @@ fn surface_of(path: &str) -> Surface {
     }
 }
 
-/// Whether somebody else might see another end of the body: any coding but one `chunked`. That a length stands
-/// beside it, hyper tells nobody; it ends the connection then (RFC 9112, 6.1 and 6.3).
-pub(crate) fn is_ambiguous(request: &Request) -> bool {
-    let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
-    let first = codings.next();
-    codings.next().is_some()
-        || first.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
-}
-
+/// No coding but one `chunked`: somebody else might see another end of the body, and what follows it. That a
+/// length stands beside it, hyper tells nobody; it ends the connection then (RFC 9112, 6.1 and 6.3).
 fn check_framing(request: &Request) -> Result<(), ApiError> {
-    if is_ambiguous(request) {
-        let message = "the only transfer coding that a request may have is chunked, once";
-        return Err(ApiError::invalid("InvalidFraming", message));
+    let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
+    let chunked =
+        codings.next().is_none_or(|first| first.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if chunked && codings.next().is_none() {
+        return Ok(());
     }
-    Ok(())
+    let message = "the only transfer coding that a request may have is chunked, once";
+    Err(ApiError::invalid("InvalidFraming", message).closing())
 }
 
 /// HTTP/1.1 requests have exactly one host (RFC 9112, 3.2).

@@ -37,8 +37,6 @@ pub enum Condition {
     Is(u8, u64),
     /// Another value.
     IsNot(u8, u64),
-    /// None of these bits.
-    Lacks(u8, u64),
     /// Of the bits of the first number, those of the second.
     Bits(u8, u64, u64),
 }
@@ -63,7 +61,7 @@ pub const CONDITIONS: &[(i64, &[&[Condition]])] = &[
             &[Condition::Is(0, AF_INET6 as u64), Condition::Bits(1, KIND, SOCK_DGRAM as u64)],
         ],
     ),
-    (SYS_clone, &[&[Condition::Lacks(0, NAMESPACES)]]),
+    (SYS_clone, &[&[Condition::Bits(0, NAMESPACES, 0)]]),
     (SYS_ioctl, &[&[Condition::IsNot(1, TIOCSTI), Condition::IsNot(1, TIOCLINUX)]]),
 ];
 

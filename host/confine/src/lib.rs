@@ -201,12 +201,6 @@ fn one(conditions: &[calls::Condition]) -> Result<SeccompRule, seccompiler::Back
             SeccompCmpOp::MaskedEq(bits),
             value,
         ),
-        calls::Condition::Lacks(argument, bits) => SeccompCondition::new(
-            argument,
-            SeccompCmpArgLen::Dword,
-            SeccompCmpOp::MaskedEq(bits),
-            0,
-        ),
     });
     SeccompRule::new(built.collect::<Result<_, _>>()?)
 }

@@ -22,11 +22,10 @@ use hickory_resolver::config::{NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::{Resolver, TokioResolver};
 use ipnet::IpNet;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 use wambda_model::limits::{
-    EGRESS_BYTES_MAX, EGRESS_CONNECTIONS_MAX, EGRESS_FUNCTION_CONNECTIONS_MAX,
-    EGRESS_INSTANCE_CONNECTIONS_MAX,
+    EGRESS_CONNECTIONS_MAX, EGRESS_FUNCTION_CONNECTIONS_MAX, EGRESS_INSTANCE_CONNECTIONS_MAX,
 };
 
 pub use address::Rules;
@@ -53,7 +52,7 @@ pub struct Settings {
 pub struct Egress {
     rules: Rules,
     resolver: Option<TokioResolver>,
-    tls: OnceCell<TlsConnector>,
+    tls: TlsConnector,
     places: Arc<Semaphore>,
     /// Of each function that has connections.
     shares: Mutex<HashMap<String, Arc<Semaphore>>>,
@@ -94,11 +93,6 @@ impl Session {
             Direction::Received => &self.received,
         }
     }
-
-    /// Bytes that each direction may carry.
-    pub(crate) fn limit(&self) -> u64 {
-        EGRESS_BYTES_MAX
-    }
 }
 
 /// The terms of one request.
@@ -115,27 +109,25 @@ pub struct Terms {
 }
 
 impl Egress {
-    /// Reads the machine's resolver configuration, unless `settings` name servers.
-    #[must_use]
-    pub fn new(settings: &Settings) -> Self {
+    /// Reads the machine's certificate authorities, and its resolver configuration unless `settings` name
+    /// servers.
+    ///
+    /// # Errors
+    /// When TLS has no protocol version.
+    pub fn new(settings: &Settings) -> Result<Self, rustls::Error> {
         let rules = Rules::new(settings.allow.clone(), settings.deny.clone(), settings.own);
-        Self {
+        Ok(Self {
             rules,
             resolver: resolver(settings)
                 .inspect_err(|error| {
                     tracing::warn!(%error, "no resolver: functions reach addresses, but no names");
                 })
                 .ok(),
-            tls: OnceCell::new(),
+            tls: wire::connector()?,
             places: Arc::new(Semaphore::new(EGRESS_CONNECTIONS_MAX)),
             shares: Mutex::default(),
             patience: settings.patience,
-        }
-    }
-
-    /// Reads the machine's certificate authorities, while that is still possible.
-    pub fn load_certificates(&self) {
-        let _ = self.tls.set(wire::connector());
+        })
     }
 
     /// A function's share of the places.
@@ -149,10 +141,6 @@ impl Egress {
         let share = Arc::new(Semaphore::new(EGRESS_FUNCTION_CONNECTIONS_MAX));
         shares.insert(function.to_owned(), Arc::clone(&share));
         share
-    }
-
-    async fn tls(&self) -> &TlsConnector {
-        self.tls.get_or_init(|| async { wire::connector() }).await
     }
 
     /// A host's addresses that may be dialled.

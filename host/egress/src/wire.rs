@@ -39,7 +39,7 @@ const ADDRESS_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Speaks TLS to servers whose certificates the machine's authorities vouch for, or, when there are
 /// none on this machine, Mozilla's.
-pub(crate) fn connector() -> TlsConnector {
+pub(crate) fn connector() -> Result<TlsConnector, rustls::Error> {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     let (added, _) = roots.add_parsable_certificates(found.certs);
@@ -47,16 +47,11 @@ pub(crate) fn connector() -> TlsConnector {
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config =
-        match ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions() {
-            Ok(builder) => builder.with_root_certificates(roots).with_no_client_auth(),
-            // The provider has what the protocol versions need: they were compiled in together.
-            Err(error) => {
-                tracing::error!(%error, "TLS has no protocol versions");
-                ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()
-            }
-        };
-    TlsConnector::from(Arc::new(config))
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -172,7 +167,7 @@ impl Egress {
             Some(address) => ServerName::from(address),
             None => ServerName::try_from(target.host.clone()).map_err(|e| failed(e.to_string()))?,
         };
-        let connected = self.tls().await.connect(name, stream).await;
+        let connected = self.tls.connect(name, stream).await;
         Ok(Box::new(connected.map_err(|e| failed(e.to_string()))?))
     }
 }

@@ -153,8 +153,8 @@ pub struct Engines {
 }
 
 impl Engines {
-    /// Makes the engines for as many guests as there is room for, the concurrent one only when the operator allows WASI 0.3, and starts the
-    /// ticker.
+    /// Makes the engines for as many guests as there is room for, the concurrent one only when the
+    /// operator allows WASI 0.3, and starts the ticker.
     ///
     /// # Errors
     /// When the address space cannot be reserved or the thread cannot start.

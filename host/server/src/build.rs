@@ -51,7 +51,7 @@ pub const ROOT_KEY: &str = "root-key.json";
 pub fn serve(settings: &Settings) -> Result<()> {
     telemetry::start(settings.log_format, &settings.log)?;
     let socket = listen::bind(settings.listen)?;
-    let egress = Arc::new(egress(settings, socket.local_addr()?));
+    let egress = Arc::new(egress(settings, socket.local_addr()?)?);
     // Before the first thread: it holds for the threads that are started after it.
     let wall = wall::raise(settings)?;
     wambda_api::body::set_patience(settings.client_patience);
@@ -70,12 +70,11 @@ pub fn serve(settings: &Settings) -> Result<()> {
 }
 
 /// The way out for functions.
-fn egress(settings: &Settings, own: SocketAddr) -> Egress {
+fn egress(settings: &Settings, own: SocketAddr) -> Result<Egress> {
     let [allow, deny] = settings.egress.clone();
     let (dns, patience) = (settings.dns.clone(), settings.egress_patience);
-    let egress = Egress::new(&wambda_egress::Settings { allow, deny, dns, patience, own });
-    egress.load_certificates();
-    egress
+    let settings = wambda_egress::Settings { allow, deny, dns, patience, own };
+    Egress::new(&settings).context("cannot speak TLS")
 }
 
 /// What `/version` tells.

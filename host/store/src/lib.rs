@@ -19,7 +19,7 @@ pub use blobs::ObjectBlobs;
 pub use embedded::EmbeddedRecords;
 pub use memory::MemoryRecords;
 pub use queues::{EmbeddedQueues, MemoryQueues, Queues};
-pub use sealed::{SealedRecords, SealingKey};
+pub use sealed::SealedRecords;
 
 /// What a writer expects of a record before its write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -25,7 +25,7 @@ const SEALED: u8 = 1;
 const PAGE: usize = 500;
 
 /// A key that seals records.
-pub struct SealingKey {
+struct SealingKey {
     key: LessSafeKey,
     random: SystemRandom,
 }
@@ -43,7 +43,7 @@ impl SealingKey {
     /// # Errors
     /// When the file cannot be read or written, or is not a key. A key is never replaced: what it
     /// sealed would be lost.
-    pub fn load_or_make(path: &Path) -> io::Result<Self> {
+    fn load_or_make(path: &Path) -> io::Result<Self> {
         let random = SystemRandom::new();
         let bytes = match std::fs::read(path) {
             Ok(found) => found,
@@ -90,7 +90,7 @@ impl SealingKey {
 }
 
 /// The key's file in the data directory.
-pub const KEY_FILE: &str = "records.key";
+const KEY_FILE: &str = "records.key";
 
 fn make(path: &Path, random: &SystemRandom) -> io::Result<Vec<u8>> {
     let mut key = vec![0; KEY_LEN];
@@ -158,9 +158,7 @@ impl SealedRecords {
         Ok(this)
     }
 
-    /// Seals what is kept in `inner`.
-    #[must_use]
-    pub fn new(inner: Arc<dyn Records>, key: SealingKey) -> Self {
+    fn new(inner: Arc<dyn Records>, key: SealingKey) -> Self {
         Self { inner, key: Arc::new(key) }
     }
 

@@ -24,6 +24,10 @@ fn traps(says: &'static str) -> impl Fn(&str, Vec<u8>) -> Case {
     move |name, upload| trap(name, upload, says)
 }
 
+fn too_large(query: &'static str, says: &'static str) -> impl Fn(&str, Vec<u8>) -> Case {
+    move |name, upload| Case { error: TOO_LARGE, ..trap(name, upload, says) }.with(query)
+}
+
 pub(super) fn cases() -> Vec<Case> {
     let cut = "truncated: this invocation's limit is 262144 bytes";
     let late = |name: &str, upload: Vec<u8>| timeout(name, upload);
@@ -107,44 +111,30 @@ pub(super) fn cases() -> Vec<Case> {
             r#"{"do":"grow"}"#,
         ),
         event(
-            |name, upload| {
-                Case { error: TOO_LARGE, within_ms: 8_000, ..trap(name, upload, "6291556") }
-                    .with("timeout=10")
-            },
+            too_large("timeout=10", "6291556"),
             "an answer that is too large",
             r#"{"do":"answer","bytes":6291556}"#,
         )
         .large(),
         event(
-            |name, upload| {
-                Case { error: TOO_LARGE, within_ms: 8_000, ..trap(name, upload, "") }
-                    .with("timeout=5&memory=128")
-            },
+            too_large("timeout=5&memory=128", ""),
             "an answer that is far too large",
             r#"{"do":"answer","bytes":30000000}"#,
         )
         .large(),
         event(
-            |name, upload| {
-                Case { error: TOO_LARGE, ..trap(name, upload, "(100 bytes)") }.with("payload=100")
-            },
+            too_large("payload=100", "(100 bytes)"),
             "an answer beyond its own limit",
             r#"{"do":"answer","bytes":99}"#,
         ),
         hostile(
-            |name, upload| {
-                Case { error: TOO_LARGE, within_ms: 8_000, ..trap(name, upload, "6291556") }
-                    .with("timeout=5")
-            },
+            too_large("timeout=5", "6291556"),
             "a complaint that is too large",
             r#"{"do":"complain","bytes":4000000,"frames":0}"#,
         )
         .large(),
         hostile(
-            |name, upload| {
-                Case { error: TOO_LARGE, within_ms: 8_000, ..trap(name, upload, "") }
-                    .with("timeout=5&memory=256")
-            },
+            too_large("timeout=5&memory=256", ""),
             "a complaint with a million frames",
             r#"{"do":"complain","bytes":1,"frames":1000000}"#,
         )
