@@ -27,6 +27,8 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
         step("install cargo-fuzz");
         go(&mut cargo(".", &["install", "--locked", "cargo-fuzz@0.13.2"]))?;
     }
+    // The versions that are shipped.
+    std::fs::copy(root().join("Cargo.lock"), root().join("tests/fuzz/Cargo.lock"))?;
     for target in targets {
         step(&format!("fuzz {target}"));
         let corpus = root().join("target/fuzz-corpus").join(&target);
