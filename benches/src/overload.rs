@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use tokio::task::JoinSet;
 
 use crate::open::{self, Load, Seen};
-use crate::process::Server;
+use crate::process::{self, Server};
 use crate::{Arguments, CORE};
 
 /// Counts to a million and a half: a millisecond or two of CPU time, whoever else wants it.
@@ -30,26 +30,32 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let data = tempfile::tempdir()?;
     let path = data.path().to_string_lossy().into_owned();
     let serve = ["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--data-dir", &path];
-    let server = Server::start(&arguments.server, &serve)?;
+    let start = || Server::start(&arguments.server, &serve);
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let server = process::apart(start)?;
+    deploy(&server, "work", "timeout=5&queue=32", WORK.as_bytes())?;
+    deploy(&server, "bounded", "timeout=5&queue=32&concurrency=2", WORK.as_bytes())?;
+    runtime()?.block_on(async {
+        overload(&server, "work", time).await?;
+        overload(&server, "bounded", time).await
+    })?;
+    drop(server);
+    // Beside neighbours, on all cores.
+    process::together()?;
+    let server = start()?;
     let guest = Path::new("tests/guests/target/wasm32-wasip2/release/guest_event.wasm");
     let guest =
         std::fs::read(guest).context("guest_event.wasm is missing: run `cargo xtask guests`")?;
-    let deploy = |name: &str, query: &str, code: &[u8]| {
-        let url = format!("http://{}/v1/functions/{name}?{query}", server.address);
-        ureq::put(url).send(code).with_context(|| format!("cannot deploy {name}")).map(drop)
-    };
-    deploy("hello", "", CORE.as_bytes())?;
-    deploy("work", "timeout=5&queue=32", WORK.as_bytes())?;
-    deploy("bounded", "timeout=5&queue=32&concurrency=2", WORK.as_bytes())?;
-    deploy("bad", "timeout=1&memory=64", &guest)?;
-    deploy("spin", "timeout=20", SPIN.as_bytes())?;
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(async {
-        overload(&server, "work", time).await?;
-        overload(&server, "bounded", time).await?;
-        neighbours(&server, time).await
-    })
+    deploy(&server, "hello", "", CORE.as_bytes())?;
+    deploy(&server, "bad", "timeout=1&memory=64", &guest)?;
+    deploy(&server, "spin", "timeout=20", SPIN.as_bytes())?;
+    runtime()?.block_on(neighbours(&server, time))
+}
+
+fn deploy(server: &Server, name: &str, query: &str, code: &[u8]) -> Result<()> {
+    let url = format!("http://{}/v1/functions/{name}?{query}", server.address);
+    ureq::put(url).send(code).with_context(|| format!("cannot deploy {name}")).map(drop)
 }
 
 fn load(server: &Server, function: &str, body: &str) -> Load {

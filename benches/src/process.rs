@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 pub(crate) struct Server {
     child: Child,
@@ -61,6 +62,34 @@ impl Server {
         }
         Ok(total)
     }
+}
+
+/// Runs `start` on the first half of this machine's cores, where what it starts stays, and leaves this thread,
+/// with those that it starts from then on, the others. Whoever sends the load does not take the server's
+/// cores then. With one core there is nothing to halve.
+pub(crate) fn apart<T>(start: impl FnOnce() -> Result<T>) -> Result<T> {
+    let all = sched_getaffinity(None)?;
+    let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| all.is_set(*core)).collect();
+    let (first, rest) = cores.split_at(cores.len() / 2);
+    let only = |cores: &[usize]| {
+        let mut set = CpuSet::new();
+        cores.iter().for_each(|core| set.set(*core));
+        sched_setaffinity(None, &set).context("cannot choose cores")
+    };
+    if first.is_empty() {
+        return start();
+    }
+    only(first)?;
+    let started = start();
+    only(rest)?;
+    started
+}
+
+/// Gives this thread the machine's cores back, all that it may have.
+pub(crate) fn together() -> Result<()> {
+    let mut set = CpuSet::new();
+    (0..CpuSet::MAX_CPU).for_each(|core| set.set(core));
+    sched_setaffinity(None, &set).context("cannot take the cores back")
 }
 
 impl Drop for Server {
