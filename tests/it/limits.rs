@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use wambda_tests::{Server, guest, percentile, wat};
+use wambda_tests::{Server, eventually, guest, percentile, wat};
 
 use crate::wats;
 
@@ -256,5 +256,35 @@ fn ten_compile_bombs_in_a_row_are_not_noticed() {
     });
     assert_eq!(state["State"], "Failed", "{state}");
     assert!(state["StateReason"].as_str().unwrap().contains("was stopped"), "{state}");
+    server.assert_well();
+}
+
+#[test]
+fn a_call_that_does_not_come_back_is_told_of() {
+    let server = Server::with(&["--stuck-after", "0.02"]);
+    // One operation, which no tick interrupts, on fresh memory: a quarter of a million page faults.
+    let fill = "(memory.fill (i32.const 0) (i32.const 1) (i32.const 0x3fff0000)) (i64.const 1)";
+    let memory = "(memory (export \"memory\") 16383)";
+    let config = "memory=1024&timeout=0.05&reuse=fresh";
+    server.deploy("fill", wats::core_with(memory, fill).as_bytes(), config);
+    let (mut most, mut seen) = (Duration::ZERO, 0.0f64);
+    std::thread::scope(|scope| {
+        let filling = scope.spawn(|| {
+            let begin = Instant::now();
+            let answer = server.invoke("fill", "x").expect(504);
+            (answer.header("x-wambda-error").to_owned(), begin.elapsed())
+        });
+        while !filling.is_finished() {
+            seen = seen.max(server.metric("wambda_stuck_polls"));
+        }
+        let (error, took) = filling.join().unwrap();
+        assert_eq!(error, "Sandbox.Timedout");
+        most = most.max(took);
+    });
+    println!("{seen} stuck at most; it took {most:?}");
+    assert!(seen >= 1.0, "nobody noticed in {most:?}");
+    eventually(Duration::from_secs(5), || {
+        (server.metric("wambda_stuck_polls") == 0.0).then_some(())
+    });
     server.assert_well();
 }

@@ -230,6 +230,8 @@ fn scaling_json(version: &Version, report: &ScalingReport, account: u32) -> Valu
         "keep_alive_ms": report.keep_alive_ms,
         "arrivals_per_second": report.arrival_rate,
         "service_ms": report.service_ms,
+        "cpu_ms": report.cpu_ms,
+        "starved": report.starved,
         "decisions": decisions,
     })
 }

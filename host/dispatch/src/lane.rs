@@ -5,7 +5,8 @@
 //!
 //! A permit is granted at once while fewer run than there are cores or than the plan's formula asks
 //! for; otherwise the invocation waits. One that has waited for the target wait is granted what the
-//! limits allow, so that a few slow calls never hold up the rest.
+//! limits allow, so that a few slow calls never hold up the rest. Neither is granted while so many of the
+//! function's invocations want a core already that one more would only make the others slower.
 
 mod deferred;
 
@@ -21,7 +22,7 @@ use wambda_model::scaling::{Decision, ScalingReport};
 use wambda_model::{Backlog, Budget, Clock, InvokeError, Permit, Release, ThrottleReason, Version};
 
 use crate::keep::{IdleTimes, Keep};
-use crate::plan::{ArrivalRate, LaneStats, TARGET_WAIT, WarmTarget, WindowMax, need};
+use crate::plan::{ArrivalRate, LaneStats, TARGET_WAIT, WarmTarget, WindowMax, need, starved_most};
 
 /// Decisions kept for people.
 const DECISIONS_KEPT: usize = 32;
@@ -39,6 +40,8 @@ pub struct Lane {
     succeeded: AtomicBool,
     /// Most that ran at once since somebody asked.
     peak: AtomicU32,
+    /// Permits on their way to those who waited for them.
+    handed: AtomicU32,
     state: Mutex<State>,
     clock: Arc<dyn Clock>,
     /// Permits that are always worth having: one per core.
@@ -66,6 +69,7 @@ struct State {
     ticked: Instant,
     rate: ArrivalRate,
     service_s: Option<f64>,
+    cpu_s: Option<f64>,
     window: WindowMax,
     desired: u32,
     decisions: VecDeque<Decision>,
@@ -73,7 +77,7 @@ struct State {
 
 struct Waiter {
     id: u64,
-    grant: oneshot::Sender<Permit>,
+    grant: oneshot::Sender<Handed>,
     bytes: u64,
     since: Instant,
 }
@@ -90,8 +94,23 @@ pub enum Admission {
 pub struct Waiting {
     lane: Arc<Lane>,
     id: u64,
-    granted: oneshot::Receiver<Permit>,
+    granted: oneshot::Receiver<Handed>,
     since: Instant,
+}
+
+/// A permit on its way: who has it does not run yet, and is counted among those that want a core.
+struct Handed {
+    lane: Arc<Lane>,
+    permit: Option<Permit>,
+}
+
+impl Drop for Handed {
+    fn drop(&mut self) {
+        self.lane.handed.fetch_sub(1, Relaxed);
+        // Outside of the lane's lock, or not at all: the permit may go back to it.
+        drop(self.permit.take());
+        self.lane.nudge();
+    }
 }
 
 impl std::fmt::Debug for Lane {
@@ -138,17 +157,20 @@ impl Lane {
             ticked: clock.now(),
             rate: ArrivalRate::default(),
             service_s: None,
+            cpu_s: None,
             window: WindowMax::default(),
             desired: 0,
             decisions: VecDeque::new(),
         };
         let active = AtomicBool::new(true);
-        let (succeeded, peak) = (AtomicBool::new(false), AtomicU32::new(0));
+        let succeeded = AtomicBool::new(false);
+        let (peak, handed) = (AtomicU32::new(0), AtomicU32::new(0));
         Arc::new(Self {
             version,
             active,
             succeeded,
             peak,
+            handed,
             state: Mutex::new(state),
             clock,
             cores,
@@ -284,6 +306,16 @@ impl Lane {
         worth_it && self.has_room(state)
     }
 
+    /// How many may run for each to come to a core before long, as far as that is known.
+    fn useful(&self, state: &State) -> u32 {
+        let starved = self.version.starved.load(Relaxed) + self.handed.load(Relaxed);
+        if starved == 0 {
+            return u32::MAX;
+        }
+        let most = starved_most(self.cores, state.cpu_s, self.version.config.timeout());
+        state.running.saturating_add(most).saturating_sub(starved).max(self.cores)
+    }
+
     /// Begins to run, when there is a place: one that is provisioned, or one of the share. Without one it
     /// waits for its turn.
     fn enter(self: &Arc<Self>, state: &mut State, waits: bool) -> bool {
@@ -357,12 +389,15 @@ impl Lane {
         self: &Arc<Self>,
         state: &mut State,
         now: Instant,
-    ) -> Vec<(oneshot::Sender<Permit>, Permit)> {
+    ) -> Vec<(oneshot::Sender<Handed>, Handed)> {
         self.move_gate(state);
         let mut grants = Vec::new();
         while let Some(head) = state.waiters.front() {
             let overdue = now.saturating_duration_since(head.since) >= TARGET_WAIT;
-            let should = if overdue { self.has_room(state) } else { self.is_worth_it(state, 0) };
+            let should = match overdue {
+                true => self.has_room(state) && state.running < self.useful(state),
+                false => self.is_worth_it(state, 0),
+            };
             if !should || !self.enter(state, true) {
                 break;
             }
@@ -370,8 +405,9 @@ impl Lane {
                 break;
             };
             state.waiting_bytes -= head.bytes;
-            let permit = Permit::new(Arc::clone(self) as Arc<dyn Release>, now);
-            grants.push((head.grant, permit));
+            self.handed.fetch_add(1, Relaxed);
+            let permit = Some(Permit::new(Arc::clone(self) as Arc<dyn Release>, now));
+            grants.push((head.grant, Handed { lane: Arc::clone(self), permit }));
         }
         grants
     }
@@ -396,8 +432,8 @@ impl Lane {
     fn grant(self: &Arc<Self>) {
         let now = self.clock.now();
         let grants = self.serve(&mut self.lock(), now);
-        for (grant, permit) in grants {
-            drop(grant.send(permit));
+        for (grant, handed) in grants {
+            drop(grant.send(handed));
         }
     }
 
@@ -465,6 +501,8 @@ impl Lane {
             oldest_ms: oldest.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             arrival_rate: state.rate.per_second(),
             service_ms: state.service_s.map(|s| s * 1e3),
+            cpu_ms: state.cpu_s.map(|s| s * 1e3),
+            starved: self.version.starved.load(Relaxed),
             decisions: state.decisions.iter().copied().collect(),
         }
     }
@@ -482,6 +520,7 @@ impl Lane {
             expected: false,
             min: self.version.provisioned.load(Relaxed),
             max: self.most(),
+            useful: self.useful(state),
             window_max,
             instance_bytes,
             desired: state.desired,
@@ -489,9 +528,15 @@ impl Lane {
     }
 }
 
+/// Adds one more to a mean in seconds.
+fn learn(mean: &mut Option<f64>, took: Duration) {
+    let took = took.as_secs_f64();
+    *mean = Some(mean.map_or(took, |mean| mean + SERVICE_WEIGHT * (took - mean)));
+}
+
 /// `Release` needs the lane's own `Arc` to grant the next permit.
 impl Release for Lane {
-    fn release(self: Arc<Self>, taken: Instant) {
+    fn release(self: Arc<Self>, taken: Instant, cpu: Option<Duration>) {
         let now = self.clock.now();
         let mut state = self.lock();
         state.running = state.running.saturating_sub(1);
@@ -500,9 +545,10 @@ impl Release for Lane {
         }
         self.give_back(&mut state);
         let own = state.own;
-        let took = now.saturating_duration_since(taken).as_secs_f64();
-        let mean = state.service_s.map_or(took, |mean| mean + SERVICE_WEIGHT * (took - mean));
-        state.service_s = Some(mean);
+        learn(&mut state.service_s, now.saturating_duration_since(taken));
+        if let Some(cpu) = cpu {
+            learn(&mut state.cpu_s, cpu);
+        }
         let waiting = !state.waiters.is_empty();
         drop(state);
         // Others first: with a queue of its own this lane would take every place that it leaves.
@@ -536,7 +582,8 @@ impl Waiting {
                 granted = &mut self.granted => {
                     let waited = self.lane.clock.now().saturating_duration_since(self.since);
                     version.metrics.queue_wait.observe(waited.as_secs_f64());
-                    return granted.map_err(|_| InvokeError::Unavailable("the queue is gone".to_owned()));
+                    let permit = granted.ok().and_then(|mut handed| handed.permit.take());
+                    return permit.ok_or_else(|| InvokeError::Unavailable("the queue is gone".to_owned()));
                 }
                 () = tokio::time::sleep_until(until) => {
                     self.lane.nudge();

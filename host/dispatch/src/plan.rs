@@ -21,6 +21,10 @@ pub const DOWN_WINDOW: Duration = Duration::from_secs(60);
 /// Arrivals per second below which a function counts as idle.
 pub const IDLE_RATE: f64 = 0.01;
 
+/// Invocations of one function, for each core, that may want a core and have none: with more of them at once
+/// each takes longer and none ends sooner. Fewer when they would not end within half their timeout so.
+const STARVED_MAX: f64 = 8.0;
+
 /// What is known of one function when the plan is made.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct LaneStats {
@@ -32,6 +36,8 @@ pub struct LaneStats {
     pub queued: u32,
     /// Invocations running.
     pub running: u32,
+    /// How many of them come to a core, as far as that is known: with more, each takes longer.
+    pub useful: u32,
     /// Work that can wait, waiting elsewhere.
     pub deferred: u32,
     /// How much of it may run at once: less than it asks for when the function mostly fails.
@@ -73,7 +79,8 @@ pub fn need(stats: &LaneStats) -> u32 {
         // Nothing has ended yet: as many as there is work.
         // Of work that can wait, twice as much at a time.
         let deferred = stats.deferred.min(stats.deferred_most).min(stats.running.max(1));
-        return stats.running.saturating_add(stats.queued).saturating_add(deferred);
+        let all = stats.running.saturating_add(stats.queued).saturating_add(deferred);
+        return all.min(stats.useful).max(stats.running);
     };
     let rate = if stats.arrival_rate < IDLE_RATE { 0.0 } else { stats.arrival_rate };
     // Zero times an endless service time is zero here.
@@ -82,7 +89,17 @@ pub fn need(stats: &LaneStats) -> u32 {
     let later = later(stats, service).min(f64::from(stats.deferred_most));
     let need = (times(rate) + drain + later).ceil();
     // The cast saturates, and a service time that is no number counts as none.
-    (need as u32).max(stats.running)
+    (need as u32).min(stats.useful).max(stats.running)
+}
+
+/// How many of a function's invocations may want a core and have none before the others wait in its queue,
+/// when one takes `cpu_s` of CPU time and may take `timeout`.
+#[must_use]
+pub fn starved_most(cores: u32, cpu_s: Option<f64>, timeout: Duration) -> u32 {
+    // With n that starve beside one that runs, each takes n + 1 times its CPU time.
+    let fit = |cpu: f64| timeout.as_secs_f64() / 2.0 / cpu - 1.0;
+    let each = cpu_s.map_or(STARVED_MAX, fit).clamp(1.0, STARVED_MAX);
+    cores.saturating_mul(each as u32)
 }
 
 /// What work that can wait asks for.
@@ -138,6 +155,8 @@ fn alone(lane: &LaneStats) -> WarmTarget {
         ScaleReason::Failing
     } else if expected > now.max(lane.window_max) {
         ScaleReason::Pattern
+    } else if now >= lane.useful && lane.queued > 0 {
+        ScaleReason::Cores
     } else if lane.queued > 0 || lane.deferred > 0 {
         ScaleReason::Backlog
     } else {
@@ -197,7 +216,7 @@ impl ArrivalRate {
 mod tests {
     use super::*;
 
-    /// name | rate service queued running min max window desired, deferred and most of it | wanted reason
+    /// name | rate service queued running min max window desired, deferred and most of it, useful | wanted reason
     const CASES: &str = "
         nothing            | 0     -      0   0  0 10   0  0 | 0  arrivals
         first-ever         | 0     -      3   2  0 10   0  0 | 5  backlog
@@ -220,6 +239,9 @@ mod tests {
         events-are-patient | 0     0.001  0   0  0 99   0  0 100 999 | 1  backlog
         both-add-up        | 0     0.1    2   0  0 99   0  0 100 999 | 30 backlog
         mostly-fails       | 0     0.1    0   0  0 99   0  0 200 1   | 1  failing
+        no-core-is-free    | 0     1      9   4  0 500  0  0   0 999 4 | 4 cores
+        two-cores-are-free | 0     1      9   4  0 500  0  0   0 999 6 | 6 cores
+        nothing-known-yet  | 0     -      9   4  0 500  0  0   0 999 6 | 6 cores
         first-events       | 0     -      0   4  0 99   0  0 200 999 | 8  backlog
     ";
 
@@ -241,12 +263,32 @@ mod tests {
                 desired: int(7),
                 deferred: input.get(8).map_or(0, |n| n.parse().unwrap()),
                 deferred_most: input.get(9).map_or(u32::MAX, |n| n.parse().unwrap()),
+                useful: input.get(10).map_or(u32::MAX, |n| n.parse().unwrap()),
                 expected: false,
             };
             let target = plan(&[stats], &ScaleLimits { memory_bytes: 1_000 })[0];
             let got = format!("{} {}", target.desired, target.reason.as_str());
             let wanted: Vec<&str> = parts[2].split_whitespace().collect();
             assert_eq!(got, wanted.join(" "), "{}", parts[0]);
+        }
+    }
+
+    #[test]
+    fn fewer_starve_when_they_would_time_out() {
+        for (cpu_s, timeout_s, wanted) in [
+            (None, 3.0, 16),
+            (Some(0.0), 3.0, 16),
+            (Some(0.002), 3.0, 16),
+            (Some(0.25), 3.0, 10),
+            (Some(0.5), 3.0, 4),
+            (Some(0.75), 3.0, 2),
+            (Some(3.0), 3.0, 2),
+            (Some(20.0), 3.0, 2),
+            (Some(f64::INFINITY), 3.0, 2),
+            (Some(0.5), 900.0, 16),
+        ] {
+            let most = starved_most(2, cpu_s, Duration::from_secs_f64(timeout_s));
+            assert_eq!(most, wanted, "{cpu_s:?} of {timeout_s}");
         }
     }
 
@@ -258,6 +300,7 @@ mod tests {
             min,
             max: 1_000,
             deferred_most: u32::MAX,
+            useful: u32::MAX,
             instance_bytes: bytes,
             ..LaneStats::default()
         };

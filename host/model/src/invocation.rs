@@ -136,26 +136,32 @@ pub struct Permit {
     /// None only while it is being dropped.
     owner: Option<Arc<dyn Release>>,
     taken: Instant,
+    cpu: Option<Duration>,
 }
 
 /// Takes permits back.
 pub trait Release: Send + Sync {
-    /// One permit is free again, taken at `taken`.
-    fn release(self: Arc<Self>, taken: Instant);
+    /// One permit is free again, taken at `taken`; what ran under it, if something did, took `cpu`.
+    fn release(self: Arc<Self>, taken: Instant, cpu: Option<Duration>);
 }
 
 impl Permit {
     /// A permit of `owner`, taken at `taken`.
     #[must_use]
     pub fn new(owner: Arc<dyn Release>, taken: Instant) -> Self {
-        Self { owner: Some(owner), taken }
+        Self { owner: Some(owner), taken, cpu: None }
+    }
+
+    /// Tells what ran under it.
+    pub fn note_cpu(&mut self, cpu: Duration) {
+        self.cpu = Some(cpu);
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(owner) = self.owner.take() {
-            owner.release(self.taken);
+            owner.release(self.taken, self.cpu);
         }
     }
 }

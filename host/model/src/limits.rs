@@ -256,5 +256,7 @@ pub const LOCALS_TIMES_IFS_MAX: u64 = 10_000_000;
 
 /// Functions with a metrics label of their own; the rest share `_other`.
 pub const METRIC_FUNCTIONS_MAX: usize = 2_000;
+/// After which a poll of a guest that has not come back is told of. Filling the largest memory takes half of it.
+pub const STUCK_AFTER_DEFAULT: Duration = Duration::from_secs(30);
 /// Time between the end of readiness and the cancellation of what still runs.
 pub const DRAIN_DEFAULT: Duration = Duration::from_secs(30);

@@ -63,6 +63,8 @@ pub struct Metrics {
     http_requests: IntCounterVec,
     /// Panics caught at the task border; anything but 0 is a bug.
     pub host_panics: IntCounter,
+    /// Guests' polls that have not come back for long; anything but 0 is a thread lost.
+    pub stuck_polls: IntGauge,
     /// Bytes that guests hold, against `wambda_memory_budget_bytes`.
     pub memory_used: IntGauge,
     /// The process-wide memory budget.
@@ -222,6 +224,10 @@ impl Metrics {
             host_panics: make.add(IntCounter::new(
                 "wambda_host_panics_total",
                 "Panics caught; anything but 0 is a bug.",
+            ))?,
+            stuck_polls: make.add(IntGauge::new(
+                "wambda_stuck_polls",
+                "Calls that have not come back from one operation for longer than --stuck-after.",
             ))?,
             memory_used: make
                 .add(IntGauge::new("wambda_memory_used_bytes", "Bytes that guests hold."))?,

@@ -9,6 +9,8 @@ pub enum ScaleReason {
     Arrivals,
     /// Waiting invocations ask for it.
     Backlog,
+    /// More would not come to a core.
+    Cores,
     /// The provisioned minimum.
     Provisioned,
     /// The function's concurrency stopped it.
@@ -25,9 +27,10 @@ pub enum ScaleReason {
 
 impl ScaleReason {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Arrivals,
         Self::Backlog,
+        Self::Cores,
         Self::Provisioned,
         Self::Concurrency,
         Self::Memory,
@@ -42,6 +45,7 @@ impl ScaleReason {
         match self {
             Self::Arrivals => "arrivals",
             Self::Backlog => "backlog",
+            Self::Cores => "cores",
             Self::Provisioned => "provisioned",
             Self::Concurrency => "concurrency",
             Self::Memory => "memory",
@@ -90,6 +94,10 @@ pub struct ScalingReport {
     pub arrival_rate: f64,
     /// Mean time of one invocation in milliseconds, when one has run.
     pub service_ms: Option<f64>,
+    /// Mean CPU time of one invocation in milliseconds, when one has run.
+    pub cpu_ms: Option<f64>,
+    /// Of those running, those that want a core and have none.
+    pub starved: u32,
     /// The last decisions, newest last.
     pub decisions: Vec<Decision>,
 }

@@ -6,19 +6,38 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::Sleep;
-use wambda_model::{BoxFuture, KillReason, clock};
+use wambda_model::{BoxFuture, KillReason, Version, clock};
 
 use crate::engine::Ticker;
-use crate::meter::{INLINE_SLICES, Meter};
+use crate::meter::{INLINE_SLICES, Meter, since_origin};
+use crate::watchdog;
 
 /// The wall-clock deadline passed while the guest waited for the host.
 #[derive(Debug)]
 pub(crate) struct TimedOut;
+
+/// A guest that wants a core and has none, counted while this lives.
+struct Starving<'a>(&'a AtomicU32);
+
+impl<'a> Starving<'a> {
+    fn new(count: &'a AtomicU32) -> Self {
+        count.fetch_add(1, Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Starving<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
 
 /// Polls guest code: arms the meter around each poll, keeps the epoch ticking meanwhile, and ends
 /// at the deadline even when the guest is waiting. The caller drops the store then.
@@ -26,20 +45,37 @@ pub(crate) struct Guarded<'a, F> {
     future: Pin<&'a mut F>,
     meter: &'a Meter,
     ticker: &'a Ticker,
+    version: &'a Version,
+    /// Between its slices.
+    starving: Option<Starving<'a>>,
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl<'a, F: Future> Guarded<'a, F> {
-    pub(crate) fn new(future: Pin<&'a mut F>, meter: &'a Meter, ticker: &'a Ticker) -> Self {
-        Self { future, meter, ticker, sleep: None }
+    pub(crate) fn new(
+        future: Pin<&'a mut F>,
+        meter: &'a Meter,
+        ticker: &'a Ticker,
+        version: &'a Version,
+    ) -> Self {
+        Self { future, meter, ticker, version, starving: None, sleep: None }
     }
 }
 
-/// Leaves the ticker even when the guest's poll panics.
+/// Ends what was begun for a poll even when the guest's poll panics.
 struct Running<'a>(&'a Ticker);
+
+impl<'a> Running<'a> {
+    fn new(ticker: &'a Ticker, version: &Version, begin: Instant) -> Self {
+        ticker.enter();
+        watchdog::begin(since_origin(begin), version.uid);
+        Self(ticker)
+    }
+}
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
+        watchdog::end();
         self.0.leave();
     }
 }
@@ -49,6 +85,8 @@ impl<F: Future> Future for Guarded<'_, F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
+        this.starving = None;
+        let slices = this.meter.slices();
         let begin = clock::now();
         if begin >= this.meter.deadline() {
             // Behind others who run: what is over must not take another slice from them.
@@ -56,22 +94,29 @@ impl<F: Future> Future for Guarded<'_, F> {
             return Poll::Ready(Err(TimedOut));
         }
         this.meter.poll_begin(begin);
-        this.ticker.enter();
-        let running = Running(this.ticker);
+        let running = Running::new(this.ticker, this.version, begin);
         let polled = this.future.as_mut().poll(cx);
         drop(running);
         let now = clock::now();
         this.meter.poll_end(now);
-        if let Poll::Ready(done) = polled {
-            return Poll::Ready(Ok(done));
-        }
         let deadline = this.meter.deadline();
+        if let Poll::Ready(done) = polled {
+            if now < deadline {
+                return Poll::Ready(Ok(done));
+            }
+            // One operation can outlast the deadline, and the guest end before anything looks.
+            this.meter.kill(KillReason::Timeout);
+            return Poll::Ready(Err(TimedOut));
+        }
         let sleep =
             this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
         if now >= deadline || sleep.as_mut().poll(cx).is_ready() {
             this.meter.kill(KillReason::Timeout);
             return Poll::Ready(Err(TimedOut));
         }
+        // It waits for its next slice, or else for something that is no core.
+        this.starving =
+            (this.meter.slices() > slices).then(|| Starving::new(&this.version.starved));
         Poll::Pending
     }
 }

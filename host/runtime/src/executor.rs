@@ -31,6 +31,7 @@ use crate::pool::{Fault, Ready, Unit};
 use crate::run::{Run, Ticket};
 use crate::sink::Sink;
 use crate::upload::unpack;
+use crate::watchdog;
 
 /// Fetches the code of a digest, when its artifact has to be made again.
 pub type CodeSource =
@@ -60,6 +61,8 @@ pub struct RuntimeConfig {
     pub compiling: child::Limits,
     /// The way out.
     pub egress: Arc<Egress>,
+    /// After which a poll of a guest that has not come back is told of.
+    pub stuck_after: Duration,
     /// Where measurements go.
     pub metrics: Arc<Metrics>,
 }
@@ -130,6 +133,7 @@ impl Executor {
         let weak = Arc::downgrade(&this.0);
         let shed = move || weak.upgrade().is_some_and(|inner| inner.shed_one());
         this.0.budget.set_reliever(Box::new(shed));
+        watchdog::start(Arc::downgrade(&this.0), config.stuck_after)?;
         Ok(this)
     }
 
@@ -157,6 +161,16 @@ impl Inner {
     pub(crate) fn unit(&self, version: &Arc<Version>) -> Arc<Unit> {
         let units = self.units.pin();
         Arc::clone(units.get_or_insert_with(version.uid, || Arc::new(Unit::new(version))))
+    }
+
+    /// The function of a version, by the version's number.
+    pub(crate) fn name_of(&self, uid: u64) -> String {
+        self.units.pin().get(&uid).map(|unit| unit.version.name.to_string()).unwrap_or_default()
+    }
+
+    /// Shows how many polls do not come back.
+    pub(crate) fn show_stuck(&self, count: usize) {
+        self.metrics.stuck_polls.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn ticker(&self) -> &Ticker {
@@ -235,7 +249,7 @@ impl Inner {
         };
         loop {
             let cast = pin!(mold.cast(Arc::clone(meter)));
-            let Ok(made) = Guarded::new(cast, meter, self.ticker()).await else {
+            let Ok(made) = Guarded::new(cast, meter, self.ticker(), version).await else {
                 return Ok(Err(call::clocked(KillReason::Timeout, *id, version)));
             };
             let stillborn = match made {
@@ -386,7 +400,7 @@ impl Execute for Executor {
         let unit = inner.unit(version);
         let (long_run, long) = (inner.long_run.clone(), unit.expects_long());
         let Invocation { id, payload, caller, attempt } = invocation;
-        let run = Run::new(inner, unit, permit, Ticket { id, caller, attempt });
+        let run = Run::new(inner, unit, permit, Ticket { id, caller, attempt }, long);
         let meter = run.meter();
         match payload {
             Payload::Event(event) if !version.kind.is_http() => {

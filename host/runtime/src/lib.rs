@@ -35,6 +35,7 @@ mod run;
 mod sink;
 mod state;
 pub mod upload;
+mod watchdog;
 
 pub use engine::{EngineKind, Engines};
 pub use executor::{Executor, RuntimeConfig};

@@ -40,7 +40,8 @@ fn origin() -> Instant {
     *ORIGIN.get_or_init(clock::now)
 }
 
-fn since_origin(at: Instant) -> u64 {
+/// Nanoseconds since the process began.
+pub(crate) fn since_origin(at: Instant) -> u64 {
     nanos(at.saturating_duration_since(origin()))
 }
 

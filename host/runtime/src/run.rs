@@ -55,8 +55,10 @@ pub(crate) struct Run {
     ticket: Ticket,
     /// Counted among the busy ones.
     busy: bool,
+    /// Counted among those that want a core and have none.
+    starved: bool,
     /// Given back last: whoever gets it next finds this instance idle again.
-    _permit: Permit,
+    permit: Permit,
 }
 
 /// What became of the guest's call.
@@ -71,15 +73,25 @@ struct Shift {
 }
 
 impl Run {
-    /// Takes an idle instance, if there is one, and counts as busy from here on.
-    pub(crate) fn new(inner: Arc<Inner>, unit: Arc<Unit>, permit: Permit, ticket: Ticket) -> Self {
+    /// Takes an idle instance, if there is one, and counts as busy from here on. One that `queues` for the
+    /// long-run threads has no core until it starts.
+    pub(crate) fn new(
+        inner: Arc<Inner>,
+        unit: Arc<Unit>,
+        permit: Permit,
+        ticket: Ticket,
+        queues: bool,
+    ) -> Self {
         let taken = unit.take();
         unit.busy_begin();
+        if queues {
+            unit.version.starved.fetch_add(1, Relaxed);
+        }
         let meter = match &taken {
             Some((instance, _)) => Arc::clone(&instance.meter),
             None => Arc::new(Meter::new()),
         };
-        Self { inner, unit, meter, taken, ticket, busy: true, _permit: permit }
+        Self { inner, unit, meter, taken, ticket, busy: true, starved: queues, permit }
     }
 
     pub(crate) fn meter(&self) -> Arc<Meter> {
@@ -104,7 +116,7 @@ impl Run {
         }
         let called: Called<Answer> = {
             let call = pin!(call::event(&mut shift.instance, &version, &self.ticket, event));
-            Guarded::new(call, &self.meter, self.inner.ticker()).await
+            Guarded::new(call, &self.meter, self.inner.ticker(), &self.unit.version).await
         };
         let (result, report) = self.settle(&shift, called);
         let result = result.and_then(|answer| {
@@ -175,7 +187,7 @@ impl Run {
         });
         let called: Called<()> = {
             let call = pin!(http::request(&mut shift.instance, request, relay));
-            Guarded::new(call, &self.meter, self.inner.ticker()).await
+            Guarded::new(call, &self.meter, self.inner.ticker(), &self.unit.version).await
         };
         let (result, report) = self.settle(&shift, called);
         let result = result.and_then(|()| match good.get() {
@@ -196,6 +208,7 @@ impl Run {
         &mut self,
         capture: bool,
     ) -> Result<Result<Shift, (FunctionError, Report)>, InvokeError> {
+        self.end_starved();
         let unit = Arc::clone(&self.unit);
         let (version, id) = (&unit.version, self.ticket.id);
         let (timeout, cpu) = (version.config.timeout(), version.config.cpu());
@@ -289,6 +302,13 @@ impl Run {
         );
     }
 
+    /// It has come to a core.
+    fn end_starved(&mut self) {
+        if std::mem::take(&mut self.starved) {
+            self.version().starved.fetch_sub(1, Relaxed);
+        }
+    }
+
     /// Its instance is not busy any more, from the moment on that it may be idle.
     fn end_busy(&mut self) {
         if std::mem::take(&mut self.busy) {
@@ -296,7 +316,8 @@ impl Run {
         }
     }
 
-    fn count(&self, error: Option<&FunctionError>, report: Report) {
+    fn count(&mut self, error: Option<&FunctionError>, report: Report) {
+        self.permit.note_cpu(report.cpu);
         let metrics = &self.version().metrics;
         metrics.ran(error.map_or("success", FunctionError::outcome), &report);
         if let Some(reason) = error.and_then(|e| e.kill) {
@@ -307,6 +328,7 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
+        self.end_starved();
         self.end_busy();
     }
 }

@@ -347,6 +347,7 @@ fn executor(
         region: Arc::clone(&settings.identity.region),
         budget: Arc::clone(budget),
         slots: settings.slots,
+        stuck_after: settings.stuck_after,
         compiling: settings.compiling,
         egress,
         long_run,

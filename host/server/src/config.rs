@@ -14,7 +14,7 @@ use wambda_control::Identity;
 use wambda_model::event::EventSettings;
 use wambda_model::limits::{
     CLIENT_PATIENCE_DEFAULT, CONCURRENCY_DEFAULT, CONCURRENCY_MAX, DRAIN_DEFAULT,
-    EGRESS_PATIENCE_DEFAULT, SLOTS_DEFAULT, SLOTS_MAX, SLOTS_MIN,
+    EGRESS_PATIENCE_DEFAULT, SLOTS_DEFAULT, SLOTS_MAX, SLOTS_MIN, STUCK_AFTER_DEFAULT,
 };
 use wambda_runtime::child::Limits as CompileLimits;
 
@@ -131,6 +131,10 @@ pub struct ServeArgs {
     /// nothing of its response has three times as long [default: 20]
     #[arg(long, env = "WAMBDA_CLIENT_PATIENCE")]
     pub client_patience: Option<f64>,
+    /// Seconds after which a guest's operation that has not come back is told of, in the log and in
+    /// wambda_stuck_polls [default: 30]
+    #[arg(long, env = "WAMBDA_STUCK_AFTER")]
+    pub stuck_after: Option<f64>,
     /// CPU seconds that compiling one upload may take [default: 120]
     #[arg(long, env = "WAMBDA_COMPILE_CPU")]
     pub compile_cpu: Option<u64>,
@@ -181,6 +185,8 @@ pub struct Settings {
     pub slots: u32,
     /// Longest wait for clients.
     pub client_patience: Duration,
+    /// After which a guest's operation that has not come back is told of.
+    pub stuck_after: Duration,
     /// What compiling one upload may take.
     pub compiling: CompileLimits,
     /// User to become.
@@ -225,12 +231,13 @@ impl ServeArgs {
             "--store {store} is not there yet: this build has `embedded` only"
         );
         let identity = identity(args.region, args.account)?;
-        let defaults = EventSettings::default();
         let memory_budget = match args.memory_budget {
             Some(0) => bail!("--memory-budget must be at least 1 MB, got 0"),
             Some(megabytes) => megabytes.saturating_mul(1 << 20),
             None => machine_memory()? / 2,
         };
+        let patience = one("--client-patience", args.client_patience, CLIENT_PATIENCE_DEFAULT)?;
+        let defaults = EventSettings::default();
         let events = EventSettings {
             retry_delays: pair("--retry-delays", args.retry_delays, defaults.retry_delays)?,
             backoff: pair("--retry-backoff", args.retry_backoff, defaults.backoff)?,
@@ -260,12 +267,8 @@ impl ServeArgs {
             dns: dns.iter().map(|text| name_server(text)).collect::<Result<_>>()?,
             confine: args.confine.unwrap_or(Confine::Auto),
             slots: slots(args.instance_slots)?,
-            client_patience: one(
-                "--client-patience",
-                args.client_patience,
-                CLIENT_PATIENCE_DEFAULT,
-            )?
-            .max(Duration::from_millis(100)),
+            client_patience: patience.max(Duration::from_millis(100)),
+            stuck_after: one("--stuck-after", args.stuck_after, STUCK_AFTER_DEFAULT)?,
             compiling: compiling(args.compile_cpu, args.compile_memory)?,
             user: args.user,
             log_format: args.log_format.unwrap_or(LogFormat::Text),
@@ -298,6 +301,7 @@ impl ServeArgs {
             confine: self.confine.or(file.confine),
             instance_slots: self.instance_slots.or(file.instance_slots),
             client_patience: self.client_patience.or(file.client_patience),
+            stuck_after: self.stuck_after.or(file.stuck_after),
             compile_cpu: self.compile_cpu.or(file.compile_cpu),
             compile_memory: self.compile_memory.or(file.compile_memory),
             user: self.user.or(file.user),

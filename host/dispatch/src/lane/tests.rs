@@ -58,6 +58,7 @@ fn version(share: Share) -> Arc<Version> {
         metrics: Metrics::new("test").unwrap().function(&name),
         share: Arc::new(share),
         provisioned: AtomicU32::new(0),
+        starved: AtomicU32::new(0),
         grants: ArcSwap::default(),
         name,
     })
@@ -143,7 +144,9 @@ fn lanes_at_one_gate_take_turns() {
     for _ in 0..8 {
         drop(running.take());
         let at = waiting.iter_mut().position(|place| {
-            place.granted.try_recv().is_ok_and(|permit| running.replace(permit).is_none())
+            place.granted.try_recv().is_ok_and(|mut handed| {
+                std::mem::replace(&mut running, handed.permit.take()).is_none()
+            })
         });
         let place = waiting.remove(at.unwrap());
         order.push(usize::from(Arc::ptr_eq(&place.lane, &lanes[1])));
@@ -172,4 +175,41 @@ fn one_call_now_and_then_keeps_an_instance_for_a_window_and_no_longer() {
         assert!((DOWN_WINDOW..DOWN_WINDOW * 2).contains(&kept), "round {round}: {kept:?}");
         clock.pass(Duration::from_secs(600));
     }
+}
+
+#[test]
+fn computing_calls_are_let_in_as_cores_come_free() {
+    let mut version = version(Share::of(&Arc::new(Gate::new(1_000))));
+    Arc::get_mut(&mut version).unwrap().config.timeout_ms = 1_000;
+    let clock = Arc::new(ManualClock(Mutex::new(wambda_model::clock::now())));
+    let dynamic = Arc::clone(&clock) as Arc<dyn Clock>;
+    let lane = Lane::new(Arc::clone(&version), dynamic, 2, Budget::new(1 << 30));
+    // One has shown that a call takes a quarter of a second of a core: with one more on each, half.
+    let mut first = granted(&lane).unwrap();
+    first.note_cpu(Duration::from_millis(250));
+    clock.pass(Duration::from_millis(250));
+    drop(first);
+    let mut running: Vec<_> = (0..2).map(|_| granted(&lane).unwrap()).collect();
+    let mut waiting = Vec::new();
+    let mut ask = || match lane.admit(0).unwrap() {
+        Admission::Granted(permit) => {
+            version.starved.fetch_add(1, Relaxed);
+            running.push(permit);
+        }
+        Admission::Waiting(place) => waiting.push(place),
+    };
+    (0..10).for_each(|_| ask());
+    assert_eq!((running.len(), waiting.len()), (4, 8));
+    // Those who have waited long enough do not come in either.
+    clock.pass(Duration::from_millis(100));
+    lane.nudge();
+    assert!(waiting.iter().all(|place| place.granted.is_empty()));
+    assert!(lane.tick(1).unwrap().useful <= 4);
+    // One ends, and another comes to its core: one may come in, and no more while it is on its way.
+    version.starved.fetch_sub(1, Relaxed);
+    drop(running.pop());
+    lane.nudge();
+    let come: Vec<_> =
+        waiting.iter_mut().filter_map(|place| place.granted.try_recv().ok()).collect();
+    assert_eq!(come.len(), 1);
 }
