@@ -26,10 +26,15 @@ pub(crate) struct Seen {
     pub(crate) story: Vec<(Duration, Duration)>,
 }
 
+/// Microseconds, up to two minutes.
+pub(crate) fn histogram() -> Result<Histogram<u64>> {
+    Histogram::new_with_bounds(1, 120_000_000, 3).context("a histogram")
+}
+
 impl Seen {
     fn new() -> Result<Self> {
-        let empty = || Histogram::new_with_bounds(1, 120_000_000, 3).context("a histogram");
-        Ok(Self { sent: 0, good: empty()?, shed: empty()?, failed: 0, story: Vec::new() })
+        let (good, shed) = (histogram()?, histogram()?);
+        Ok(Self { sent: 0, good, shed, failed: 0, story: Vec::new() })
     }
 }
 
@@ -51,8 +56,18 @@ impl Load {
 
 type Pool = Arc<Mutex<Vec<TcpStream>>>;
 
+/// What is done until the next request is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// Sleep, a millisecond at a time: for who shares cores with the server.
+    Asleep,
+    /// Look for answers without a pause: for who has cores of their own. Whoever sleeps there has to be woken for
+    /// each answer, by the server's core, which on a virtual machine costs it more than the answer.
+    Awake,
+}
+
 /// Sends `rate` requests a second for `time`; waits for the last answers.
-pub(crate) async fn run(load: &Load, rate: f64, time: Duration) -> Result<Seen> {
+pub(crate) async fn run(load: &Load, rate: f64, time: Duration, until: Until) -> Result<Seen> {
     let request: Arc<[u8]> = load.request().into();
     let (pool, began, address) = (Pool::default(), Instant::now(), load.address);
     let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
@@ -69,7 +84,10 @@ pub(crate) async fn run(load: &Load, rate: f64, time: Duration) -> Result<Seen> 
             });
             next += 1;
         }
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        match until {
+            Until::Asleep => tokio::time::sleep(Duration::from_millis(1)).await,
+            Until::Awake => tokio::task::yield_now().await,
+        }
     }
     drop(told);
     seen.sent = next;

@@ -4,12 +4,13 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 
-use crate::open::{self, Load, Seen};
+use crate::open::{self, Load, Seen, Until};
 use crate::process::{self, Server};
 use crate::{Arguments, CORE};
 
@@ -21,6 +22,8 @@ const WORK: &str = "(module (memory (export \"memory\") 1)
       (i32.store (i32.const 64) (i32.add (i32.load (i32.const 64)) (local.get $n)))
       (br_if $l (i32.lt_u (local.tee $n (i32.add (local.get $n) (i32.const 1))) (i32.const 1500000))))
     (i64.const 1)))";
+/// Rounds of slices.
+const ROUNDS: usize = 8;
 const SPIN: &str = "(module (memory (export \"memory\") 1)
   (func (export \"wambda_alloc\") (param i32) (result i32) (i32.const 0))
   (func (export \"wambda_handle\") (param i32 i32) (result i64) (loop $l (br $l)) (i64.const 0)))";
@@ -31,12 +34,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let path = data.path().to_string_lossy().into_owned();
     let serve = ["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--data-dir", &path];
     let start = || Server::start(&arguments.server, &serve);
-    let runtime =
-        || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let server = process::apart(start)?;
     deploy(&server, "work", "timeout=5&queue=32", WORK.as_bytes())?;
     deploy(&server, "bounded", "timeout=5&queue=32&concurrency=2", WORK.as_bytes())?;
-    runtime()?.block_on(async {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
         overload(&server, "work", time).await?;
         overload(&server, "bounded", time).await
     })?;
@@ -50,7 +52,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     deploy(&server, "hello", "", CORE.as_bytes())?;
     deploy(&server, "bad", "timeout=1&memory=64", &guest)?;
     deploy(&server, "spin", "timeout=20", SPIN.as_bytes())?;
-    runtime()?.block_on(neighbours(&server, time))
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(neighbours(&server, time))
 }
 
 fn deploy(server: &Server, name: &str, query: &str, code: &[u8]) -> Result<()> {
@@ -67,21 +71,52 @@ fn ms(micros: u64) -> f64 {
     micros as f64 / 1e3
 }
 
+/// Offers, as factors of capacity.
+const FACTORS: [f64; 6] = [0.5, 1.0, 1.5, 2.0, 3.0, 5.0];
+/// The offer that others are compared with: enough for the server never to wait.
+const FULL: f64 = 1.2;
+
+/// What was seen of one offer, slice by slice.
+#[derive(Default)]
+struct Row {
+    slices: Vec<Seen>,
+    /// Goodput of each slice, in that of the full offer of the same round.
+    shares: Vec<f64>,
+    resident: f64,
+}
+
 async fn overload(server: &Server, function: &str, time: Duration) -> Result<()> {
     let work = load(server, function, "x");
-    // Peak: the best goodput of rising offers.
-    let mut peak = 0f64;
+    let slice = time / 4;
+    let good = |seen: &Seen| seen.good.len() as f64 / slice.as_secs_f64();
+    let mut capacity = 0f64;
     for rate in [200.0, 400.0, 600.0, 800.0, 1_000.0, 1_300.0, 1_600.0, 2_000.0] {
-        let seen = open::run(&work, rate, time / 4).await?;
-        peak = peak.max(seen.good.len() as f64 / (time / 4).as_secs_f64());
+        let seen = open::run(&work, rate, slice, Until::Awake).await?;
+        capacity = capacity.max(good(&seen));
     }
-    println!("\n{function}: {peak:.0}/s at most");
+    // The machine drifts: each round has its own full offer, and its rows in random order.
+    let mut rows: [Row; FACTORS.len()] = Default::default();
+    for _ in 0..ROUNDS {
+        let full = good(&open::run(&work, capacity * FULL, slice, Until::Awake).await?);
+        let mut order: Vec<usize> = (0..FACTORS.len()).collect();
+        fastrand::shuffle(&mut order);
+        for at in order {
+            let (Some(row), Some(factor)) = (rows.get_mut(at), FACTORS.get(at)) else { continue };
+            let seen = open::run(&work, capacity * factor, slice, Until::Awake).await?;
+            row.shares.push(good(&seen) / full);
+            row.slices.push(seen);
+            row.resident = row.resident.max(server.resident()?);
+        }
+    }
     println!(
-        "{:>7} {:>9} {:>9} {:>7} {:>8} {:>9} {:>9} {:>9} {:>7} {:>7}",
+        "\n{function}: {capacity:.0}/s at most; {ROUNDS} rounds of {slice:?}; goodput by that of {FULL}x"
+    );
+    println!(
+        "{:>7} {:>9} {:>9} {:>17} {:>8} {:>9} {:>9} {:>9} {:>7} {:>7}",
         "offered",
         "sent/s",
         "good/s",
-        "of peak",
+        "goodput",
         "shed/s",
         "p50 ms",
         "p99 ms",
@@ -89,42 +124,73 @@ async fn overload(server: &Server, function: &str, time: Duration) -> Result<()>
         "failed",
         "RSS MB"
     );
-    let mut calm = 0;
-    for factor in [0.5, 1.0, 1.5, 2.0, 3.0, 5.0] {
-        let seen = open::run(&work, peak * factor, time).await?;
-        if factor == 0.5 {
-            calm = seen.good.value_at_quantile(0.99);
-        }
-        line(factor, &seen, time, peak, server.resident()?);
+    for (factor, row) in FACTORS.iter().zip(&mut rows) {
+        line(*factor, row, slice)?;
     }
     // Five times for a while, and then half: how long until it is as before.
-    let began = Instant::now();
-    let seen = open::run(&work, peak * 0.5, time).await?;
-    let slow =
-        seen.story.iter().filter(|(_, latency)| latency.as_micros() as u64 > 2 * calm.max(5_000));
-    let recovered = slow.map(|(at, _)| *at).max().unwrap_or_default();
-    println!(
-        "recovery: the last answer slower than twice the calm p99 ({:.1} ms) came {:.2} s after the overload ended ({:.0} s watched)",
-        ms(calm),
-        recovered.as_secs_f64(),
-        began.elapsed().as_secs_f64()
-    );
+    let half = rows.first().context("no rows")?;
+    let calm = merged(half, |seen| &seen.good)?.value_at_quantile(0.99);
+    open::run(&work, capacity * 5.0, time, Until::Awake).await?;
+    let seen = open::run(&work, capacity * 0.5, time, Until::Awake).await?;
+    let bound = 2 * calm.max(5_000);
+    match calm_from(&seen, bound) {
+        Some(at) => println!(
+            "recovery: {:.1} s after the overload p99 was {:.1} ms or less again",
+            at.as_secs_f64(),
+            ms(bound)
+        ),
+        None => println!("recovery: p99 was never {:.1} ms or less again", ms(bound)),
+    }
     Ok(())
 }
 
-fn line(factor: f64, seen: &Seen, time: Duration, peak: f64, resident: f64) {
-    let rate = |count: u64| count as f64 / time.as_secs_f64();
+/// The beginning of the first half second in which 99 of 100 answers took no more than `bound` microseconds.
+fn calm_from(seen: &Seen, bound: u64) -> Option<Duration> {
+    let window = Duration::from_millis(500);
+    let mut windows: Vec<(usize, usize)> = Vec::new();
+    for (at, latency) in &seen.story {
+        let window = (at.as_millis() / window.as_millis()) as usize;
+        windows.resize(windows.len().max(window + 1), (0, 0));
+        if let Some((all, slow)) = windows.get_mut(window) {
+            *all += 1;
+            *slow += usize::from(latency.as_micros() as u64 > bound);
+        }
+    }
+    let calm = windows.iter().position(|(all, slow)| *all > 0 && slow * 100 <= *all)?;
+    Some(window * u32::try_from(calm).ok()?)
+}
+
+/// A row's slices in one.
+fn merged(row: &Row, of: impl Fn(&Seen) -> &Histogram<u64>) -> Result<Histogram<u64>> {
+    let mut all = open::histogram()?;
+    for seen in &row.slices {
+        all.add(of(seen)).context("histograms of one kind")?;
+    }
+    Ok(all)
+}
+
+fn line(factor: f64, row: &mut Row, slice: Duration) -> Result<()> {
+    let (good, shed) = (merged(row, |seen| &seen.good)?, merged(row, |seen| &seen.shed)?);
+    let seconds = slice.as_secs_f64() * row.slices.len() as f64;
+    let rate = |count: u64| count as f64 / seconds;
+    let sum = |of: fn(&Seen) -> u64| row.slices.iter().map(of).sum::<u64>();
+    let (sent, failed) = (sum(|seen| seen.sent), sum(|seen| seen.failed));
+    row.shares.sort_by(f64::total_cmp);
+    let share = |part: usize| {
+        100.0 * row.shares.get(row.shares.len() * part / 4).copied().unwrap_or_default()
+    };
+    let goodput = format!("{:.0}% ({:.0}-{:.0})", share(2), share(1), share(3));
     println!(
-        "{factor:>6}x {:>9.0} {:>9.0} {:>6.0}% {:>8.0} {:>9.2} {:>9.2} {:>9.2} {:>7} {resident:>7.0}",
-        rate(seen.sent),
-        rate(seen.good.len()),
-        100.0 * rate(seen.good.len()) / peak,
-        rate(seen.shed.len()),
-        ms(seen.good.value_at_quantile(0.5)),
-        ms(seen.good.value_at_quantile(0.99)),
-        ms(seen.shed.value_at_quantile(0.99)),
-        seen.failed
+        "{factor:>6}x {:>9.0} {:>9.0} {goodput:>17} {:>8.0} {:>9.2} {:>9.2} {:>9.2} {failed:>7} {:>7.0}",
+        rate(sent),
+        rate(good.len()),
+        rate(shed.len()),
+        ms(good.value_at_quantile(0.5)),
+        ms(good.value_at_quantile(0.99)),
+        ms(shed.value_at_quantile(0.99)),
+        row.resident,
     );
+    Ok(())
 }
 
 /// What a bad neighbour sends, over how many connections, each of which waits for its answer.
@@ -168,7 +234,7 @@ async fn neighbours(server: &Server, time: Duration) -> Result<()> {
     println!("\nhello, 200 a second, beside");
     println!("{:>22} {:>9} {:>9} {:>9} {:>9}", "", "p50 ms", "p99 ms", "p99.9 ms", "failed");
     let hello = load(server, "hello", "{}");
-    open::run(&hello, 200.0, time / 4).await?;
+    open::run(&hello, 200.0, time / 4, Until::Asleep).await?;
     for neighbour in NEIGHBOURS {
         let stop = Arc::new(AtomicBool::new(false));
         let mut busy = JoinSet::new();
@@ -186,7 +252,7 @@ async fn neighbours(server: &Server, time: Duration) -> Result<()> {
             });
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
-        let seen = open::run(&hello, 200.0, time).await?;
+        let seen = open::run(&hello, 200.0, time, Until::Asleep).await?;
         stop.store(true, Relaxed);
         while busy.join_next().await.is_some() {}
         println!(

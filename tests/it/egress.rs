@@ -5,11 +5,12 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use serde_json::json;
 use wambda_tests::outside::{Dns, Web, say};
-use wambda_tests::{Answer, Server, guest};
+use wambda_tests::{Answer, Server, eventually, guest};
 
 /// A role that may reach these hosts (`HOST:PORT`, with wildcards).
 fn role(server: &Server, name: &str, hosts: &[&str]) {
@@ -406,6 +407,53 @@ fn connections_bytes_and_time_are_bounded() {
         answer.status,
         answer.took
     );
+    server.assert_well();
+}
+
+#[test]
+fn functions_share_the_connections_that_there_may_be() {
+    let World { server, .. } = world(&["--egress-patience", "60"]);
+    // Each that arrives is held until all may go.
+    let (held, go) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let (count, may_go) = (Arc::clone(&held), Arc::clone(&go));
+    let web = Web::start("127.0.0.2", move |_, stream| {
+        count.fetch_add(1, SeqCst);
+        while !may_go.load(SeqCst) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        say(stream, "ok");
+    });
+    let at = web.address.to_string();
+    let most = |functions: usize, wanted: usize| {
+        held.store(0, SeqCst);
+        go.store(false, SeqCst);
+        let names: Vec<String> = (0..functions).map(|n| format!("share{n}")).collect();
+        for name in &names {
+            server.deploy(name, &guest("http"), "timeout=60&role=all");
+        }
+        let ask =
+            |name: &str| fetch(&server, name, "http", &at, &[("x-times", "16")]).expect(200).text();
+        std::thread::scope(|scope| {
+            let calls = names.iter().flat_map(|name| (0..17).map(move |_| name));
+            let calls: Vec<_> = calls.map(|name| scope.spawn(move || ask(name))).collect();
+            let full = || (held.load(SeqCst) >= wanted).then_some(());
+            eventually(Duration::from_secs(50), full);
+            let refused = || names.iter().map(|name| outcomes(&server, name, "limit")).sum::<f64>();
+            let all = functions * 17 * 16;
+            let over = || (refused() >= (all - wanted) as f64).then_some(());
+            eventually(Duration::from_secs(50), over);
+            assert_eq!(held.load(SeqCst), wanted);
+            go.store(true, SeqCst);
+            let said: Vec<String> = calls.into_iter().map(|call| call.join().unwrap()).collect();
+            let good: usize = said.iter().map(|said| said.matches("200 2 ok").count()).sum();
+            assert_eq!(good, wanted);
+        });
+        for name in &names {
+            server.request("DELETE", &format!("/v1/functions/{name}"), &[], b"").expect(204);
+        }
+    };
+    most(1, 256);
+    most(5, 1_024);
     server.assert_well();
 }
 

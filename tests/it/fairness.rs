@@ -156,16 +156,16 @@ fn count() -> String {
 #[test]
 fn calls_that_compute_wait_rather_than_crowd_each_other_out() {
     let server = Server::start();
-    let event = "x".repeat(300_000);
+    let event = "x".repeat(200_000);
     let cpu_ms = || -> f64 {
         let answer = server.invoke("count", &event).expect(200);
         answer.header("x-wambda-cpu-ms").parse().unwrap()
     };
     server.deploy("count", count().as_bytes(), "timeout=60");
     let each = cpu_ms().max(cpu_ms());
-    // All at once, each would take twelve times its CPU time, and time out.
+    // All at once, each would take sixteen times its CPU time, and time out.
     let cores = std::thread::available_parallelism().unwrap().get();
-    let timeout = (each * 6.5 / 1e3).max(0.1);
+    let timeout = (each * 8.5 / 1e3).max(0.1);
     server.deploy("count", count().as_bytes(), &format!("timeout={timeout:.3}"));
     cpu_ms();
     let begin = Instant::now();
@@ -180,7 +180,7 @@ fn calls_that_compute_wait_rather_than_crowd_each_other_out() {
                 std::thread::sleep(Duration::from_millis(5));
             }
         });
-        let calls: Vec<_> = (0..12 * cores)
+        let calls: Vec<_> = (0..16 * cores)
             .map(|_| scope.spawn(|| server.invoke("count", &event).text()))
             .collect();
         let answers: Vec<_> = calls.into_iter().map(|call| call.join().unwrap()).collect();
@@ -188,10 +188,10 @@ fn calls_that_compute_wait_rather_than_crowd_each_other_out() {
         let good = answers.iter().filter(|text| *text == "\0").count();
         assert_eq!(good, answers.len(), "{most:?} at once: {answers:?}");
     });
-    // One runs and two wait for their slice, on each core; one more may have been let in before that was known.
+    // One runs and three wait for their slice, on each core; some more may have been let in before that was known.
     let (most, took) = (most.into_inner(), begin.elapsed());
     println!("{each} ms each, timeout {timeout:.3} s: {most} at once, {took:?} in all");
-    assert!((cores..=5 * cores).contains(&most), "{most} at once on {cores} cores");
+    assert!((cores..=7 * cores).contains(&most), "{most} at once on {cores} cores");
     let scaling = server.get("/v1/functions/count/scaling").json();
     assert_eq!((scaling["starved"].as_u64(), scaling["running"].as_u64()), (Some(0), Some(0)));
     assert!(scaling["cpu_ms"].as_f64().unwrap() >= each / 2.0, "{scaling}");

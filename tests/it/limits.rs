@@ -1,6 +1,8 @@
 //! Limits, through the API: that they are where they are said to be. Guests that break them are in
 //! [`crate::hostile`].
 
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use wambda_tests::{Server, eventually, guest, percentile, wat};
@@ -188,26 +190,7 @@ fn more_provisioned_than_fits_harms_nobody() {
 fn ten_compile_bombs_in_a_row_are_not_noticed() {
     let server = Server::with(&["--compile-cpu", "1"]);
     server.deploy("neighbour", wats::echo().as_bytes(), "");
-    // Numbers of no pattern, which a zip does not make small.
-    let mut state = 1u32;
-    let mut store = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        format!(
-            "(i32.store (i32.const {state}) (i32.add (i32.load (i32.const 4)) (local.get $at)))"
-        )
-    };
-    let many: String = (0..16)
-        .map(|_| {
-            format!("(func (param $at i32) {})", (0..9_000).map(|_| store()).collect::<String>())
-        })
-        .collect();
-    let bomb = |n: usize| {
-        wat(&wats::core_with(
-            &format!("(memory (export \"memory\") 1) {many}"),
-            &format!("(i64.const {n})"),
-        ))
-    };
-    let uploads: Vec<Vec<u8>> = (0..10).map(bomb).collect();
+    let uploads: Vec<Vec<u8>> = (0..10).map(|n| wats::laborious(16, n)).collect();
     let mut waits: Vec<Duration> = Vec::new();
     std::thread::scope(|scope| {
         let server = &server;
@@ -238,7 +221,7 @@ fn ten_compile_bombs_in_a_row_are_not_noticed() {
     // Lambda's front says it by the function's state.
     let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     zip.start_file("bootstrap", zip::write::SimpleFileOptions::default()).unwrap();
-    std::io::Write::write_all(&mut zip, &bomb(99)).unwrap();
+    std::io::Write::write_all(&mut zip, &wats::laborious(16, 99)).unwrap();
     let code = base64::Engine::encode(
         &base64::engine::general_purpose::STANDARD,
         zip.finish().unwrap().into_inner(),
@@ -286,5 +269,67 @@ fn a_call_that_does_not_come_back_is_told_of() {
     eventually(Duration::from_secs(5), || {
         (server.metric("wambda_stuck_polls") == 0.0).then_some(())
     });
+    server.assert_well();
+}
+
+#[test]
+fn uploaders_take_turns_at_the_compiler() {
+    let server = Server::with(&["--compile-cpu", "1"]);
+    let (ended, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    // Until it is answered, or all is over.
+    let put = |source: &str, name: &str, upload: &[u8]| {
+        let mut stream = server.connect_from(source);
+        let length = upload.len();
+        let line = format!("PUT /v1/functions/{name} HTTP/1.1\r\nhost: h\r\nconnection: close");
+        let head = format!("{line}\r\ncontent-length: {length}\r\n\r\n");
+        stream.write_all(&[head.as_bytes(), upload].concat()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let mut answer = Vec::new();
+        while stream.read_to_end(&mut answer).is_err() && !over.load(Relaxed) {}
+        ended.fetch_add(1, Relaxed);
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let bombs: Vec<Vec<u8>> = (0..18).map(|n| wats::laborious(16, 100 + n)).collect();
+    let answers = std::thread::scope(|scope| {
+        let put = &put;
+        let bombs = bombs.iter().enumerate();
+        let calls: Vec<_> = bombs
+            .map(|(n, bomb)| scope.spawn(move || put("127.0.0.2", &format!("bomb{n}"), bomb)))
+            .collect();
+        eventually(Duration::from_secs(60), || (ended.load(Relaxed) > 0).then_some(()));
+        std::thread::sleep(Duration::from_millis(500));
+        // Somebody else waits for the one that is at it, and not for the others.
+        let before = ended.load(Relaxed);
+        let answer = put("127.0.0.3", "small", wats::echo().as_bytes());
+        let between = ended.load(Relaxed) - before;
+        over.store(true, Relaxed);
+        assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+        assert!(between <= 4, "{between} came before, itself among them");
+        calls.into_iter().map(|call| call.join().unwrap()).collect::<Vec<_>>()
+    });
+    let busy: Vec<_> = answers.iter().filter(|said| said.starts_with("HTTP/1.1 503")).collect();
+    assert!(!busy.is_empty(), "{answers:?}");
+    for said in busy {
+        assert!(
+            said.contains("16 of your uploads wait") && said.contains("retry-after: 5"),
+            "{said}"
+        );
+    }
+    server.assert_well();
+}
+
+#[test]
+fn what_compiling_takes_of_memory_is_bounded() {
+    let server = Server::with(&["--compile-memory", "256"]);
+    let many = wats::core_with(
+        &format!("(memory (export \"memory\") 1) {}", "(func)".repeat(150_000)),
+        "(i64.const 0)",
+    );
+    let message = server.put("many", &wat(&many), "").expect(400).message();
+    assert!(
+        message.contains("more than 268435456 bytes of memory or stack and was stopped"),
+        "{message}"
+    );
+    server.deploy("few", wats::echo().as_bytes(), "");
     server.assert_well();
 }

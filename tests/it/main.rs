@@ -7,6 +7,7 @@
 mod aws;
 mod cli;
 mod clients;
+mod connections;
 mod durability;
 mod egress;
 mod events;
@@ -19,6 +20,7 @@ mod kinds;
 mod ledger;
 mod limits;
 mod logs;
+mod memory;
 mod native;
 mod pool;
 mod smith;

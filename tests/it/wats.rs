@@ -41,3 +41,22 @@ pub fn spin() -> String {
 pub fn grow() -> String {
     core("(loop $l (br_if $l (i32.ne (memory.grow (i32.const 1)) (i32.const -1)))) (unreachable)")
 }
+
+/// One that takes this many seconds or so to compile, in a build without optimisation; another one for each `n`.
+/// Its numbers have no pattern, which a zip would make small.
+pub fn laborious(functions: usize, n: usize) -> Vec<u8> {
+    let mut state = 1u32;
+    let mut store = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        format!(
+            "(i32.store (i32.const {state}) (i32.add (i32.load (i32.const 4)) (local.get $at)))"
+        )
+    };
+    let many: String = (0..functions)
+        .map(|_| {
+            format!("(func (param $at i32) {})", (0..9_000).map(|_| store()).collect::<String>())
+        })
+        .collect();
+    let definitions = format!("(memory (export \"memory\") 1) {many}");
+    wambda_tests::wat(&core_with(&definitions, &format!("(i64.const {n})")))
+}

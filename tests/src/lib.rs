@@ -7,12 +7,13 @@ pub mod outside;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 use ureq::Agent;
 
 /// The repository.
@@ -236,6 +237,18 @@ impl Server {
         self.iam("CreateRole", &fields);
     }
 
+    /// A connection from another address of this machine, such as 127.0.0.2.
+    pub fn connect_from(&self, source: &str) -> TcpStream {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let source: SocketAddr = format!("{source}:0").parse().unwrap();
+        socket.bind(&source.into()).unwrap();
+        let server: SocketAddr = self.address().parse().unwrap();
+        socket.connect(&server.into()).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream
+    }
+
     /// Sends bytes as they are; returns what comes back until the connection closes or is silent.
     pub fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.address()).unwrap();
@@ -279,8 +292,20 @@ impl Server {
 
     /// Resident bytes of the process.
     pub fn resident(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most resident bytes while this happens, beyond those before (proc(5): `clear_refs`, `VmHWM`).
+    pub fn most_resident(&self, act: impl FnOnce()) -> u64 {
+        std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").unwrap();
+        let before = self.resident();
+        act();
+        self.status("VmHWM:").saturating_sub(before)
+    }
+
+    fn status(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix(field)).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
     }
 

@@ -13,6 +13,7 @@ use wambda_policy::{Decision, Policy, Principal, Request as Question, Value, dec
 use wambda_sigv4::{AuthError, Claim, EMPTY_SHA256, KeyCache, Request as Signed, UNSIGNED};
 
 use crate::body::{self, Whole};
+use crate::rates::subscriber;
 use crate::{Api, ApiError, Surface};
 
 /// Authentication, as the server was started.
@@ -97,6 +98,18 @@ impl Who {
     fn signer(signer: Signer, peer: SocketAddr) -> Self {
         let Signer { principal, policies, id, user, .. } = signer;
         Self { principal, policies, id, user, ..Self::anonymous(peer) }
+    }
+
+    /// What uploaders are told apart by: the identity, whatever its sessions are called, or else the address.
+    #[must_use]
+    pub fn uploader(&self) -> String {
+        match &self.principal {
+            Principal::Identity { arn, .. } if !self.trusted => match arn.rsplit_once('/') {
+                Some((role, _session)) if arn.contains(":assumed-role/") => role.to_owned(),
+                _ => arn.clone(),
+            },
+            _ => subscriber(self.source_ip).to_string(),
+        }
     }
 
     /// The ARN, as AWS's messages and a function's context show it.

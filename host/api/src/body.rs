@@ -46,6 +46,17 @@ pub struct Whole {
     _share: Option<Share>,
 }
 
+impl Whole {
+    /// The bytes, for whoever is done with them first to let go of. The share is held on.
+    pub fn take(&mut self) -> Bytes {
+        std::mem::take(&mut self.bytes)
+    }
+}
+
+/// Of a body that says how long it is, such a part has to come before there is room made for all of it; growing
+/// by and by takes up to three times as much.
+const BELIEVED_PART: usize = 8;
+
 /// The whole body.
 ///
 /// # Errors
@@ -69,6 +80,11 @@ pub async fn read(headers: &HeaderMap, incoming: Incoming, limit: u64) -> Result
     while let Some(bytes) = incoming.next().await? {
         within(whole.len() + bytes.len(), limit)?;
         share.cover(whole.len() + bytes.len()).await?;
+        let announced = usize::try_from(incoming.size_hint().lower()).unwrap_or(0);
+        if announced / BELIEVED_PART <= whole.len() {
+            // Beyond these bytes, what the body says is still to come.
+            whole.reserve(bytes.len() + announced);
+        }
         whole.extend_from_slice(&bytes);
         let allowed = patience() + Duration::from_secs(whole.len() as u64 / BODY_PACE_MIN);
         if clock::now() - began > allowed {

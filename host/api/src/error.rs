@@ -131,6 +131,14 @@ impl ApiError {
         Self { retry_after, ..Self::new(status, "Busy", aws, message) }
     }
 
+    /// More requests than a caller may send a second.
+    pub fn too_many(per_second: u32, retry_after: Duration) -> Self {
+        let message = format!("Rate exceeded: {per_second} requests a second are allowed");
+        let (status, aws) = (StatusCode::TOO_MANY_REQUESTS, "TooManyRequestsException");
+        let (retry_after, reason) = (Some(retry_after), Some("CallerRateLimitExceeded"));
+        Self { retry_after, reason, ..Self::new(status, "TooManyRequests", aws, message) }
+    }
+
     /// A body that does not arrive.
     pub fn slow_body(message: impl Into<String>) -> Self {
         let status = StatusCode::REQUEST_TIMEOUT;

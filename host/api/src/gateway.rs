@@ -2,8 +2,11 @@
 //! response, for functions that handle events; and the reverse, for functions that speak HTTP.
 //! Source: "Working with AWS Lambda proxy integrations for HTTP APIs", payload format version 2.0.
 
+use std::io::Write as _;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use base64::write::EncoderWriter;
 use bytes::Bytes;
 use http::header::{
     CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, SET_COOKIE,
@@ -11,6 +14,8 @@ use http::header::{
 use http::{Method, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use jiff::Timestamp;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 use wambda_model::{Body, BodyError, FunctionError, RequestId, body};
 
@@ -98,10 +103,7 @@ pub fn event_from_request(
             "timeEpoch": origin.unix_ms,
         },
     });
-    let (content, is_base64) = match std::str::from_utf8(body) {
-        Ok(text) => (text.to_owned(), false),
-        Err(_) => (BASE64.encode(body), true),
-    };
+    let content = std::str::from_utf8(body).ok();
     if let Some(event) = event.as_object_mut() {
         let context = event.get_mut("requestContext").and_then(Value::as_object_mut);
         if let (Some(context), Some(signer)) = (context, &origin.signer) {
@@ -113,12 +115,43 @@ pub fn event_from_request(
         if !parameters.is_empty() {
             event.insert("queryStringParameters".to_owned(), parameters.into());
         }
-        if !body.is_empty() {
-            event.insert("body".to_owned(), content.into());
-        }
-        event.insert("isBase64Encoded".to_owned(), is_base64.into());
+        event.insert("isBase64Encoded".to_owned(), content.is_none().into());
     }
-    event.to_string().into()
+    with_body(event.to_string(), body, content)
+}
+
+/// The event with its body, as text or in base64. The body may be large: it is written once, where it stays.
+fn with_body(event: String, body: &[u8], text: Option<&str>) -> Bytes {
+    let mut event = event.into_bytes();
+    if body.is_empty() {
+        return event.into();
+    }
+    event.pop();
+    event.reserve_exact(base64::encoded_len(body.len(), true).unwrap_or(0) + 16);
+    event.extend_from_slice(br#","body":"#);
+    let written = match text {
+        Some(text) => serde_json::to_writer(&mut event, text).map_err(std::io::Error::from),
+        None => {
+            event.push(b'"');
+            let mut encoder = EncoderWriter::new(&mut event, &BASE64);
+            let written = encoder.write_all(body).and_then(|()| encoder.finish().map(drop));
+            drop(encoder);
+            event.push(b'"');
+            written
+        }
+    };
+    if let Err(error) = written {
+        tracing::error!(%error, "a body that cannot be written to memory");
+    }
+    event.push(b'}');
+    event.into()
+}
+
+/// A result that says how to answer.
+#[derive(Deserialize)]
+struct Says {
+    #[serde(rename = "statusCode")]
+    _status: IgnoredAny,
 }
 
 /// A function's result as an HTTP response: an object with `statusCode` says all of it; any other
@@ -127,17 +160,23 @@ pub fn event_from_request(
 /// # Errors
 /// A text that says what is wrong with the result.
 pub fn response_from_result(result: &Bytes) -> Result<Response, String> {
-    let parsed: Option<Value> = serde_json::from_slice(result).ok();
-    let shaped =
-        parsed.as_ref().and_then(Value::as_object).filter(|shape| shape.contains_key("statusCode"));
-    let Some(shape) = shaped else {
-        let mut response = match parsed {
-            // A string is the body itself, as with Lambda's function URLs.
-            Some(Value::String(text)) => reply::bytes(StatusCode::OK, text),
-            _ => reply::bytes(StatusCode::OK, result.clone()),
-        };
-        response.headers_mut().insert(CONTENT_TYPE, reply::JSON);
-        return Ok(response);
+    let is_text = result.trim_ascii_start().starts_with(b"\"");
+    let parsed: Option<Value> = match is_text || serde_json::from_slice::<Says>(result).is_ok() {
+        true => serde_json::from_slice(result).ok(),
+        // It is the body as it is, and may be large.
+        false => None,
+    };
+    let mut shape = match parsed {
+        Some(Value::Object(shape)) if shape.contains_key("statusCode") => shape,
+        other => {
+            let mut response = match other {
+                // A string is the body itself, as with Lambda's function URLs.
+                Some(Value::String(text)) => reply::bytes(StatusCode::OK, text),
+                _ => reply::bytes(StatusCode::OK, result.clone()),
+            };
+            response.headers_mut().insert(CONTENT_TYPE, reply::JSON);
+            return Ok(response);
+        }
     };
     let code = shape.get("statusCode").and_then(|code| match code {
         Value::String(text) => text.parse().ok(),
@@ -153,12 +192,12 @@ pub fn response_from_result(result: &Bytes) -> Result<Response, String> {
                 shape.get("statusCode").unwrap_or(&Value::Null)
             )
         })?;
-    let content = match shape.get("body") {
+    let content = match shape.remove("body") {
         None | Some(Value::Null) => Bytes::new(),
         Some(Value::String(text)) if shape.get("isBase64Encoded") == Some(&Value::Bool(true)) => {
-            BASE64.decode(text).map_err(|e| format!("body is not valid base64: {e}"))?.into()
+            BASE64.decode(&text).map_err(|e| format!("body is not valid base64: {e}"))?.into()
         }
-        Some(Value::String(text)) => text.clone().into(),
+        Some(Value::String(text)) => text.into(),
         Some(other) => other.to_string().into(),
     };
     let mut response = reply::bytes(status, content);

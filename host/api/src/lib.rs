@@ -23,6 +23,7 @@ pub mod name;
 pub mod native;
 pub mod query;
 pub mod queues;
+pub mod rates;
 pub mod reply;
 pub mod rollback;
 pub mod router;
@@ -35,10 +36,12 @@ use std::sync::Arc;
 use prometheus::IntCounter;
 use tokio::sync::watch;
 use wambda_control::{Events, Functions, Groups, Identity, Layers, Mappings};
+use wambda_model::limits::CONNECTIONS_RESERVED_PATIENCE;
 use wambda_model::{Body, CatalogCell, Invoke, Metrics};
 
 pub use auth::Auth;
 pub use error::ApiError;
+pub use rates::Rates;
 
 use aws::generated;
 use aws::shape::Service;
@@ -71,6 +74,8 @@ pub struct Api {
     pub identity: Identity,
     /// Who calls, and whether they may.
     pub auth: Auth,
+    /// How much they may call.
+    pub rates: Rates,
     /// What `/version` tells besides the version.
     pub about: serde_json::Value,
     /// Called before metrics are rendered.
@@ -193,6 +198,8 @@ pub struct Parts {
     pub identity: Identity,
     /// Who calls, and whether they may.
     pub auth: Auth,
+    /// How much they may call.
+    pub rates: Rates,
     /// What `/version` tells besides the version.
     pub about: serde_json::Value,
     /// Called before metrics are rendered.
@@ -212,7 +219,7 @@ impl Api {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let Parts { functions, layers, mappings, groups, invoke, metrics, identity, .. } = parts;
-        let Parts { events, auth, about, before_metrics, ready, .. } = parts;
+        let Parts { events, auth, rates, about, before_metrics, ready, .. } = parts;
         let good = Surface::ALL.map(|surface| metrics.http_requests(surface.as_str(), "200"));
         let catalog = functions.catalog().clone();
         Self {
@@ -226,6 +233,7 @@ impl Api {
             metrics,
             identity,
             auth,
+            rates,
             about,
             before_metrics,
             ready,
@@ -238,6 +246,25 @@ impl Api {
     pub async fn handle(self: Arc<Self>, request: Request, peer: SocketAddr) -> Response {
         let (surface, answered) = router::route(&self, request, peer).await;
         let response = answered.unwrap_or_else(|error| error.respond(surface));
+        self.count(surface, response.status());
+        response
+    }
+
+    /// Answers one request on a connection beyond those that there may be: what looking after the server needs.
+    pub async fn handle_beyond(self: Arc<Self>, request: Request, peer: SocketAddr) -> Response {
+        let surface = router::surface_of(request.uri().path());
+        let mut message = "as many connections are open as may be, in all or from your address";
+        if router::is_upkeep(&request) {
+            let answer = Arc::clone(&self).handle(request, peer);
+            match tokio::time::timeout(CONNECTIONS_RESERVED_PATIENCE, answer).await {
+                Ok(answer) => return answer,
+                Err(_) => {
+                    message =
+                        "the answer took too long for a connection that is kept for short ones"
+                }
+            }
+        }
+        let response = ApiError::busy(message).closing().respond(surface);
         self.count(surface, response.status());
         response
     }

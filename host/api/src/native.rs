@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde_json::{Value, json};
+use wambda_control::Upload;
 use wambda_model::config::InvalidConfig;
 use wambda_model::invocation::Caller;
 use wambda_model::limits::{EVENT_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX, PAYLOAD_BYTES_MAX};
@@ -96,7 +97,13 @@ pub(crate) async fn publish(
         }
         check_destinations(&identity, draft, &of)
     });
-    let published = api.functions.publish(name, upload.bytes.clone(), change).await?;
+    let upload = Upload {
+        bytes: upload.bytes.clone(),
+        publish: None,
+        revision_id: None,
+        by: who.uploader(),
+    };
+    let published = api.functions.publish(name, upload, change).await?;
     let status = if published.created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(reply::json(status, &description(&published.version)))
 }
@@ -297,7 +304,8 @@ pub(crate) async fn invoke(
     let limit = function.as_ref().filter(|_| !api.auth.required);
     let limit = limit.map_or(PAYLOAD_BYTES_MAX, |f| f.latest.config.payload_bytes);
     let limit = if is_event { limit.min(EVENT_BYTES_MAX) } else { limit };
-    let (event, who) = auth::receive(api, Surface::Native, &parts, (incoming, limit), peer).await?;
+    let (mut event, who) =
+        auth::receive(api, Surface::Native, &parts, (incoming, limit), peer).await?;
     if !who.trusted {
         let named = Named { name: name.clone(), qualifier: None };
         lambda::invoke::authorize(api, &who, &named, function.as_deref())?;
@@ -312,7 +320,7 @@ pub(crate) async fn invoke(
         let accepted = queues::accept(api, &function, None, bytes, caller.as_ref(), headers);
         return Ok(queues::accepted(accepted.await?));
     }
-    let invocation = Invocation::new(Payload::Event(event.bytes.clone()));
+    let invocation = Invocation::new(Payload::Event(event.take()));
     let id = invocation.id;
     let outcome = run(api, version, invocation).await?;
     let Outcome { result, report, .. } = outcome;

@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use http::Method;
 use http::header::{CONTENT_TYPE, HOST, TRANSFER_ENCODING};
+use hyper::body::Body as _;
 use matchit::Router;
 use wambda_model::FunctionName;
 use wambda_model::limits::HEAD_BYTES_MAX;
@@ -86,7 +87,17 @@ pub(crate) async fn route(
 ) -> (Surface, Result<Response, ApiError>) {
     let surface = surface_of(request.uri().path());
     let checked = check_framing(&request).and_then(|()| check_host(&request));
-    if let Err(error) = checked.and_then(|()| check_head(&request)) {
+    let checked = checked.and_then(|()| check_head(&request));
+    if let Err(error) = checked {
+        return (surface, Err(error));
+    }
+    // Whoever looks after the server is not counted.
+    if !asks_state(&request)
+        && let Err(error) = api.rates.check(peer.ip())
+    {
+        // What it sends is taken, so that it sees the answer.
+        let (parts, incoming) = request.into_parts();
+        drop(body::Rest::new(&parts.headers, incoming));
         return (surface, Err(error));
     }
     if let Some(id) = url::url_id(&request) {
@@ -338,7 +349,34 @@ async fn about(api: &Arc<Api>, route: Route, request: &Request) -> Result<Respon
     }
 }
 
-fn surface_of(path: &str) -> Surface {
+/// What tells how the server is.
+const STATES: [&str; 4] = ["/healthz", "/readyz", "/metrics", "/version"];
+
+/// Whether this asks how the server is, and nothing else.
+fn asks_state(request: &Request) -> bool {
+    method_of(request) == Method::GET
+        && STATES.contains(&request.uri().path())
+        && !request.headers().contains_key("x-amz-target")
+        && url::url_id(request).is_none()
+}
+
+/// Whether this is a question that somebody who looks after the server has, and is answered soon: it has no
+/// body, and is not for a function.
+pub(crate) fn is_upkeep(request: &Request) -> bool {
+    if method_of(request) != Method::GET || !request.body().is_end_stream() {
+        return false;
+    }
+    let path = request.uri().path().trim_end_matches('/');
+    let is_read = match ROUTES.at(path).map(|matched| *matched.value) {
+        Ok(Route::Functions | Route::Function | Route::Scaling) => true,
+        Ok(Route::Queue(ask)) => ask != Ask::Messages,
+        Ok(_) => false,
+        Err(_) => surface_of(path) == Surface::Lambda,
+    };
+    asks_state(request) || (is_read && url::url_id(request).is_none())
+}
+
+pub(crate) fn surface_of(path: &str) -> Surface {
     let dated =
         path.as_bytes().get(1..6).is_some_and(|d| d.starts_with(b"20") && d.ends_with(b"-"));
     if path.starts_with("/v1/") {

@@ -212,12 +212,12 @@ async fn pass(
                 let limit = usize::try_from(STREAM_BYTES_MAX).unwrap_or(usize::MAX);
                 Limited::new(incoming, limit).map_err(BodyError::new).boxed_unsync()
             }
-            Content::Whole(whole) => wambda_model::body::full(whole.bytes.clone()),
+            Content::Whole(mut whole) => wambda_model::body::full(whole.take()),
         };
         forward(&mut parts, &path, peer)?;
         Payload::Http(http::Request::from_parts(parts, given))
     } else {
-        let whole = match content {
+        let mut whole = match content {
             Content::Whole(whole) => whole,
             Content::Coming(incoming) => {
                 body::read(&parts.headers, incoming, version.config.payload_bytes).await?
@@ -236,7 +236,7 @@ async fn pass(
             source_ip: peer.ip().to_string(),
             unix_ms: clock::unix_ms(),
         };
-        let event = gateway::event_from_request(&parts, &whole.bytes, &origin);
+        let event = gateway::event_from_request(&parts, &whole.take(), &origin);
         share = Some(whole);
         Payload::Event(event)
     };

@@ -348,7 +348,6 @@ impl Functions {
             metrics: kin.map_or_else(|| self.metrics.function(name), |v| Arc::clone(&v.metrics)),
             share: kin.map_or_else(|| Arc::new(Share::of(&self.account)), |v| Arc::clone(&v.share)),
             provisioned: AtomicU32::new(0),
-            starved: AtomicU32::new(0),
             grants: ArcSwap::default(),
             name: name.clone(),
         };

@@ -39,7 +39,7 @@ pub struct Published {
     pub created: bool,
 }
 
-/// New code by AWS's API.
+/// New code.
 #[derive(Debug)]
 pub struct Upload {
     /// What was uploaded.
@@ -48,6 +48,8 @@ pub struct Upload {
     pub publish: Option<String>,
     /// The state that the caller thinks the function is in.
     pub revision_id: Option<String>,
+    /// Who uploads: they take turns at the compiler.
+    pub by: String,
 }
 
 /// Another name for the present state.
@@ -119,19 +121,20 @@ impl Functions {
     pub async fn publish(
         self: &Arc<Self>,
         name: &FunctionName,
-        upload: Bytes,
+        upload: Upload,
         change: Change,
     ) -> Result<Published, PublishError> {
         // Before the work, so that a bad value costs nothing; again under the lock, where the
         // present configuration stands still.
         drafted(self.catalog().get(name).as_deref(), &change)?;
+        let Upload { bytes: upload, by, .. } = upload;
         let inspection = self.build.inspect(upload.clone()).await?;
         check_memory(&inspection, &drafted(self.catalog().get(name).as_deref(), &change)?)?;
         let digest = self.digest(&upload, &inspection).await?;
         let pinned = Pinned::new(self, inspection.digest, digest);
         let (this, name) = (Arc::clone(self), name.clone());
         let commit = async move {
-            let took = this.build.build(&inspection).await?;
+            let took = this.build.build(&inspection, &by).await?;
             let upload = (digest, upload);
             let done = this.commit_publish(&name, &inspection, upload, took, &change).await;
             drop(pinned);
@@ -324,7 +327,9 @@ impl Functions {
         };
         details.revision_id = revision_id();
         self.keep(inspection, (digest, upload.bytes)).await?;
-        commit.staged.insert(name.clone(), Staged { version, publish: upload.publish });
+        commit
+            .staged
+            .insert(name.clone(), Staged { version, publish: upload.publish, by: upload.by });
         if let Err(error) = self.write(name, latest, versions, details, &commit).await {
             commit.staged.remove(name);
             return Err(error.into());
@@ -343,7 +348,7 @@ impl Functions {
         let pinned = staged.as_ref().map(|s| Pinned::new(self, s.version.digest, s.version.upload));
         tokio::spawn(async move {
             let Some(staged) = staged else { return };
-            let built = this.compile(&staged.version).await;
+            let built = this.compile(&staged).await;
             // The record says what is to be done; while it cannot be written, nothing else can.
             let mut pause = COMMIT_RETRY_MIN;
             while let Err(error) = this.commit_finish(&name, &staged, &built).await {
@@ -358,7 +363,7 @@ impl Functions {
         })
     }
 
-    async fn compile(&self, version: &VersionRecord) -> Result<Duration, String> {
+    async fn compile(&self, Staged { version, by, .. }: &Staged) -> Result<Duration, String> {
         let wasm = Self::code(&*self.blobs, version.digest).await?;
         let inspection = Inspection {
             wasm,
@@ -370,7 +375,7 @@ impl Functions {
             memory_min_bytes: 0,
         };
         loop {
-            match self.build.build(&inspection).await {
+            match self.build.build(&inspection, by).await {
                 Ok(took) => return Ok(took),
                 // It was accepted: there is time.
                 Err(BuildError::Busy(_)) => tokio::time::sleep(Duration::from_millis(500)).await,

@@ -55,6 +55,9 @@ pub struct Staged {
     pub version: VersionRecord,
     /// Whether a version is to be published then, and its description.
     pub publish: Option<String>,
+    /// Who uploaded it.
+    #[serde(default)]
+    pub by: String,
 }
 
 /// What is kept of a function under `function/NAME`. Published versions are beside it.

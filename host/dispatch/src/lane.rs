@@ -5,7 +5,7 @@
 //!
 //! A permit is granted at once while fewer run than there are cores or than the plan's formula asks
 //! for; otherwise the invocation waits. One that has waited for the target wait is granted what the
-//! limits allow, so that a few slow calls never hold up the rest. Neither is granted while so many of the
+//! limits allow, so that slow calls which wait for something never hold up the rest. Neither is granted while so many of the
 //! function's invocations want a core already that one more would only make the others slower.
 
 mod deferred;
@@ -213,16 +213,17 @@ impl Lane {
         if before.succeeded.swap(true, Relaxed) {
             return;
         }
-        let (rate, window, desired, idle_times) = {
+        let (rate, window, desired, idle_times, cpu_s) = {
             let mut before = before.lock();
             let desired = std::mem::take(&mut before.desired);
             let idle_times = std::mem::take(&mut before.idle_times);
             let (rate, window) =
                 (std::mem::take(&mut before.rate), std::mem::take(&mut before.window));
-            (rate, window, desired, idle_times)
+            (rate, window, desired, idle_times, before.cpu_s)
         };
         let mut state = self.lock();
         (state.rate, state.window, state.desired) = (rate, window, desired);
+        state.cpu_s = state.cpu_s.or(cpu_s);
         (state.keep, state.idle_times) = (idle_times.advice(), idle_times);
         self.active.store(true, Relaxed);
     }
@@ -308,9 +309,14 @@ impl Lane {
 
     /// How many may run for each to come to a core before long, as far as that is known.
     fn useful(&self, state: &State) -> u32 {
-        let starved = self.version.starved.load(Relaxed) + self.handed.load(Relaxed);
+        let handed = self.handed.load(Relaxed);
+        let starved = self.version.share.starved.load(Relaxed) + handed;
         if starved == 0 {
             return u32::MAX;
+        }
+        // Those who have been let in begin before others are: they may share a thread with who asks next.
+        if handed >= self.cores {
+            return state.running.max(self.cores);
         }
         let most = starved_most(self.cores, state.cpu_s, self.version.config.timeout());
         state.running.saturating_add(most).saturating_sub(starved).max(self.cores)
@@ -502,7 +508,7 @@ impl Lane {
             arrival_rate: state.rate.per_second(),
             service_ms: state.service_s.map(|s| s * 1e3),
             cpu_ms: state.cpu_s.map(|s| s * 1e3),
-            starved: self.version.starved.load(Relaxed),
+            starved: self.version.share.starved.load(Relaxed),
             decisions: state.decisions.iter().copied().collect(),
         }
     }
@@ -536,6 +542,10 @@ fn learn(mean: &mut Option<f64>, took: Duration) {
 
 /// `Release` needs the lane's own `Arc` to grant the next permit.
 impl Release for Lane {
+    fn begun(self: Arc<Self>) {
+        self.nudge();
+    }
+
     fn release(self: Arc<Self>, taken: Instant, cpu: Option<Duration>) {
         let now = self.clock.now();
         let mut state = self.lock();

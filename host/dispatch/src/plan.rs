@@ -24,6 +24,8 @@ pub const IDLE_RATE: f64 = 0.01;
 /// Invocations of one function, for each core, that may want a core and have none: with more of them at once
 /// each takes longer and none ends sooner. Fewer when they would not end within half their timeout so.
 const STARVED_MAX: f64 = 8.0;
+/// The same while nothing is known of them.
+const STARVED_UNKNOWN: f64 = 2.0;
 
 /// What is known of one function when the plan is made.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -98,7 +100,7 @@ pub fn need(stats: &LaneStats) -> u32 {
 pub fn starved_most(cores: u32, cpu_s: Option<f64>, timeout: Duration) -> u32 {
     // With n that starve beside one that runs, each takes n + 1 times its CPU time.
     let fit = |cpu: f64| timeout.as_secs_f64() / 2.0 / cpu - 1.0;
-    let each = cpu_s.map_or(STARVED_MAX, fit).clamp(1.0, STARVED_MAX);
+    let each = cpu_s.map_or(STARVED_UNKNOWN, fit).clamp(0.0, STARVED_MAX);
     cores.saturating_mul(each as u32)
 }
 
@@ -276,15 +278,16 @@ mod tests {
     #[test]
     fn fewer_starve_when_they_would_time_out() {
         for (cpu_s, timeout_s, wanted) in [
-            (None, 3.0, 16),
+            (None, 3.0, 4),
             (Some(0.0), 3.0, 16),
             (Some(0.002), 3.0, 16),
             (Some(0.25), 3.0, 10),
             (Some(0.5), 3.0, 4),
             (Some(0.75), 3.0, 2),
-            (Some(3.0), 3.0, 2),
-            (Some(20.0), 3.0, 2),
-            (Some(f64::INFINITY), 3.0, 2),
+            (Some(1.4), 3.0, 0),
+            (Some(3.0), 3.0, 0),
+            (Some(20.0), 3.0, 0),
+            (Some(f64::INFINITY), 3.0, 0),
             (Some(0.5), 900.0, 16),
         ] {
             let most = starved_most(2, cpu_s, Duration::from_secs_f64(timeout_s));

@@ -54,10 +54,11 @@ pub trait Build: Send + Sync {
     fn check_layer(&self, zip: Bytes) -> BoxFuture<'_, Result<(), BuildError>>;
 
     /// Compiles within hard limits, unless that was done before, and checks that the result links.
-    /// Returns how long compiling took.
+    /// Uploaders, whatever names them, take turns. Returns how long compiling took.
     fn build<'a>(
         &'a self,
         inspection: &'a Inspection,
+        by: &'a str,
     ) -> BoxFuture<'a, Result<Duration, BuildError>>;
 
     /// Removes the compiled code of one digest.

@@ -69,8 +69,6 @@ pub struct Version {
     pub share: Arc<Share>,
     /// Instances that are kept for it. Changes while it lives.
     pub provisioned: AtomicU32,
-    /// Invocations that want a core and have none. Changes all the time.
-    pub starved: AtomicU32,
     /// What its instances may reach. Changes with its execution role's policies.
     pub grants: ArcSwap<Grants>,
 }

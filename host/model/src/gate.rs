@@ -121,13 +121,20 @@ pub struct Share {
     reserved: AtomicBool,
     /// Counts otherwise.
     account: Arc<Gate>,
+    /// Invocations of the function that want a core and have none.
+    pub starved: AtomicU32,
 }
 
 impl Share {
     /// A share of the account's pool.
     #[must_use]
     pub fn of(account: &Arc<Gate>) -> Self {
-        Self { own: Gate::new(0), reserved: AtomicBool::new(false), account: Arc::clone(account) }
+        Self {
+            own: Gate::new(0),
+            reserved: AtomicBool::new(false),
+            account: Arc::clone(account),
+            starved: AtomicU32::new(0),
+        }
     }
 
     /// Sets what the function has for itself, beyond what is provisioned; none is the pool.

@@ -141,6 +141,9 @@ pub struct Permit {
 
 /// Takes permits back.
 pub trait Release: Send + Sync {
+    /// What runs under one that had to wait for a core has come to it.
+    fn begun(self: Arc<Self>) {}
+
     /// One permit is free again, taken at `taken`; what ran under it, if something did, took `cpu`.
     fn release(self: Arc<Self>, taken: Instant, cpu: Option<Duration>);
 }
@@ -150,6 +153,13 @@ impl Permit {
     #[must_use]
     pub fn new(owner: Arc<dyn Release>, taken: Instant) -> Self {
         Self { owner: Some(owner), taken, cpu: None }
+    }
+
+    /// What runs under it has come to a core, for which it had to wait.
+    pub fn begun(&self) {
+        if let Some(owner) = &self.owner {
+            Arc::clone(owner).begun();
+        }
     }
 
     /// Tells what ran under it.

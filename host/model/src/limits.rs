@@ -38,7 +38,15 @@ pub const READER_BYTES_MIN: u64 = 256 << 10;
 /// Bytes a second that a request body must come at, once it has had the client's patience.
 pub const BODY_PACE_MIN: u64 = 128 << 10;
 /// Open connections.
-pub const CONNECTIONS_MAX: usize = 8_192;
+pub const CONNECTIONS_DEFAULT: usize = 8_192;
+/// Most open connections.
+pub const CONNECTIONS_MAX: usize = 100_000;
+/// Connections beyond those, for questions of whoever looks after the server.
+pub const CONNECTIONS_RESERVED: usize = 64;
+/// Of them, those from one address.
+pub const CONNECTIONS_RESERVED_EACH: usize = 8;
+/// Longest patience with them.
+pub const CONNECTIONS_RESERVED_PATIENCE: Duration = Duration::from_secs(2);
 /// Functions of one page of a list.
 pub const PAGE_DEFAULT: usize = 50;
 /// Largest page of a list.
@@ -241,8 +249,10 @@ pub const COMPILE_CPU_SECONDS: u64 = 120;
 pub const COMPILE_WALL: Duration = Duration::from_secs(300);
 /// Address space of the compiling child.
 pub const COMPILE_ADDRESS_BYTES: u64 = 3 << 30;
-/// Compilations waiting for the compiler.
+/// Compilations waiting for the compiler; beyond them, up to as many again, one of each who has none there.
 pub const COMPILE_QUEUE_MAX: usize = 32;
+/// Of them, those of one uploader.
+pub const COMPILE_QUEUE_EACH_MAX: usize = 16;
 /// Functions of one module.
 pub const MODULE_FUNCTIONS_MAX: u32 = 200_000;
 /// Bytes of one function body.
@@ -258,5 +268,7 @@ pub const LOCALS_TIMES_IFS_MAX: u64 = 10_000_000;
 pub const METRIC_FUNCTIONS_MAX: usize = 2_000;
 /// After which a poll of a guest that has not come back is told of. Filling the largest memory takes half of it.
 pub const STUCK_AFTER_DEFAULT: Duration = Duration::from_secs(30);
+/// Shortest such time.
+pub const STUCK_AFTER_MIN: Duration = Duration::from_millis(10);
 /// Time between the end of readiness and the cancellation of what still runs.
 pub const DRAIN_DEFAULT: Duration = Duration::from_secs(30);

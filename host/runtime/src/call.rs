@@ -34,6 +34,8 @@ pub(crate) async fn event(
             let length = u32::try_from(event.len())?;
             let at = alloc.call_async(&mut *store, length).await?;
             memory.write(&mut *store, at as usize, &event)?;
+            // The guest has it now; its answer may be as large.
+            drop(event);
             let packed = handle.call_async(&mut *store, (at, length)).await?;
             core_answer(memory.data(&*store), packed, version.config.payload_bytes)
         }

@@ -1,23 +1,22 @@
-//! Compiles uploads in a child process that can be killed: one at a time, a bounded queue before
-//! it, and a memory of what failed. A compile bomb costs its uploader an error, and the server
+//! Compiles uploads in a child process that can be killed: one at a time, in [`turns`](crate::turns), with a
+//! memory of what failed. A compile bomb costs its uploader an error, and the server
 //! nothing.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
-use tokio::sync::Semaphore;
-use wambda_model::limits::{COMPILE_QUEUE_MAX, COMPILE_WALL};
+use wambda_model::limits::COMPILE_WALL;
 use wambda_model::{BuildError, Digest, Metrics, clock};
 
 use crate::artifact::Artifacts;
 use crate::child;
 use crate::engine::{EngineKind, Engines, compatibility};
+use crate::turns::{Full, Turns};
 
 /// Failed compilations remembered.
 const FAILURES_MAX: usize = 1_000;
@@ -36,18 +35,8 @@ pub struct Compiler {
     artifacts: Arc<Artifacts>,
     engines: Engines,
     metrics: Arc<Metrics>,
-    one: Semaphore,
-    waiting: AtomicUsize,
+    turns: Arc<Turns>,
     failures: Mutex<HashMap<(Digest, EngineKind), String>>,
-}
-
-/// Takes one from a counter when dropped, so that a caller who goes away is not counted for ever.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
 }
 
 impl Compiler {
@@ -66,14 +55,13 @@ impl Compiler {
             artifacts,
             engines,
             metrics,
-            one: Semaphore::new(1),
-            waiting: AtomicUsize::new(0),
+            turns: Arc::default(),
             failures: Mutex::default(),
         }
     }
 
-    /// Makes sure that an artifact of `wasm` is there. Returns how long compiling took; none when
-    /// it was there already.
+    /// Makes sure that an artifact of `wasm` is there, in a turn of `uploader`. Returns how long compiling
+    /// took; none when it was there already.
     ///
     /// # Errors
     /// [`BuildError::Invalid`] when the code does not compile within the limits, and
@@ -83,6 +71,7 @@ impl Compiler {
         wasm: &[u8],
         digest: Digest,
         kind: EngineKind,
+        uploader: &str,
     ) -> Result<Option<Duration>, BuildError> {
         let internal = |what: String| BuildError::Internal(what);
         let engine = self.engines.get(kind).ok_or_else(|| internal("engine is off".to_owned()))?;
@@ -98,15 +87,9 @@ impl Compiler {
         if let Some(why) = known {
             return Err(BuildError::Invalid(why));
         }
-        if self.waiting.fetch_add(1, Relaxed) >= COMPILE_QUEUE_MAX {
-            self.waiting.fetch_sub(1, Relaxed);
-            let message = format!(
-                "{COMPILE_QUEUE_MAX} uploads wait for the compiler already: try again later"
-            );
-            return Err(BuildError::Busy(message));
-        }
-        let _waiting = Waiting(&self.waiting);
-        let _turn = self.one.acquire().await.map_err(|e| internal(e.to_string()))?;
+        let turn = self.turns.take(uploader).await;
+        let _turn =
+            turn.map_err(|Full(why)| BuildError::Busy(format!("{why}: try again later")))?;
         if self.holds(digest, kind, engine).await {
             return Ok(None);
         }

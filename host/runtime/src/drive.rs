@@ -116,7 +116,7 @@ impl<F: Future> Future for Guarded<'_, F> {
         }
         // It waits for its next slice, or else for something that is no core.
         this.starving =
-            (this.meter.slices() > slices).then(|| Starving::new(&this.version.starved));
+            (this.meter.slices() > slices).then(|| Starving::new(&this.version.share.starved));
         Poll::Pending
     }
 }

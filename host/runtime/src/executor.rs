@@ -216,7 +216,7 @@ impl Inner {
             if attempt == 0 {
                 tracing::warn!(function = %version.name, "artifact missing or damaged: compiling again");
                 let wasm = (self.code)(digest).await.map_err(internal)?;
-                let made = self.compiler.ensure(&wasm, digest, engine).await;
+                let made = self.compiler.ensure(&wasm, digest, engine, version.name.as_str()).await;
                 made.map_err(|error| match error {
                     BuildError::Busy(what) => InvokeError::Unavailable(what),
                     other => internal(other.to_string()),
@@ -362,11 +362,15 @@ impl Build for Executor {
         })
     }
 
-    fn build<'a>(&'a self, upload: &'a Inspection) -> BoxFuture<'a, Result<Duration, BuildError>> {
+    fn build<'a>(
+        &'a self,
+        upload: &'a Inspection,
+        by: &'a str,
+    ) -> BoxFuture<'a, Result<Duration, BuildError>> {
         Box::pin(async move {
             let Inspection { digest, kind, component, .. } = *upload;
             let engine = EngineKind::of(upload.wasi03);
-            let took = self.0.compiler.ensure(&upload.wasm, digest, engine).await?;
+            let took = self.0.compiler.ensure(&upload.wasm, digest, engine, by).await?;
             let this = Arc::clone(&self.0);
             let link = move || this.load(&digest, kind, engine, component).map(|r| r.is_some());
             match tokio::task::spawn_blocking(link).await {

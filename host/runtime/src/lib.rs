@@ -34,6 +34,7 @@ pub mod probe;
 mod run;
 mod sink;
 mod state;
+mod turns;
 pub mod upload;
 mod watchdog;
 

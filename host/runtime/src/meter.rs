@@ -16,8 +16,8 @@ const NOT_PRECISE: u64 = u64::MAX;
 /// Slices after which a call leaves the thread that read its request.
 pub(crate) const INLINE_SLICES: u32 = 2;
 /// CPU time from which on a function's calls are expected to be long, and do not begin there: those who wait
-/// for that thread wait for all that is inline on it, and a hop costs a hundredth of this.
-pub(crate) const LONG_CALL: Duration = Duration::from_millis(1);
+/// for that thread wait for all that is inline on it, and a hop costs a fiftieth of this.
+pub(crate) const LONG_CALL: Duration = Duration::from_micros(500);
 
 /// Atomics, because the guest's fiber and the future that polls it both hold it; never contended.
 #[derive(Debug)]

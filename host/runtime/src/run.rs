@@ -85,7 +85,7 @@ impl Run {
         let taken = unit.take();
         unit.busy_begin();
         if queues {
-            unit.version.starved.fetch_add(1, Relaxed);
+            unit.version.share.starved.fetch_add(1, Relaxed);
         }
         let meter = match &taken {
             Some((instance, _)) => Arc::clone(&instance.meter),
@@ -305,7 +305,8 @@ impl Run {
     /// It has come to a core.
     fn end_starved(&mut self) {
         if std::mem::take(&mut self.starved) {
-            self.version().starved.fetch_sub(1, Relaxed);
+            self.version().share.starved.fetch_sub(1, Relaxed);
+            self.permit.begun();
         }
     }
 
@@ -317,7 +318,10 @@ impl Run {
     }
 
     fn count(&mut self, error: Option<&FunctionError>, report: Report) {
-        self.permit.note_cpu(report.cpu);
+        // One that was stopped by a clock would have taken more.
+        let stopped = error.and_then(|error| error.kill);
+        let clocked = matches!(stopped, Some(KillReason::Timeout | KillReason::Cpu));
+        self.permit.note_cpu(if clocked { report.cpu * 2 } else { report.cpu });
         let metrics = &self.version().metrics;
         metrics.ran(error.map_or("success", FunctionError::outcome), &report);
         if let Some(reason) = error.and_then(|e| e.kill) {

@@ -3,7 +3,10 @@
 //! guest's deadline: nothing can be done about it from outside but to tell, with the function's name.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -38,13 +41,13 @@ thread_local! {
 pub(crate) fn begin(since: u64, version: u64) {
     let _ = DESK.try_with(|desk| {
         desk.version.store(version, Relaxed);
-        desk.since.store(since.max(1), Relaxed);
+        desk.since.store(since.max(1), Release);
     });
 }
 
 /// Its poll has come back.
 pub(crate) fn end() {
-    let _ = DESK.try_with(|desk| desk.since.store(0, Relaxed));
+    let _ = DESK.try_with(|desk| desk.since.store(0, Release));
 }
 
 /// Polls that began longer than `patience` ago: when, and of which version.
@@ -52,8 +55,13 @@ fn stuck(patience: Duration) -> Vec<(u64, u64)> {
     let now = since_origin(clock::now());
     let desks = DESKS.lock().unwrap_or_else(PoisonError::into_inner);
     let running = desks.iter().filter_map(Weak::upgrade);
-    let polls = running.map(|desk| (desk.since.load(Relaxed), desk.version.load(Relaxed)));
-    polls.filter(|(since, _)| *since > 0 && ago(now, *since) > patience).collect()
+    let stuck = running.filter_map(|desk| {
+        let poll = (desk.since.load(Acquire), desk.version.load(Acquire));
+        // Read again: the version may be of another poll by now.
+        let is_one = desk.since.load(Acquire) == poll.0;
+        (is_one && poll.0 > 0 && ago(now, poll.0) > patience).then_some(poll)
+    });
+    stuck.collect()
 }
 
 fn ago(now: u64, since: u64) -> Duration {

@@ -16,7 +16,7 @@ use tokio::net::TcpSocket;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use wambda_api::{Api, Auth, Parts};
+use wambda_api::{Api, Auth, Parts, Rates};
 use wambda_confine::Wall;
 use wambda_control::functions::Parts as ControlParts;
 use wambda_control::{Directories, Events, Functions, Groups, Layers, Mappings};
@@ -37,8 +37,12 @@ use crate::{listen, telemetry, wall};
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Ticks between two rounds of reconciling that nothing asked for.
 const RECONCILE_TICKS: u32 = 10;
+/// Period of forgetting callers.
+const FORGET_PERIOD: Duration = Duration::from_secs(60);
 /// Niceness of the threads for long calls: short ones go first.
 const LONG_RUN_NICE: i32 = 10;
+/// Tasks that a thread runs before it looks for what has arrived.
+const EVENT_INTERVAL: u32 = 4;
 /// Period of judging rollback rules.
 const JUDGE: Duration = Duration::from_millis(500);
 /// File with the account's own credentials, in the data directory.
@@ -59,6 +63,9 @@ pub fn serve(settings: &Settings) -> Result<()> {
     let main = Builder::new_multi_thread()
         .worker_threads(cores)
         .thread_name("wambda")
+        // Between so many calls it looks for requests: each may take half a millisecond, and who is to be refused
+        // waits for them.
+        .event_interval(EVENT_INTERVAL)
         .enable_all()
         .build()?;
     let long_run = long_run(cores)?;
@@ -99,7 +106,7 @@ fn long_run(cores: usize) -> Result<Runtime> {
         .thread_name("wambda-long")
         .on_thread_start(lower)
         .enable_all()
-        .event_interval(4)
+        .event_interval(EVENT_INTERVAL)
         .build()?)
 }
 
@@ -218,8 +225,7 @@ async fn run(
     tracing::info!(functions = count, data_dir = %data_dir.display(), "loaded");
     warn_about_the_machine();
 
-    let listener = listen::listen(socket)?;
-    let address = listener.local_addr()?;
+    let (listener, address) = listen::listen(socket)?;
     let (set_ready, ready) = watch::channel(true);
     let api = Arc::new(Api::new(Parts {
         functions: Arc::clone(&functions),
@@ -228,6 +234,7 @@ async fn run(
         groups,
         events,
         auth: Auth::new(Arc::clone(&directories), settings.keys),
+        rates: Rates::new(settings.peer_rate),
         invoke: Arc::clone(&dispatcher) as Arc<dyn wambda_model::Invoke>,
         metrics: Arc::clone(&metrics),
         identity: settings.identity.clone(),
@@ -237,6 +244,7 @@ async fn run(
     }));
     let pump = tokio::spawn(Arc::clone(&deferred).pump(ready));
     let mut chores = JoinSet::new();
+    chores.spawn(forget(Arc::clone(&api)));
     chores.spawn(upkeep(dispatcher, functions));
     chores.spawn(judge(Arc::clone(&api)));
     chores.spawn(deferred.upkeep());
@@ -244,8 +252,7 @@ async fn run(
         write_root_key(data_dir, &directories).context("cannot write the root key")?;
     }
     announce(address, settings.keys)?;
-    let times = listen::Times { patience: settings.client_patience, drain: settings.drain };
-    listen::accept(listener, api, set_ready, times, pump).await
+    listen::accept(listener, api, set_ready, settings.into(), pump).await
 }
 
 /// What is kept by name.
@@ -377,6 +384,15 @@ async fn upkeep(dispatcher: Arc<Dispatcher>, functions: Arc<Functions>) {
         };
         // Counted where it happened.
         let _ = catch_unwind(AssertUnwindSafe(round));
+    }
+}
+
+/// Forgets callers who have not called for a while.
+async fn forget(api: Arc<Api>) {
+    let mut tick = tokio::time::interval(FORGET_PERIOD);
+    loop {
+        tick.tick().await;
+        api.rates.forget();
     }
 }
 

@@ -2,6 +2,7 @@
 //! the same things under the same names.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,10 +14,13 @@ use serde::Deserialize;
 use wambda_control::Identity;
 use wambda_model::event::EventSettings;
 use wambda_model::limits::{
-    CLIENT_PATIENCE_DEFAULT, CONCURRENCY_DEFAULT, CONCURRENCY_MAX, DRAIN_DEFAULT,
-    EGRESS_PATIENCE_DEFAULT, SLOTS_DEFAULT, SLOTS_MAX, SLOTS_MIN, STUCK_AFTER_DEFAULT,
+    CLIENT_PATIENCE_DEFAULT, CONCURRENCY_DEFAULT, CONCURRENCY_MAX, CONNECTIONS_DEFAULT,
+    CONNECTIONS_MAX, DRAIN_DEFAULT, EGRESS_PATIENCE_DEFAULT, SLOTS_DEFAULT, SLOTS_MAX, SLOTS_MIN,
+    STUCK_AFTER_DEFAULT, STUCK_AFTER_MIN,
 };
 use wambda_runtime::child::Limits as CompileLimits;
+
+use crate::places::Connections;
 
 /// Who may call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
@@ -131,6 +135,16 @@ pub struct ServeArgs {
     /// nothing of its response has three times as long [default: 20]
     #[arg(long, env = "WAMBDA_CLIENT_PATIENCE")]
     pub client_patience: Option<f64>,
+    /// Connections that may be open [default: 8192]
+    #[arg(long, env = "WAMBDA_CONNECTIONS")]
+    pub connections: Option<usize>,
+    /// Connections that may be open from one address; IPv6 addresses count by their first 64 bits
+    /// [default: three quarters of --connections]
+    #[arg(long, env = "WAMBDA_PEER_CONNECTIONS")]
+    pub peer_connections: Option<usize>,
+    /// Requests a second from one address; 0 is any number [default: 0]
+    #[arg(long, env = "WAMBDA_PEER_RATE")]
+    pub peer_rate: Option<u32>,
     /// Seconds after which a guest's operation that has not come back is told of, in the log and in
     /// wambda_stuck_polls [default: 30]
     #[arg(long, env = "WAMBDA_STUCK_AFTER")]
@@ -185,6 +199,10 @@ pub struct Settings {
     pub slots: u32,
     /// Longest wait for clients.
     pub client_patience: Duration,
+    /// Connections that may be open.
+    pub connections: Connections,
+    /// Requests a second from one address.
+    pub peer_rate: Option<NonZeroU32>,
     /// After which a guest's operation that has not come back is told of.
     pub stuck_after: Duration,
     /// What compiling one upload may take.
@@ -268,7 +286,9 @@ impl ServeArgs {
             confine: args.confine.unwrap_or(Confine::Auto),
             slots: slots(args.instance_slots)?,
             client_patience: patience.max(Duration::from_millis(100)),
-            stuck_after: one("--stuck-after", args.stuck_after, STUCK_AFTER_DEFAULT)?,
+            connections: connections(args.connections, args.peer_connections)?,
+            peer_rate: args.peer_rate.and_then(NonZeroU32::new),
+            stuck_after: stuck_after(args.stuck_after)?,
             compiling: compiling(args.compile_cpu, args.compile_memory)?,
             user: args.user,
             log_format: args.log_format.unwrap_or(LogFormat::Text),
@@ -301,6 +321,9 @@ impl ServeArgs {
             confine: self.confine.or(file.confine),
             instance_slots: self.instance_slots.or(file.instance_slots),
             client_patience: self.client_patience.or(file.client_patience),
+            connections: self.connections.or(file.connections),
+            peer_connections: self.peer_connections.or(file.peer_connections),
+            peer_rate: self.peer_rate.or(file.peer_rate),
             stuck_after: self.stuck_after.or(file.stuck_after),
             compile_cpu: self.compile_cpu.or(file.compile_cpu),
             compile_memory: self.compile_memory.or(file.compile_memory),
@@ -334,6 +357,14 @@ fn pair(flag: &str, given: Option<Vec<f64>>, default: [Duration; 2]) -> Result<[
     }
 }
 
+/// After which a guest's operation that has not come back is told of.
+fn stuck_after(given: Option<f64>) -> Result<Duration> {
+    let after = one("--stuck-after", given, STUCK_AFTER_DEFAULT)?;
+    // Everything takes as long as a slice.
+    ensure!(after >= STUCK_AFTER_MIN, "--stuck-after takes 0.01 seconds or more, got {after:?}");
+    Ok(after)
+}
+
 /// Instances alive at once.
 fn slots(given: Option<u32>) -> Result<u32> {
     let slots = given.unwrap_or(SLOTS_DEFAULT);
@@ -342,6 +373,21 @@ fn slots(given: Option<u32>) -> Result<u32> {
         "--instance-slots must be {SLOTS_MIN} to {SLOTS_MAX}, got {slots}"
     );
     Ok(slots)
+}
+
+/// Connections that may be open.
+fn connections(all: Option<usize>, each: Option<usize>) -> Result<Connections> {
+    let all = all.unwrap_or(CONNECTIONS_DEFAULT);
+    ensure!(
+        (1..=CONNECTIONS_MAX).contains(&all),
+        "--connections must be 1 to {CONNECTIONS_MAX}, got {all}"
+    );
+    let each = each.unwrap_or((all - all / 4).max(1));
+    ensure!(
+        (1..=all).contains(&each),
+        "--peer-connections must be 1 to {all} (--connections), got {each}"
+    );
+    Ok(Connections { all, each })
 }
 
 /// What compiling may take: seconds and megabytes, at least what the compiler itself needs.

@@ -5,8 +5,10 @@ pub mod build;
 pub mod config;
 pub mod listen;
 mod patient;
+mod places;
 pub mod telemetry;
 pub mod wall;
 
 pub use build::serve;
 pub use config::{ServeArgs, Settings};
+pub use places::Connections;

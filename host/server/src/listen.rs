@@ -14,12 +14,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use wambda_api::Api;
-use wambda_model::limits::{CONNECTIONS_MAX, HEADERS_MAX, READER_PATIENCE_FACTOR};
+use wambda_model::limits::{CONNECTIONS_RESERVED_PATIENCE, HEADERS_MAX, READER_PATIENCE_FACTOR};
 
+use crate::config::Settings;
 use crate::patient::Patient;
+use crate::places::{Connections, Places};
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 4_096;
@@ -41,22 +43,32 @@ pub fn bind(address: SocketAddr) -> Result<TcpSocket> {
     Ok(socket)
 }
 
-/// Listens. Needs a runtime.
+/// Listens, and tells where. Needs a runtime.
 ///
 /// # Errors
 /// When somebody else listens there by now.
-pub fn listen(socket: TcpSocket) -> Result<TcpListener> {
+pub fn listen(socket: TcpSocket) -> Result<(TcpListener, SocketAddr)> {
     let address = socket.local_addr()?;
-    socket.listen(BACKLOG).with_context(|| format!("cannot listen on {address}"))
+    let listener = socket.listen(BACKLOG);
+    Ok((listener.with_context(|| format!("cannot listen on {address}"))?, address))
 }
 
-/// How long is waited.
+/// How long is waited, and how many are served.
 #[derive(Debug, Clone, Copy)]
-pub struct Times {
+pub struct Bounds {
     /// For clients: their heads, and what they send and take of bodies.
     pub patience: Duration,
     /// For invocations that run when the server stops.
     pub drain: Duration,
+    /// Connections that may be open.
+    pub connections: Connections,
+}
+
+impl From<&Settings> for Bounds {
+    fn from(settings: &Settings) -> Self {
+        let Settings { client_patience, drain, connections, .. } = *settings;
+        Self { patience: client_patience, drain, connections }
+    }
 }
 
 /// Serves connections until SIGTERM or SIGINT; then lets running invocations end, and `pump`, for as long
@@ -68,24 +80,27 @@ pub async fn accept(
     listener: TcpListener,
     api: Arc<Api>,
     ready: watch::Sender<bool>,
-    times: Times,
+    bounds: Bounds,
     pump: JoinHandle<()>,
 ) -> Result<()> {
-    let drain = times.drain;
+    let drain = bounds.drain;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Places::new(bounds.connections);
     let open = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {
             biased;
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            accepted = next(&listener, &places) => accepted,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer, place)) => {
-                let connection = open.watch(connection(stream, peer, &api, times.patience));
+            Ok((stream, peer)) => {
+                // Nobody can be told without a place to do so.
+                let Some(place) = places.enter(peer.ip()) else { continue };
+                let served = connection(stream, peer, &api, (place.is_reserved, bounds.patience));
+                let connection = open.watch(served);
                 tokio::spawn(async move {
                     // How a connection ends is its peer's business.
                     let _ = connection.await;
@@ -117,35 +132,30 @@ async fn idle(api: &Api) {
     }
 }
 
-type Place = tokio::sync::OwnedSemaphorePermit;
-
-async fn next(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> std::io::Result<(TcpStream, SocketAddr, Place)> {
-    let place = Arc::clone(places).acquire_owned().await.map_err(std::io::Error::other)?;
-    let (stream, peer) = listener.accept().await?;
-    Ok((stream, peer, place))
-}
-
 fn connection(
     stream: TcpStream,
     peer: SocketAddr,
     api: &Arc<Api>,
-    patience: Duration,
+    (is_reserved, patience): (bool, Duration),
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + Send + use<> {
     let _ = stream.set_nodelay(true);
+    let most = if is_reserved { CONNECTIONS_RESERVED_PATIENCE } else { patience };
+    let patience = patience.min(most);
     let api = Arc::clone(api);
     let answer = service_fn(move |request| {
         let api = Arc::clone(&api);
         async move {
-            let answered =
-                AssertUnwindSafe(Arc::clone(&api).handle(request, peer)).catch_unwind().await;
+            let this = Arc::clone(&api);
+            let answered = match is_reserved {
+                false => AssertUnwindSafe(this.handle(request, peer)).catch_unwind().await,
+                true => AssertUnwindSafe(this.handle_beyond(request, peer)).catch_unwind().await,
+            };
             Ok::<_, Infallible>(answered.unwrap_or_else(|_| api.panicked()))
         }
     });
     // Not `pipeline_flush`: it keeps the answer to a request that cannot be parsed in the buffer.
     http1::Builder::new()
+        .keep_alive(!is_reserved)
         .timer(TokioTimer::new())
         .header_read_timeout(patience)
         .max_headers(HEADERS_MAX)

@@ -71,7 +71,12 @@ pub(crate) async fn create(
     let change = settings.change(cx)?;
     let bytes = code.bytes()?;
     let publish = input.publish == Some(true);
-    let upload = Upload { bytes, publish: publish.then(String::new), revision_id: None };
+    let upload = Upload {
+        bytes,
+        publish: publish.then(String::new),
+        revision_id: None,
+        by: cx.who.uploader(),
+    };
     let details = Details { tags: input.tags.unwrap_or_default(), ..Details::default() };
     let created = cx.api.functions.create(&named.name, upload, change, details).await;
     let function = created.map_err(|error| match error {

@@ -76,12 +76,13 @@ pub(crate) async fn admit(
     };
     let kind = invocation_type(&parts.headers)?;
     let limit = if kind == InvocationType::Event { limit.min(EVENT_BYTES_MAX) } else { limit };
-    let (whole, who) = auth::receive(api, Surface::Lambda, &parts, (incoming, limit), peer).await?;
+    let (mut whole, who) =
+        auth::receive(api, Surface::Lambda, &parts, (incoming, limit), peer).await?;
     authorize(api, &who, &named, function.as_deref())?;
     let (function, target) = function.zip(target).ok_or_else(missing)?;
     let wants_tail = wants_tail(&parts.headers)?;
     is_ready(&function, &target.version)?;
-    let event = whole.bytes.clone();
+    let event = whole.take();
     let event = if event.is_empty() { Bytes::from_static(b"{}") } else { event };
     check_json(&event)?;
     let mut invocation = Invocation::new(Payload::Event(event));

@@ -294,8 +294,12 @@ pub(crate) async fn code(
         return Ok(shape::configuration(&function, &function.latest, arn, cx.identity()));
     }
     let publish = input.publish == Some(true);
-    let upload =
-        Upload { bytes, publish: publish.then(String::new), revision_id: input.revision_id };
+    let upload = Upload {
+        bytes,
+        publish: publish.then(String::new),
+        revision_id: input.revision_id,
+        by: cx.who.uploader(),
+    };
     let updated = cx.api.functions.update_code(&named.name, upload, change).await;
     let function = updated.map_err(|error| refused(cx, &named, error))?;
     // While it is compiled, or when that has failed, the newest version is still the one before.

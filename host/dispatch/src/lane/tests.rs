@@ -58,7 +58,6 @@ fn version(share: Share) -> Arc<Version> {
         metrics: Metrics::new("test").unwrap().function(&name),
         share: Arc::new(share),
         provisioned: AtomicU32::new(0),
-        starved: AtomicU32::new(0),
         grants: ArcSwap::default(),
         name,
     })
@@ -193,7 +192,7 @@ fn computing_calls_are_let_in_as_cores_come_free() {
     let mut waiting = Vec::new();
     let mut ask = || match lane.admit(0).unwrap() {
         Admission::Granted(permit) => {
-            version.starved.fetch_add(1, Relaxed);
+            version.share.starved.fetch_add(1, Relaxed);
             running.push(permit);
         }
         Admission::Waiting(place) => waiting.push(place),
@@ -206,7 +205,7 @@ fn computing_calls_are_let_in_as_cores_come_free() {
     assert!(waiting.iter().all(|place| place.granted.is_empty()));
     assert!(lane.tick(1).unwrap().useful <= 4);
     // One ends, and another comes to its core: one may come in, and no more while it is on its way.
-    version.starved.fetch_sub(1, Relaxed);
+    version.share.starved.fetch_sub(1, Relaxed);
     drop(running.pop());
     lane.nudge();
     let come: Vec<_> =

@@ -194,7 +194,6 @@ fn function(
         metrics: Arc::clone(&metrics),
         share: Arc::clone(&share),
         provisioned: AtomicU32::new(0),
-        starved: AtomicU32::new(0),
         grants: ArcSwap::default(),
         name: name.clone(),
     };

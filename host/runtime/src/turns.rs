@@ -1,0 +1,168 @@
+//! Who waits for the compiler: one is at it at a time, uploaders take turns, and the queue is bounded in all and
+//! for each of them. Whoever uploads one thing waits for one upload of everybody else, and not for all.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+use wambda_model::limits::{COMPILE_QUEUE_EACH_MAX, COMPILE_QUEUE_MAX};
+
+/// The queue.
+#[derive(Debug, Default)]
+pub(crate) struct Turns(Mutex<Queue>);
+
+#[derive(Debug, Default)]
+struct Queue {
+    busy: bool,
+    waiting: usize,
+    /// Those who wait, by uploader; whose turn is next comes first.
+    lines: VecDeque<Line>,
+}
+
+#[derive(Debug)]
+struct Line {
+    uploader: String,
+    waiting: VecDeque<oneshot::Sender<Turn>>,
+}
+
+/// The right to compile; the next one's when dropped.
+#[derive(Debug)]
+pub(crate) struct Turn(Arc<Turns>);
+
+/// Why there is no place to wait, for people.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Full(pub(crate) String);
+
+impl Turns {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a turn of `uploader`.
+    ///
+    /// # Errors
+    /// When too many wait.
+    pub(crate) async fn take(self: &Arc<Self>, uploader: &str) -> Result<Turn, Full> {
+        let mine = match self.line_up(uploader)? {
+            Ok(turn) => return Ok(turn),
+            Err(mine) => mine,
+        };
+        mine.await.map_err(|_| Full("the compiler's queue is gone".to_owned()))
+    }
+
+    fn line_up(
+        self: &Arc<Self>,
+        uploader: &str,
+    ) -> Result<Result<Turn, oneshot::Receiver<Turn>>, Full> {
+        let mut queue = self.lock();
+        if !queue.busy {
+            queue.busy = true;
+            return Ok(Ok(Turn(Arc::clone(self))));
+        }
+        // Those who have gone hold no places.
+        for line in &mut queue.lines {
+            line.waiting.retain(|waiting| !waiting.is_closed());
+        }
+        queue.lines.retain(|line| !line.waiting.is_empty());
+        queue.waiting = queue.lines.iter().map(|line| line.waiting.len()).sum();
+        // Who has none in the queue gets in for longer: few cannot shut out the others.
+        let is_new = !queue.lines.iter().any(|line| line.uploader == uploader);
+        let most = if is_new { 2 * COMPILE_QUEUE_MAX } else { COMPILE_QUEUE_MAX };
+        if queue.waiting >= most {
+            let what = format!("{most} uploads wait for the compiler already");
+            return Err(Full(what));
+        }
+        let (turn, mine) = oneshot::channel();
+        match queue.lines.iter_mut().find(|line| line.uploader == uploader) {
+            Some(line) if line.waiting.len() >= COMPILE_QUEUE_EACH_MAX => {
+                let most = COMPILE_QUEUE_EACH_MAX;
+                return Err(Full(format!("{most} of your uploads wait for the compiler already")));
+            }
+            Some(line) => line.waiting.push_back(turn),
+            None => {
+                let line = Line { uploader: uploader.to_owned(), waiting: [turn].into() };
+                queue.lines.push_back(line);
+            }
+        }
+        Ok(Err(mine))
+    }
+
+    /// Whose turn is next.
+    fn next(&self) -> Option<oneshot::Sender<Turn>> {
+        let mut queue = self.lock();
+        while let Some(mut line) = queue.lines.pop_front() {
+            let next = line.waiting.pop_front();
+            if !line.waiting.is_empty() {
+                queue.lines.push_back(line);
+            }
+            if let Some(next) = next.filter(|next| !next.is_closed()) {
+                return Some(next);
+            }
+        }
+        queue.busy = false;
+        None
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(next) = self.0.next() {
+            // One that has gone since then drops it, and so passes it on.
+            drop(next.send(Turn(Arc::clone(&self.0))));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Waiting = (&'static str, oneshot::Receiver<Turn>);
+
+    fn waits(turns: &Arc<Turns>, uploader: &'static str) -> Waiting {
+        (uploader, turns.line_up(uploader).unwrap().unwrap_err())
+    }
+
+    /// Who came to their turns, one after the other.
+    fn order(mut turn: Option<Turn>, mut waiting: Vec<Waiting>) -> String {
+        let mut order = String::new();
+        while turn.take().is_some() || !waiting.is_empty() {
+            let came = waiting.iter_mut().position(|(_, mine)| {
+                turn = mine.try_recv().ok();
+                turn.is_some()
+            });
+            let Some(came) = came else { break };
+            order.push_str(waiting.remove(came).0);
+        }
+        order
+    }
+
+    #[test]
+    fn uploaders_take_turns() {
+        let turns = Arc::new(Turns::default());
+        let first = turns.line_up("a").unwrap().unwrap();
+        let waiting = ["a", "a", "a", "b", "c", "b"].map(|who| waits(&turns, who));
+        assert_eq!(order(Some(first), waiting.into()), "abcaba");
+        assert!(turns.line_up("a").unwrap().is_ok(), "nobody is at it");
+    }
+
+    #[test]
+    fn the_queue_is_bounded_for_each_and_in_all() {
+        let turns = Arc::new(Turns::default());
+        let first = turns.line_up("a").unwrap().unwrap();
+        let mut waiting: Vec<_> = (0..COMPILE_QUEUE_EACH_MAX).map(|_| waits(&turns, "a")).collect();
+        let full = turns.line_up("a").unwrap_err();
+        assert_eq!(full.0, "16 of your uploads wait for the compiler already");
+        waiting.extend((COMPILE_QUEUE_EACH_MAX..COMPILE_QUEUE_MAX).map(|_| waits(&turns, "b")));
+        let full = turns.line_up("b").unwrap_err();
+        assert_eq!(full.0, "32 uploads wait for the compiler already");
+        // Others still come in, one each.
+        let others = ["c", "d"].map(|who| waits(&turns, who));
+        assert_eq!(turns.line_up("c").unwrap_err().0, full.0);
+        drop(others);
+        // Who goes makes room, and is passed over.
+        waiting.truncate(1);
+        waiting.push(waits(&turns, "c"));
+        assert_eq!(order(Some(first), waiting), "ac");
+    }
+}
