@@ -89,10 +89,12 @@ async fn overload(server: &Server, function: &str, time: Duration) -> Result<()>
     let work = load(server, function, "x");
     let slice = time / 4;
     let good = |seen: &Seen| seen.good.len() as f64 / slice.as_secs_f64();
-    let mut capacity = 0f64;
-    for rate in [200.0, 400.0, 600.0, 800.0, 1_000.0, 1_300.0, 1_600.0, 2_000.0] {
+    // Offers rise until not much more than half is taken.
+    let (mut capacity, mut rate) = (0f64, 200.0);
+    while rate < 1.8 * capacity.max(200.0) {
         let seen = open::run(&work, rate, slice, Until::Awake).await?;
         capacity = capacity.max(good(&seen));
+        rate *= 1.3;
     }
     // The machine drifts: each round has its own full offer, and its rows in random order.
     let mut rows: [Row; FACTORS.len()] = Default::default();
@@ -127,17 +129,18 @@ async fn overload(server: &Server, function: &str, time: Duration) -> Result<()>
     for (factor, row) in FACTORS.iter().zip(&mut rows) {
         line(*factor, row, slice)?;
     }
-    // Five times for a while, and then half: how long until it is as before.
+    // Five times for a minute, and then half: how long until it is as before.
     let half = rows.first().context("no rows")?;
     let calm = merged(half, |seen| &seen.good)?.value_at_quantile(0.99);
-    open::run(&work, capacity * 5.0, time, Until::Awake).await?;
+    open::run(&work, capacity * 5.0, time * 15 / 2, Until::Awake).await?;
     let seen = open::run(&work, capacity * 0.5, time, Until::Awake).await?;
     let bound = 2 * calm.max(5_000);
     match calm_from(&seen, bound) {
         Some(at) => println!(
-            "recovery: {:.1} s after the overload p99 was {:.1} ms or less again",
+            "recovery: {:.1} s after the overload p99 was {:.1} ms or less again; {} refused since it ended",
             at.as_secs_f64(),
-            ms(bound)
+            ms(bound),
+            seen.shed.len()
         ),
         None => println!("recovery: p99 was never {:.1} ms or less again", ms(bound)),
     }

@@ -87,7 +87,7 @@ impl Compiler {
         if let Some(why) = known {
             return Err(BuildError::Invalid(why));
         }
-        let turn = self.turns.take(uploader).await;
+        let turn = self.turns.take(uploader, wasm.len() as u64).await;
         let _turn =
             turn.map_err(|Full(why)| BuildError::Busy(format!("{why}: try again later")))?;
         if self.holds(digest, kind, engine).await {

@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
-use wambda_model::limits::{COMPILE_QUEUE_EACH_MAX, COMPILE_QUEUE_MAX};
+use wambda_model::limits::{
+    COMPILE_QUEUE_AGE_MAX, COMPILE_QUEUE_BYTES_MAX, COMPILE_QUEUE_EACH_MAX, COMPILE_QUEUE_MAX,
+};
 
 /// The queue.
 #[derive(Debug, Default)]
@@ -14,7 +16,6 @@ pub(crate) struct Turns(Mutex<Queue>);
 #[derive(Debug, Default)]
 struct Queue {
     busy: bool,
-    waiting: usize,
     /// Those who wait, by uploader; whose turn is next comes first.
     lines: VecDeque<Line>,
 }
@@ -22,7 +23,14 @@ struct Queue {
 #[derive(Debug)]
 struct Line {
     uploader: String,
-    waiting: VecDeque<oneshot::Sender<Turn>>,
+    waiting: VecDeque<Waiter>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    turn: oneshot::Sender<Turn>,
+    /// Of its upload.
+    bytes: u64,
 }
 
 /// The right to compile; the next one's when dropped.
@@ -38,21 +46,26 @@ impl Turns {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a turn of `uploader`.
+    /// Waits for a turn of `uploader`, with an upload of `bytes`.
     ///
     /// # Errors
-    /// When too many wait.
-    pub(crate) async fn take(self: &Arc<Self>, uploader: &str) -> Result<Turn, Full> {
-        let mine = match self.line_up(uploader)? {
+    /// When too many wait, or for too long.
+    pub(crate) async fn take(self: &Arc<Self>, uploader: &str, bytes: u64) -> Result<Turn, Full> {
+        let mine = match self.line_up(uploader, bytes)? {
             Ok(turn) => return Ok(turn),
             Err(mine) => mine,
         };
-        mine.await.map_err(|_| Full("the compiler's queue is gone".to_owned()))
+        let seconds = COMPILE_QUEUE_AGE_MAX.as_secs();
+        let Ok(turn) = tokio::time::timeout(COMPILE_QUEUE_AGE_MAX, mine).await else {
+            return Err(Full(format!("the upload has waited {seconds} seconds for the compiler")));
+        };
+        turn.map_err(|_| Full("the compiler's queue is gone".to_owned()))
     }
 
     fn line_up(
         self: &Arc<Self>,
         uploader: &str,
+        bytes: u64,
     ) -> Result<Result<Turn, oneshot::Receiver<Turn>>, Full> {
         let mut queue = self.lock();
         if !queue.busy {
@@ -61,26 +74,34 @@ impl Turns {
         }
         // Those who have gone hold no places.
         for line in &mut queue.lines {
-            line.waiting.retain(|waiting| !waiting.is_closed());
+            line.waiting.retain(|waiting| !waiting.turn.is_closed());
         }
         queue.lines.retain(|line| !line.waiting.is_empty());
-        queue.waiting = queue.lines.iter().map(|line| line.waiting.len()).sum();
+        let waiting: usize = queue.lines.iter().map(|line| line.waiting.len()).sum();
+        let all = queue.lines.iter().flat_map(|line| &line.waiting);
+        let waiting_bytes: u64 = all.map(|waiting| waiting.bytes).sum();
         // Who has none in the queue gets in for longer: few cannot shut out the others.
         let is_new = !queue.lines.iter().any(|line| line.uploader == uploader);
         let most = if is_new { 2 * COMPILE_QUEUE_MAX } else { COMPILE_QUEUE_MAX };
-        if queue.waiting >= most {
-            let what = format!("{most} uploads wait for the compiler already");
+        if waiting >= most {
+            return Err(Full(format!("{most} uploads wait for the compiler already")));
+        }
+        if waiting > 0 && waiting_bytes + bytes > COMPILE_QUEUE_BYTES_MAX {
+            let what = format!(
+                "uploads of {waiting_bytes} bytes wait for the compiler already, and may be {COMPILE_QUEUE_BYTES_MAX} together"
+            );
             return Err(Full(what));
         }
         let (turn, mine) = oneshot::channel();
+        let waiter = Waiter { turn, bytes };
         match queue.lines.iter_mut().find(|line| line.uploader == uploader) {
             Some(line) if line.waiting.len() >= COMPILE_QUEUE_EACH_MAX => {
                 let most = COMPILE_QUEUE_EACH_MAX;
                 return Err(Full(format!("{most} of your uploads wait for the compiler already")));
             }
-            Some(line) => line.waiting.push_back(turn),
+            Some(line) => line.waiting.push_back(waiter),
             None => {
-                let line = Line { uploader: uploader.to_owned(), waiting: [turn].into() };
+                let line = Line { uploader: uploader.to_owned(), waiting: [waiter].into() };
                 queue.lines.push_back(line);
             }
         }
@@ -95,7 +116,7 @@ impl Turns {
             if !line.waiting.is_empty() {
                 queue.lines.push_back(line);
             }
-            if let Some(next) = next.filter(|next| !next.is_closed()) {
+            if let Some(next) = next.map(|next| next.turn).filter(|turn| !turn.is_closed()) {
                 return Some(next);
             }
         }
@@ -120,7 +141,7 @@ mod tests {
     type Waiting = (&'static str, oneshot::Receiver<Turn>);
 
     fn waits(turns: &Arc<Turns>, uploader: &'static str) -> Waiting {
-        (uploader, turns.line_up(uploader).unwrap().unwrap_err())
+        (uploader, turns.line_up(uploader, 1).unwrap().unwrap_err())
     }
 
     /// Who came to their turns, one after the other.
@@ -140,29 +161,41 @@ mod tests {
     #[test]
     fn uploaders_take_turns() {
         let turns = Arc::new(Turns::default());
-        let first = turns.line_up("a").unwrap().unwrap();
+        let first = turns.line_up("a", 1).unwrap().unwrap();
         let waiting = ["a", "a", "a", "b", "c", "b"].map(|who| waits(&turns, who));
         assert_eq!(order(Some(first), waiting.into()), "abcaba");
-        assert!(turns.line_up("a").unwrap().is_ok(), "nobody is at it");
+        assert!(turns.line_up("a", 1).unwrap().is_ok(), "nobody is at it");
     }
 
     #[test]
     fn the_queue_is_bounded_for_each_and_in_all() {
         let turns = Arc::new(Turns::default());
-        let first = turns.line_up("a").unwrap().unwrap();
+        let first = turns.line_up("a", 1).unwrap().unwrap();
         let mut waiting: Vec<_> = (0..COMPILE_QUEUE_EACH_MAX).map(|_| waits(&turns, "a")).collect();
-        let full = turns.line_up("a").unwrap_err();
+        let full = turns.line_up("a", 1).unwrap_err();
         assert_eq!(full.0, "16 of your uploads wait for the compiler already");
         waiting.extend((COMPILE_QUEUE_EACH_MAX..COMPILE_QUEUE_MAX).map(|_| waits(&turns, "b")));
-        let full = turns.line_up("b").unwrap_err();
+        let full = turns.line_up("b", 1).unwrap_err();
         assert_eq!(full.0, "32 uploads wait for the compiler already");
         // Others still come in, one each.
         let others = ["c", "d"].map(|who| waits(&turns, who));
-        assert_eq!(turns.line_up("c").unwrap_err().0, full.0);
+        assert_eq!(turns.line_up("c", 1).unwrap_err().0, full.0);
         drop(others);
         // Who goes makes room, and is passed over.
         waiting.truncate(1);
         waiting.push(waits(&turns, "c"));
         assert_eq!(order(Some(first), waiting), "ac");
+    }
+
+    #[test]
+    fn the_queue_is_bounded_in_bytes() {
+        let turns = Arc::new(Turns::default());
+        let first = turns.line_up("a", 64 << 20).unwrap().unwrap();
+        let waiting: Vec<_> = (0..4).map(|_| turns.line_up("a", 64 << 20).unwrap()).collect();
+        let full = turns.line_up("b", 1).unwrap_err();
+        assert!(full.0.starts_with("uploads of 268435456 bytes wait"), "{}", full.0);
+        drop(waiting);
+        assert!(turns.line_up("b", 1).is_ok());
+        drop(first);
     }
 }
