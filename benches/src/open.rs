@@ -41,16 +41,17 @@ impl Seen {
 /// What is sent, again and again.
 pub(crate) struct Load {
     pub(crate) address: SocketAddr,
+    pub(crate) method: &'static str,
     pub(crate) path: String,
     pub(crate) body: String,
 }
 
 impl Load {
     fn request(&self) -> Vec<u8> {
-        let Self { address, path, body } = self;
+        let Self { address, method, path, body } = self;
         let length = body.len();
-        format!("POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-length: {length}\r\n\r\n{body}")
-            .into_bytes()
+        let line = format!("{method} {path} HTTP/1.1");
+        format!("{line}\r\nhost: {address}\r\ncontent-length: {length}\r\n\r\n{body}").into_bytes()
     }
 }
 
@@ -125,6 +126,15 @@ async fn one(address: SocketAddr, pool: &Pool, request: &[u8]) -> Result<u16> {
             return Ok(status);
         }
     }
+}
+
+/// A connection on which a request begins and does not go on.
+pub(crate) async fn unfinished(load: &Load) -> Result<TcpStream> {
+    let mut stream = TcpStream::connect(load.address).await?;
+    let mut request = load.request();
+    request.pop();
+    stream.write_all(&request).await?;
+    Ok(stream)
 }
 
 /// One request on a connection of its own.

@@ -1,6 +1,7 @@
 //! `cargo xtask bench overload`: offered load from half of capacity to five times of it, and a function that
 //! says hello beside neighbours that behave badly. All latencies are of an open loop.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -64,7 +65,7 @@ fn deploy(server: &Server, name: &str, query: &str, code: &[u8]) -> Result<()> {
 
 fn load(server: &Server, function: &str, body: &str) -> Load {
     let path = format!("/v1/functions/{function}/invoke");
-    Load { address: server.address, path, body: body.to_owned() }
+    Load { address: server.address, method: "POST", path, body: body.to_owned() }
 }
 
 fn ms(micros: u64) -> f64 {
@@ -196,42 +197,71 @@ fn line(factor: f64, row: &mut Row, slice: Duration) -> Result<()> {
     Ok(())
 }
 
-/// What a bad neighbour sends, over how many connections, each of which waits for its answer.
+/// What a bad neighbour does, on so many connections.
 struct Neighbour {
     name: &'static str,
     connections: usize,
-    path: &'static str,
-    body: &'static str,
+    act: Act,
 }
 
-const NEIGHBOURS: [Neighbour; 6] = [
-    Neighbour { name: "nobody", connections: 0, path: "", body: "" },
-    Neighbour { name: "8 spinners", connections: 8, path: "/v1/functions/spin/invoke", body: "x" },
+#[derive(Clone, Copy)]
+enum Act {
+    /// Sends this to this path, and waits for the answer, over and over.
+    Invoke(&'static str, &'static str),
+    /// Uploads something new, over and over.
+    Upload,
+    /// Begins requests and leaves them so, ten a second.
+    Hold,
+}
+
+const BAD: &str = "/v1/functions/bad/invoke";
+
+const NEIGHBOURS: [Neighbour; 8] = [
+    Neighbour { name: "nobody", connections: 0, act: Act::Hold },
     Neighbour {
-        name: "4 memory hogs",
-        connections: 4,
-        path: "/v1/functions/bad/invoke",
-        body: r#"{"do":"grow"}"#,
+        name: "8 spinners",
+        connections: 8,
+        act: Act::Invoke("/v1/functions/spin/invoke", "x"),
     },
+    Neighbour { name: "4 memory hogs", connections: 4, act: Act::Invoke(BAD, r#"{"do":"grow"}"#) },
     Neighbour {
         name: "4 log floods",
         connections: 4,
-        path: "/v1/functions/bad/invoke",
-        body: r#"{"do":"print-long","bytes":200000}"#,
+        act: Act::Invoke(BAD, r#"{"do":"print-long","bytes":200000}"#),
     },
-    Neighbour {
-        name: "4 that trap",
-        connections: 4,
-        path: "/v1/functions/bad/invoke",
-        body: r#"{"do":"panic"}"#,
-    },
+    Neighbour { name: "4 that trap", connections: 4, act: Act::Invoke(BAD, r#"{"do":"panic"}"#) },
     Neighbour {
         name: "16 that send events",
         connections: 16,
-        path: "/v1/functions/bad/invoke?mode=event",
-        body: r#"{"do":"count"}"#,
+        act: Act::Invoke("/v1/functions/bad/invoke?mode=event", r#"{"do":"count"}"#),
     },
+    Neighbour { name: "2 that upload", connections: 2, act: Act::Upload },
+    Neighbour { name: "20 that hold", connections: 20, act: Act::Hold },
 ];
+
+/// Misbehaves until it is told to stop.
+async fn misbehave(address: SocketAddr, act: Act, number: usize, stop: Arc<AtomicBool>) {
+    let (mut held, mut count) = (Vec::new(), 0u32);
+    while !stop.load(Relaxed) {
+        count += 1;
+        let (method, path, body) = match act {
+            Act::Invoke(path, body) => ("POST", path.to_owned(), body.to_owned()),
+            // Code that nobody has seen.
+            Act::Upload => {
+                let body = WORK.replace("1500000", &format!("{number}{count:06}"));
+                ("PUT", format!("/v1/functions/upload{number}"), body)
+            }
+            Act::Hold => ("POST", BAD.to_owned(), "x".to_owned()),
+        };
+        let load = Load { address, method, path, body };
+        if matches!(act, Act::Hold) {
+            held.extend(open::unfinished(&load).await.ok());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        } else {
+            let _ = tokio::time::timeout(Duration::from_secs(2), open::once(&load)).await;
+        }
+    }
+}
 
 async fn neighbours(server: &Server, time: Duration) -> Result<()> {
     println!("\nhello, 200 a second, beside");
@@ -241,18 +271,9 @@ async fn neighbours(server: &Server, time: Duration) -> Result<()> {
     for neighbour in NEIGHBOURS {
         let stop = Arc::new(AtomicBool::new(false));
         let mut busy = JoinSet::new();
-        for _ in 0..neighbour.connections {
+        for number in 1..=neighbour.connections {
             let stop = Arc::clone(&stop);
-            let load = Load {
-                address: server.address,
-                path: neighbour.path.to_owned(),
-                body: neighbour.body.to_owned(),
-            };
-            busy.spawn(async move {
-                while !stop.load(Relaxed) {
-                    let _ = tokio::time::timeout(Duration::from_secs(2), open::once(&load)).await;
-                }
-            });
+            busy.spawn(misbehave(server.address, neighbour.act, number, stop));
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
         let seen = open::run(&hello, 200.0, time, Until::Asleep).await?;
