@@ -334,6 +334,8 @@ fn spawn(data: &Path, arguments: &[String], env: &[(String, String)]) -> (Child,
         .args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--data-dir"])
         .arg(data)
         .args(arguments)
+        // To print stacks it reads its own debugging information, a hundred megabytes.
+        .env_remove("RUST_BACKTRACE")
         .envs(env.iter().map(|(key, value)| (key, value)))
         .stdout(Stdio::piped())
         .spawn()
