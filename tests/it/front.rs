@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use wambda_tests::Server;
+use wambda_tests::{Server, refused_start};
 
 use crate::wats;
 
@@ -290,5 +290,63 @@ fn slow_senders_and_readers_are_cut_off() {
     drop(deaf);
     assert_eq!(server.invoke("f", "well").expect(200).text(), "well");
     server.get("/v1/functions/g").expect(404);
+    server.assert_well();
+}
+
+/// What comes back first, if something does within 15 s.
+fn first(mut stream: &TcpStream) -> Option<String> {
+    stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+    let mut bytes = [0; 4096];
+    let count = stream.read(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes[..count]).into_owned())
+}
+
+/// Sends most of a body, and keeps the rest.
+fn hold_body(server: &Server, source: &str, line: &str, sent: usize, said: usize) -> TcpStream {
+    let mut stream = server.connect_from(source);
+    let head = format!("{line} HTTP/1.1\r\nhost: h\r\ncontent-length: {said}\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    // Who has no room does not read on.
+    stream.set_write_timeout(Some(Duration::from_secs(3))).unwrap();
+    let _ = stream.write_all(&vec![b'x'; sent]);
+    stream
+}
+
+#[test]
+fn an_address_has_its_share_of_the_memory_for_bodies() {
+    let server = Server::with(&["--body-memory", "128", "--client-patience", "60"]);
+    server.deploy("f", wats::echo().as_bytes(), "");
+    let upload = |source, megabytes: usize| {
+        hold_body(&server, source, "PUT /v1/functions/g", megabytes << 20, 64 << 20)
+    };
+    let call = |source| {
+        let line = "POST /v1/functions/f/invoke";
+        let mut stream = hold_body(&server, source, line, 40_000 - 1, 40_000);
+        let _ = stream.write_all(b"x");
+        first(&stream).unwrap_or_default()
+    };
+    // One of those who have no room together is refused, whoever asks last.
+    let refused = |uploads: &[TcpStream]| -> Vec<String> {
+        std::thread::scope(|scope| {
+            let waiting: Vec<_> = uploads.iter().map(|one| scope.spawn(|| first(one))).collect();
+            waiting.into_iter().filter_map(|one| one.join().unwrap()).collect()
+        })
+    };
+    let mut held: Vec<_> = [44, 44, 24].map(|size| upload("127.0.0.2", size)).into();
+    let said = refused(&held);
+    assert!(said.iter().all(|said| said.starts_with("HTTP/1.1 429")), "{said:?}");
+    let told =
+        |said: &String| said.contains("from your address") && said.contains("retry-after: 5");
+    assert!((1..3).contains(&said.len()) && said.iter().all(told), "{said:?}");
+    // What is left is others'.
+    assert!(call("127.0.0.3").starts_with("HTTP/1.1 200"));
+    held.extend([44, 44].map(|size| upload("127.0.0.3", size)));
+    let said = refused(&held[3..]);
+    assert!(said.iter().any(|said| said.starts_with("HTTP/1.1 503")), "{said:?}");
+    drop(held);
+    assert!(call("127.0.0.2").starts_with("HTTP/1.1 200"));
+    let data = tempfile::tempdir().unwrap();
+    let said = refused_start(data.path(), &["--body-memory", "100"]);
+    assert!(said.contains("--body-memory takes 128 to 1048576 MB, got 100"), "{said}");
     server.assert_well();
 }

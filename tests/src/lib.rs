@@ -290,15 +290,16 @@ impl Server {
         command.output().unwrap()
     }
 
-    /// Resident bytes of the process.
+    /// Resident bytes of the process that are its own. Pages of its program are the kernel's: it has those of
+    /// which something was used, and drops them as it likes.
     pub fn resident(&self) -> u64 {
-        self.status("VmRSS:")
+        self.status("RssAnon:") + self.status("RssShmem:")
     }
 
     /// The most resident bytes while this happens, beyond those before (proc(5): `clear_refs`, `VmHWM`).
     pub fn most_resident(&self, act: impl FnOnce()) -> u64 {
         std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").unwrap();
-        let before = self.resident();
+        let before = self.status("VmRSS:");
         act();
         self.status("VmHWM:").saturating_sub(before)
     }

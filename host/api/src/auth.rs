@@ -153,7 +153,7 @@ pub async fn receive(
     peer: SocketAddr,
 ) -> Result<(Whole, Who), ApiError> {
     expect(api, surface, parts)?;
-    let whole = body::read(&parts.headers, incoming, limit).await?;
+    let whole = body::read(&api.room, (&parts.headers, peer), incoming, limit).await?;
     let who = authenticate(api, surface, parts, &whole.bytes, peer)?;
     Ok((whole, who))
 }

@@ -1,7 +1,8 @@
 //! Reading request bodies: capped before they are buffered, and never waited for in vain.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::OnceLock;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -10,11 +11,11 @@ use http::HeaderMap;
 use http::header::EXPECT;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wambda_model::clock;
 use wambda_model::limits::{BODY_PACE_MIN, CLIENT_PATIENCE_DEFAULT};
 
 use crate::ApiError;
+use crate::room::{Room, Share};
 
 /// Longest silence within a body; a body that takes longer has to come at a pace.
 static PATIENCE: OnceLock<Duration> = OnceLock::new();
@@ -27,16 +28,6 @@ pub fn set_patience(patience: Duration) {
 fn patience() -> Duration {
     *PATIENCE.get_or_init(|| CLIENT_PATIENCE_DEFAULT)
 }
-
-/// Kilobytes of bodies that may be in memory before they are whole, together.
-const KILOBYTES_MAX: usize = 512 << 10;
-/// Kilobytes that a share grows by.
-const SHARE_STEP: usize = 256;
-/// Longest wait for a share of them.
-const PLACE_TIMEOUT: Duration = Duration::from_secs(10);
-
-static KILOBYTES: LazyLock<Arc<Semaphore>> =
-    LazyLock::new(|| Arc::new(Semaphore::new(KILOBYTES_MAX)));
 
 /// A whole body, and its share of the memory for bodies; hold it as long as the bytes.
 #[derive(Debug)]
@@ -61,8 +52,13 @@ const BELIEVED_PART: usize = 8;
 ///
 /// # Errors
 /// 413 when it is, or says it is, larger than `limit`; 408 when it is too slow; 400 when it breaks
-/// off; 503 when too many bodies are on their way.
-pub async fn read(headers: &HeaderMap, incoming: Incoming, limit: u64) -> Result<Whole, ApiError> {
+/// off; 429 or 503 when too many bodies are on their way, of this peer or of all.
+pub async fn read(
+    room: &Room,
+    (headers, peer): (&HeaderMap, SocketAddr),
+    incoming: Incoming,
+    limit: u64,
+) -> Result<Whole, ApiError> {
     let mut incoming = Rest::new(headers, incoming);
     let said = incoming.size_hint();
     if said.lower() > limit {
@@ -74,7 +70,7 @@ pub async fn read(headers: &HeaderMap, incoming: Incoming, limit: u64) -> Result
     if incoming.is_end_stream() {
         return Ok(Whole { bytes: first, _share: None });
     }
-    let mut share = Share::default();
+    let mut share = room.share(peer.ip());
     let began = clock::now();
     let mut whole = BytesMut::from(first);
     while let Some(bytes) = incoming.next().await? {
@@ -95,37 +91,6 @@ pub async fn read(headers: &HeaderMap, incoming: Incoming, limit: u64) -> Result
         }
     }
     Ok(Whole { bytes: whole.freeze(), _share: Some(share) })
-}
-
-/// Of the memory for bodies, as much as has come: what is only announced takes nothing.
-#[derive(Debug, Default)]
-struct Share {
-    held: Option<OwnedSemaphorePermit>,
-    kilobytes: usize,
-}
-
-impl Share {
-    async fn cover(&mut self, bytes: usize) -> Result<(), ApiError> {
-        let wanted = bytes.div_ceil(1024).next_multiple_of(SHARE_STEP);
-        let Ok(more) = u32::try_from(wanted.saturating_sub(self.kilobytes)) else {
-            return Err(ApiError::busy("the body is too large"));
-        };
-        if more == 0 {
-            return Ok(());
-        }
-        let acquired = Arc::clone(&KILOBYTES).acquire_many_owned(more);
-        let Ok(Ok(acquired)) = tokio::time::timeout(PLACE_TIMEOUT, acquired).await else {
-            return Err(ApiError::busy(
-                "too many request bodies are on their way: try again later",
-            ));
-        };
-        self.kilobytes = wanted;
-        match &mut self.held {
-            Some(held) => held.merge(acquired),
-            None => self.held = Some(acquired),
-        }
-        Ok(())
-    }
 }
 
 fn within(size: usize, limit: u64) -> Result<(), ApiError> {

@@ -134,8 +134,13 @@ impl ApiError {
     /// More requests than a caller may send a second.
     pub fn too_many(per_second: u32, retry_after: Duration) -> Self {
         let message = format!("Rate exceeded: {per_second} requests a second are allowed");
+        Self { retry_after: Some(retry_after), ..Self::too_much(message) }
+    }
+
+    /// Too much at once, for one caller.
+    pub fn too_much(message: impl Into<String>) -> Self {
         let (status, aws) = (StatusCode::TOO_MANY_REQUESTS, "TooManyRequestsException");
-        let (retry_after, reason) = (Some(retry_after), Some("CallerRateLimitExceeded"));
+        let (retry_after, reason) = (Some(Duration::from_secs(5)), Some("CallerRateLimitExceeded"));
         Self { retry_after, reason, ..Self::new(status, "TooManyRequests", aws, message) }
     }
 

@@ -26,6 +26,7 @@ pub mod queues;
 pub mod rates;
 pub mod reply;
 pub mod rollback;
+mod room;
 pub mod router;
 pub mod system;
 pub mod url;
@@ -42,6 +43,7 @@ use wambda_model::{Body, CatalogCell, Invoke, Metrics};
 pub use auth::Auth;
 pub use error::ApiError;
 pub use rates::Rates;
+pub use room::Room;
 
 use aws::generated;
 use aws::shape::Service;
@@ -76,6 +78,7 @@ pub struct Api {
     pub auth: Auth,
     /// How much they may call.
     pub rates: Rates,
+    pub(crate) room: Room,
     /// What `/version` tells besides the version.
     pub about: serde_json::Value,
     /// Called before metrics are rendered.
@@ -200,6 +203,8 @@ pub struct Parts {
     pub auth: Auth,
     /// How much they may call.
     pub rates: Rates,
+    /// How much of what they send may be on its way.
+    pub room: Room,
     /// What `/version` tells besides the version.
     pub about: serde_json::Value,
     /// Called before metrics are rendered.
@@ -219,7 +224,7 @@ impl Api {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let Parts { functions, layers, mappings, groups, invoke, metrics, identity, .. } = parts;
-        let Parts { events, auth, rates, about, before_metrics, ready, .. } = parts;
+        let Parts { events, auth, rates, room, about, before_metrics, ready, .. } = parts;
         let good = Surface::ALL.map(|surface| metrics.http_requests(surface.as_str(), "200"));
         let catalog = functions.catalog().clone();
         Self {
@@ -234,6 +239,7 @@ impl Api {
             identity,
             auth,
             rates,
+            room,
             about,
             before_metrics,
             ready,

@@ -133,7 +133,8 @@ async fn small(
         return (Surface::System, own(api, Surface::System, request, peer).await);
     };
     let (parts, incoming) = request.into_parts();
-    let whole = match body::read(&parts.headers, incoming, SMALL_BYTES_MAX).await {
+    let whole = match body::read(&api.room, (&parts.headers, peer), incoming, SMALL_BYTES_MAX).await
+    {
         Ok(whole) => whole,
         Err(error) => return (surface, Err(error)),
     };

@@ -141,7 +141,7 @@ async fn admit(
     let (who, content) = if signs && api.auth.required {
         auth::expect(api, Surface::Url, parts).map_err(|_| forbidden())?;
         let limit = wambda_model::limits::PAYLOAD_BYTES_MAX;
-        let whole = body::read(&parts.headers, incoming, limit).await?;
+        let whole = body::read(&api.room, (&parts.headers, peer), incoming, limit).await?;
         let verified = auth::verify(api, Surface::Url, parts, &whole.bytes, peer);
         // What is not there and what is not allowed look alike.
         let who = verified.map_err(|_| forbidden())?;
@@ -220,7 +220,8 @@ async fn pass(
         let mut whole = match content {
             Content::Whole(whole) => whole,
             Content::Coming(incoming) => {
-                body::read(&parts.headers, incoming, version.config.payload_bytes).await?
+                let sent = (&parts.headers, peer);
+                body::read(&api.room, sent, incoming, version.config.payload_bytes).await?
             }
         };
         if by_host {

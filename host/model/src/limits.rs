@@ -37,6 +37,12 @@ pub const READER_PATIENCE_FACTOR: u32 = 3;
 pub const READER_BYTES_MIN: u64 = 256 << 10;
 /// Bytes a second that a request body must come at, once it has had the client's patience.
 pub const BODY_PACE_MIN: u64 = 128 << 10;
+/// Bytes of request bodies that may be in memory before their requests have ended, together.
+pub const BODY_MEMORY_BYTES_DEFAULT: u64 = 512 * MIB;
+/// Least of them: any one body has room in three quarters of it.
+pub const BODY_MEMORY_BYTES_MIN: u64 = 128 * MIB;
+/// Longest wait for room for more of a body.
+pub const BODY_ROOM_PATIENCE: Duration = Duration::from_secs(10);
 /// Open connections.
 pub const CONNECTIONS_DEFAULT: usize = 8_192;
 /// Most open connections.

@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures_util::FutureExt;
+use rustix::process::{Resource, Rlimit, getrlimit};
 use tokio::net::TcpSocket;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use wambda_api::{Api, Auth, Parts, Rates};
+use wambda_api::{Api, Auth, Parts, Rates, Room};
 use wambda_confine::Wall;
 use wambda_control::functions::Parts as ControlParts;
 use wambda_control::{Directories, Events, Functions, Groups, Layers, Mappings};
@@ -38,6 +39,10 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Ticks between two rounds of reconciling that nothing asked for.
 const RECONCILE_TICKS: u32 = 10;
 /// Period of forgetting callers.
+/// Open files for which there is no connection: queues, listeners, artifacts, outgoing requests.
+const FILES_BESIDE_CONNECTIONS: u64 = 2_048;
+/// Larger than what the allocator puts together with others, or keeps.
+const PAGE_OF_ITS_OWN: usize = 1 << 20;
 const FORGET_PERIOD: Duration = Duration::from_secs(60);
 /// Niceness of the threads for long calls: short ones go first.
 const LONG_RUN_NICE: i32 = 10;
@@ -223,7 +228,7 @@ async fn run(
         clock,
     });
     tracing::info!(functions = count, data_dir = %data_dir.display(), "loaded");
-    warn_about_the_machine();
+    warn_about_the_machine(settings.connections.all);
 
     let (listener, address) = listen::listen(socket)?;
     let (set_ready, ready) = watch::channel(true);
@@ -235,6 +240,7 @@ async fn run(
         events,
         auth: Auth::new(Arc::clone(&directories), settings.keys),
         rates: Rates::new(settings.peer_rate),
+        room: Room::new(settings.body_memory),
         invoke: Arc::clone(&dispatcher) as Arc<dyn wambda_model::Invoke>,
         metrics: Arc::clone(&metrics),
         identity: settings.identity.clone(),
@@ -243,16 +249,27 @@ async fn run(
         ready: ready.clone(),
     }));
     let pump = tokio::spawn(Arc::clone(&deferred).pump(ready));
-    let mut chores = JoinSet::new();
-    chores.spawn(forget(Arc::clone(&api)));
-    chores.spawn(upkeep(dispatcher, functions));
-    chores.spawn(judge(Arc::clone(&api)));
-    chores.spawn(deferred.upkeep());
+    let _chores = chores(&api, dispatcher, functions, deferred);
     if settings.keys {
         write_root_key(data_dir, &directories).context("cannot write the root key")?;
     }
     announce(address, settings.keys)?;
     listen::accept(listener, api, set_ready, settings.into(), pump).await
+}
+
+/// What is done again and again, until they are dropped.
+fn chores(
+    api: &Arc<Api>,
+    dispatcher: Arc<Dispatcher>,
+    functions: Arc<Functions>,
+    deferred: Arc<Deferred>,
+) -> JoinSet<()> {
+    let mut chores = JoinSet::new();
+    chores.spawn(forget(Arc::clone(api)));
+    chores.spawn(upkeep(dispatcher, functions));
+    chores.spawn(judge(Arc::clone(api)));
+    chores.spawn(deferred.upkeep());
+    chores
 }
 
 /// What is kept by name.
@@ -381,10 +398,17 @@ async fn upkeep(dispatcher: Arc<Dispatcher>, functions: Arc<Functions>) {
                 dispatcher.reconcile();
             }
             dispatcher.tick();
+            give_back();
         };
         // Counted where it happened.
         let _ = catch_unwind(AssertUnwindSafe(round));
     }
+}
+
+/// Has the allocator give back what has been free for a second. It looks for that only when it takes or frees a page of
+/// its own, which a server at rest does not: so here is one.
+fn give_back() {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(PAGE_OF_ITS_OWN)));
 }
 
 /// Forgets callers who have not called for a while.
@@ -406,10 +430,19 @@ fn count_panics(metrics: &Arc<Metrics>) {
 }
 
 /// Says what this machine limits.
-fn warn_about_the_machine() {
+fn warn_about_the_machine(connections: usize) {
     let maps = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok();
     let maps = maps.and_then(|text| text.trim().parse::<u64>().ok());
     if let Some(maps) = maps.filter(|maps| *maps < 65_530) {
         tracing::warn!(maps, "vm.max_map_count is low: it limits the number of warm instances");
+    }
+    let Rlimit { current, .. } = getrlimit(Resource::Nofile);
+    let wanted = connections as u64 + FILES_BESIDE_CONNECTIONS;
+    if let Some(files) = current.filter(|files| *files < wanted) {
+        tracing::warn!(
+            files,
+            wanted,
+            "the limit of open files is below --connections: connections will be refused before"
+        );
     }
 }

@@ -14,9 +14,9 @@ use serde::Deserialize;
 use wambda_control::Identity;
 use wambda_model::event::EventSettings;
 use wambda_model::limits::{
-    CLIENT_PATIENCE_DEFAULT, CONCURRENCY_DEFAULT, CONCURRENCY_MAX, CONNECTIONS_DEFAULT,
-    CONNECTIONS_MAX, DRAIN_DEFAULT, EGRESS_PATIENCE_DEFAULT, SLOTS_DEFAULT, SLOTS_MAX, SLOTS_MIN,
-    STUCK_AFTER_DEFAULT, STUCK_AFTER_MIN,
+    BODY_MEMORY_BYTES_DEFAULT, BODY_MEMORY_BYTES_MIN, CLIENT_PATIENCE_DEFAULT, CONCURRENCY_DEFAULT,
+    CONCURRENCY_MAX, CONNECTIONS_DEFAULT, CONNECTIONS_MAX, DRAIN_DEFAULT, EGRESS_PATIENCE_DEFAULT,
+    SLOTS_DEFAULT, SLOTS_MAX, SLOTS_MIN, STUCK_AFTER_DEFAULT, STUCK_AFTER_MIN,
 };
 use wambda_runtime::child::Limits as CompileLimits;
 
@@ -145,6 +145,9 @@ pub struct ServeArgs {
     /// Requests a second from one address; 0 is any number [default: 0]
     #[arg(long, env = "WAMBDA_PEER_RATE")]
     pub peer_rate: Option<u32>,
+    /// Megabytes of request bodies that may be in memory; one address may have three quarters [default: 512]
+    #[arg(long, env = "WAMBDA_BODY_MEMORY")]
+    pub body_memory: Option<u64>,
     /// Seconds after which a guest's operation that has not come back is told of, in the log and in
     /// wambda_stuck_polls [default: 30]
     #[arg(long, env = "WAMBDA_STUCK_AFTER")]
@@ -203,6 +206,8 @@ pub struct Settings {
     pub connections: Connections,
     /// Requests a second from one address.
     pub peer_rate: Option<NonZeroU32>,
+    /// Bytes of request bodies that may be in memory.
+    pub body_memory: u64,
     /// After which a guest's operation that has not come back is told of.
     pub stuck_after: Duration,
     /// What compiling one upload may take.
@@ -288,6 +293,7 @@ impl ServeArgs {
             client_patience: patience.max(Duration::from_millis(100)),
             connections: connections(args.connections, args.peer_connections)?,
             peer_rate: args.peer_rate.and_then(NonZeroU32::new),
+            body_memory: body_memory(args.body_memory)?,
             stuck_after: stuck_after(args.stuck_after)?,
             compiling: compiling(args.compile_cpu, args.compile_memory)?,
             user: args.user,
@@ -324,6 +330,7 @@ impl ServeArgs {
             connections: self.connections.or(file.connections),
             peer_connections: self.peer_connections.or(file.peer_connections),
             peer_rate: self.peer_rate.or(file.peer_rate),
+            body_memory: self.body_memory.or(file.body_memory),
             stuck_after: self.stuck_after.or(file.stuck_after),
             compile_cpu: self.compile_cpu.or(file.compile_cpu),
             compile_memory: self.compile_memory.or(file.compile_memory),
@@ -388,6 +395,17 @@ fn connections(all: Option<usize>, each: Option<usize>) -> Result<Connections> {
         "--peer-connections must be 1 to {all} (--connections), got {each}"
     );
     Ok(Connections { all, each })
+}
+
+/// Bytes of request bodies that may be in memory, given megabytes.
+fn body_memory(given: Option<u64>) -> Result<u64> {
+    let Some(megabytes) = given else { return Ok(BODY_MEMORY_BYTES_DEFAULT) };
+    let least = BODY_MEMORY_BYTES_MIN >> 20;
+    ensure!(
+        (least..=1 << 20).contains(&megabytes),
+        "--body-memory takes {least} to 1048576 MB, got {megabytes}"
+    );
+    Ok(megabytes << 20)
 }
 
 /// What compiling may take: seconds and megabytes, at least what the compiler itself needs.
