@@ -52,6 +52,13 @@ fn nobody_gets_around_a_policy() {
 }
 
 #[test]
+fn there_may_be_so_many_of_each() {
+    let server = Server::start();
+    script(&server, "quotas.py");
+    server.assert_well();
+}
+
+#[test]
 fn bad_input_is_told_in_awss_words() {
     let server = Server::start();
     script(&server, "fuzz.py");

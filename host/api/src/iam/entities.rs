@@ -19,6 +19,8 @@ const PAGE_MAX: usize = 1_000;
 /// Users or roles.
 pub(crate) trait Kind: Clone {
     const NOUN: &'static str;
+    /// The same at the beginning of a sentence.
+    const TITLE: &'static str;
     fn all(directory: &Directory) -> &BTreeMap<String, Arc<Self>>;
     fn all_mut(directory: &mut Directory) -> &mut BTreeMap<String, Arc<Self>>;
     fn entity(&self) -> &Entity;
@@ -27,6 +29,7 @@ pub(crate) trait Kind: Clone {
 
 impl Kind for Role {
     const NOUN: &'static str = "role";
+    const TITLE: &'static str = "Role";
     fn all(directory: &Directory) -> &BTreeMap<String, Arc<Self>> {
         &directory.roles
     }
@@ -43,6 +46,7 @@ impl Kind for Role {
 
 impl Kind for User {
     const NOUN: &'static str = "user";
+    const TITLE: &'static str = "User";
     fn all(directory: &Directory) -> &BTreeMap<String, Arc<Self>> {
         &directory.users
     }
@@ -96,10 +100,7 @@ pub(crate) fn make<K: Kind>(directory: &Directory, new: New<'_>) -> Result<Entit
     let all = K::all(directory);
     let same = all.keys().find(|known| known.eq_ignore_ascii_case(name));
     if same.is_some() {
-        let noun = K::NOUN;
-        let noun = noun.chars().next().map(|c| c.to_ascii_uppercase()).into_iter();
-        let noun: String = noun.chain(K::NOUN.chars().skip(1)).collect();
-        let message = format!("{noun} with name {name} already exists.");
+        let message = format!("{} with name {name} already exists.", K::TITLE);
         return Err(error("EntityAlreadyExists", message));
     }
     if all.len() >= IDENTITIES_MAX {
@@ -155,7 +156,8 @@ pub(crate) fn attach<K: Kind>(
     change(directory, name, |entity: &mut K| {
         let attached = &mut entity.entity_mut().attached;
         if attached.len() >= POLICIES_MAX && !attached.contains(arn) {
-            let message = format!("Cannot exceed quota for PoliciesPer{}: {POLICIES_MAX}", K::NOUN);
+            let message =
+                format!("Cannot exceed quota for PoliciesPer{}: {POLICIES_MAX}", K::TITLE);
             return Err(error("LimitExceeded", message));
         }
         attached.insert(arn.to_owned());
