@@ -59,6 +59,16 @@ fn rounds(reuse: &str, rounds: usize) {
     server.assert_well();
 }
 
+/// Who digs finds what is there: by an instance that is used again, what it left itself.
+#[test]
+fn who_digs_finds_what_is_there() {
+    let server = Server::start();
+    server.deploy("own", digs(0).as_bytes(), "memory=8&timeout=5&reuse=warm");
+    assert_eq!(server.invoke("own", "x").expect(200).text(), "clean");
+    let found = server.invoke("own", "x").expect(500);
+    assert!(found.text().contains("unreachable"), "{}", found.text());
+}
+
 #[test]
 fn a_thousand_recycled_slots_hold_no_secrets() {
     rounds("fresh", 1_000);
