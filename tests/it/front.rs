@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use wambda_tests::{Server, refused_start};
+use wambda_tests::{Server, eventually, guest, refused_start};
 
 use crate::wats;
 
@@ -293,22 +293,22 @@ fn slow_senders_and_readers_are_cut_off() {
     server.assert_well();
 }
 
-/// What comes back first, if something does within 15 s.
+/// What comes back first, if something does within 12 s.
 fn first(mut stream: &TcpStream) -> Option<String> {
-    stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(12))).unwrap();
     let mut bytes = [0; 4096];
     let count = stream.read(&mut bytes).ok()?;
     Some(String::from_utf8_lossy(&bytes[..count]).into_owned())
 }
 
 /// Sends most of a body, and keeps the rest.
-fn hold_body(server: &Server, source: &str, line: &str, sent: usize, said: usize) -> TcpStream {
+fn hold_body(server: &Server, source: &str, line: &str, sent: &[u8], said: usize) -> TcpStream {
     let mut stream = server.connect_from(source);
     let head = format!("{line} HTTP/1.1\r\nhost: h\r\ncontent-length: {said}\r\n\r\n");
     stream.write_all(head.as_bytes()).unwrap();
     // Who has no room does not read on.
     stream.set_write_timeout(Some(Duration::from_secs(3))).unwrap();
-    let _ = stream.write_all(&vec![b'x'; sent]);
+    let _ = stream.write_all(sent);
     stream
 }
 
@@ -317,11 +317,11 @@ fn an_address_has_its_share_of_the_memory_for_bodies() {
     let server = Server::with(&["--body-memory", "128", "--client-patience", "60"]);
     server.deploy("f", wats::echo().as_bytes(), "");
     let upload = |source, megabytes: usize| {
-        hold_body(&server, source, "PUT /v1/functions/g", megabytes << 20, 64 << 20)
+        hold_body(&server, source, "PUT /v1/functions/g", &vec![b'x'; megabytes << 20], 64 << 20)
     };
     let call = |source| {
         let line = "POST /v1/functions/f/invoke";
-        let mut stream = hold_body(&server, source, line, 40_000 - 1, 40_000);
+        let mut stream = hold_body(&server, source, line, &[b'x'; 40_000 - 1], 40_000);
         let _ = stream.write_all(b"x");
         first(&stream).unwrap_or_default()
     };
@@ -348,5 +348,30 @@ fn an_address_has_its_share_of_the_memory_for_bodies() {
     let data = tempfile::tempdir().unwrap();
     let said = refused_start(data.path(), &["--body-memory", "100"]);
     assert!(said.contains("--body-memory takes 128 to 1048576 MB, got 100"), "{said}");
+    server.assert_well();
+}
+
+/// Whose client has gone still has its event, and room for it is not given to the next.
+#[test]
+fn a_body_counts_for_as_long_as_its_call_runs() {
+    let server = Server::with(&["--body-memory", "128"]);
+    server.deploy("sleeps", &guest("event"), "memory=64&timeout=60");
+    let event = |ms| format!(r#"{{"do":"sleep","ms":{ms},"pad":"{}"}}"#, "x".repeat(5 << 20));
+    let call = |ms| {
+        let event = event(ms);
+        let line = "POST /v1/functions/sleeps/invoke";
+        hold_body(&server, "127.0.0.2", line, event.as_bytes(), event.len())
+    };
+    let calls: Vec<_> = (0..18).map(|_| call(18_000)).collect();
+    std::thread::sleep(Duration::from_secs(4));
+    drop(calls);
+    let refused = first(&call(1)).unwrap_or_default();
+    assert!(
+        refused.starts_with("HTTP/1.1 429") && refused.contains("from your address"),
+        "{refused}"
+    );
+    eventually(Duration::from_secs(30), || {
+        first(&call(1)).unwrap_or_default().starts_with("HTTP/1.1 200").then_some(())
+    });
     server.assert_well();
 }

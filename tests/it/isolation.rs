@@ -5,7 +5,7 @@ use wambda_tests::{Server, guest};
 
 use crate::wats::core_with;
 
-/// Pages of the memories here; the first is for events and answers.
+/// Pages of the memories here; the first is for events, from 1024 on, and answers.
 const PAGES: u32 = 64;
 
 /// Fills its memory with 0x5a and keeps that. `n` makes it another module, with an affinity of its own.
@@ -20,7 +20,7 @@ fn plants(n: usize) -> String {
 fn digs(n: usize) -> String {
     core_with(
         &format!("(memory (export \"memory\") {PAGES}) (data (i32.const 0) \"clean {n}\")"),
-        "(local $p i32) (local.set $p (i32.const 65536))
+        "(local $p i32) (local.set $p (i32.const 2048))
          (loop $l
            (if (i64.ne (i64.load (local.get $p)) (i64.const 0)) (then unreachable))
            (local.set $p (i32.add (local.get $p) (i32.const 8)))
@@ -41,8 +41,10 @@ fn rounds(reuse: &str, rounds: usize) {
         server.deploy(&format!("plants{n}"), plants(n).as_bytes(), &query);
         server.deploy(&format!("digs{n}"), digs(n).as_bytes(), "memory=8&timeout=5&reuse=fresh");
     }
+    // An event is a secret as well: one that is longer than who digs gets himself.
+    let secret = "s3cret".repeat(1_000);
     for round in 0..rounds {
-        let planted = server.invoke(&format!("plants{}", round % MODULES), "x").expect(200);
+        let planted = server.invoke(&format!("plants{}", round % MODULES), &secret).expect(200);
         assert_eq!(planted.text(), "planted");
         let found = server.invoke(&format!("digs{}", (round * 5 + 3) % MODULES), "x");
         assert_eq!(

@@ -29,18 +29,43 @@ fn patience() -> Duration {
     *PATIENCE.get_or_init(|| CLIENT_PATIENCE_DEFAULT)
 }
 
-/// A whole body, and its share of the memory for bodies; hold it as long as the bytes.
+/// A whole body, and its share of the memory for bodies.
 #[derive(Debug)]
 pub struct Whole {
-    /// The body.
+    /// The body. Who keeps these longer than `Whole` asks for [`Whole::into_bytes`].
     pub bytes: Bytes,
-    _share: Option<Share>,
+    share: Option<Share>,
+}
+
+/// Bytes that take their share with them: whoever holds them last gives it back.
+struct Held {
+    bytes: Bytes,
+    _share: Share,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl Whole {
-    /// The bytes, for whoever is done with them first to let go of. The share is held on.
-    pub fn take(&mut self) -> Bytes {
-        std::mem::take(&mut self.bytes)
+    /// The bytes, with their share, for as long as anybody has them: a call goes on when its caller has gone.
+    #[must_use]
+    pub fn into_bytes(self) -> Bytes {
+        let Self { bytes, share } = self;
+        match share {
+            Some(share) => Bytes::from_owner(Held { bytes, _share: share }),
+            None => bytes,
+        }
+    }
+
+    /// What was made of the bytes, with their share. They are let go of.
+    #[must_use]
+    pub fn made_into(self, made: impl FnOnce(&Bytes) -> Bytes) -> Bytes {
+        let Self { bytes, share } = self;
+        let made = made(&bytes);
+        Self { bytes: made, share }.into_bytes()
     }
 }
 
@@ -68,19 +93,21 @@ pub async fn read(
     let first = incoming.next().await?.unwrap_or_default();
     within(first.len(), limit)?;
     if incoming.is_end_stream() {
-        return Ok(Whole { bytes: first, _share: None });
+        return Ok(Whole { bytes: first, share: None });
     }
     let mut share = room.share(peer.ip());
-    let began = clock::now();
+    let mut began = clock::now();
     let mut whole = BytesMut::from(first);
     while let Some(bytes) = incoming.next().await? {
         within(whole.len() + bytes.len(), limit)?;
-        share.cover(whole.len() + bytes.len()).await?;
+        // Beyond these bytes, what the body says is still to come.
         let announced = usize::try_from(incoming.size_hint().lower()).unwrap_or(0);
-        if announced / BELIEVED_PART <= whole.len() {
-            // Beyond these bytes, what the body says is still to come.
-            whole.reserve(bytes.len() + announced);
-        }
+        let believed = if announced / BELIEVED_PART <= whole.len() { announced } else { 0 };
+        let asked = clock::now();
+        share.cover(whole.len() + bytes.len() + believed).await?;
+        // The client is not slow while it waits for room.
+        began += clock::now() - asked;
+        whole.reserve(bytes.len() + believed);
         whole.extend_from_slice(&bytes);
         let allowed = patience() + Duration::from_secs(whole.len() as u64 / BODY_PACE_MIN);
         if clock::now() - began > allowed {
@@ -90,7 +117,7 @@ pub async fn read(
             return Err(ApiError::slow_body(message));
         }
     }
-    Ok(Whole { bytes: whole.freeze(), _share: Some(share) })
+    Ok(Whole { bytes: whole.freeze(), share: Some(share) })
 }
 
 fn within(size: usize, limit: u64) -> Result<(), ApiError> {

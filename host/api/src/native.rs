@@ -97,12 +97,8 @@ pub(crate) async fn publish(
         }
         check_destinations(&identity, draft, &of)
     });
-    let upload = Upload {
-        bytes: upload.bytes.clone(),
-        publish: None,
-        revision_id: None,
-        by: who.uploader(),
-    };
+    let upload =
+        Upload { bytes: upload.into_bytes(), publish: None, revision_id: None, by: who.uploader() };
     let published = api.functions.publish(name, upload, change).await?;
     let status = if published.created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(reply::json(status, &description(&published.version)))
@@ -304,8 +300,7 @@ pub(crate) async fn invoke(
     let limit = function.as_ref().filter(|_| !api.auth.required);
     let limit = limit.map_or(PAYLOAD_BYTES_MAX, |f| f.latest.config.payload_bytes);
     let limit = if is_event { limit.min(EVENT_BYTES_MAX) } else { limit };
-    let (mut event, who) =
-        auth::receive(api, Surface::Native, &parts, (incoming, limit), peer).await?;
+    let (event, who) = auth::receive(api, Surface::Native, &parts, (incoming, limit), peer).await?;
     if !who.trusted {
         let named = Named { name: name.clone(), qualifier: None };
         lambda::invoke::authorize(api, &who, &named, function.as_deref())?;
@@ -316,11 +311,11 @@ pub(crate) async fn invoke(
     if is_event {
         let identity = (!who.trusted).then(|| Arc::from(who.arn()));
         let caller = identity.map(|arn| Caller { identity: Some(arn), ..Caller::default() });
-        let (bytes, headers) = (event.bytes.clone(), &parts.headers);
+        let (bytes, headers) = (event.into_bytes(), &parts.headers);
         let accepted = queues::accept(api, &function, None, bytes, caller.as_ref(), headers);
         return Ok(queues::accepted(accepted.await?));
     }
-    let invocation = Invocation::new(Payload::Event(event.take()));
+    let invocation = Invocation::new(Payload::Event(event.into_bytes()));
     let id = invocation.id;
     let outcome = run(api, version, invocation).await?;
     let Outcome { result, report, .. } = outcome;

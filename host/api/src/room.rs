@@ -65,7 +65,7 @@ impl Room {
     }
 }
 
-/// Of the room, as much as has come of one body: what is only announced takes nothing.
+/// Of the room, as much as there is of one body: what is only announced takes nothing until part of it has come.
 #[derive(Debug)]
 pub(crate) struct Share {
     own: Arc<Semaphore>,

@@ -203,8 +203,6 @@ async fn pass(
     let version = &door.target.version;
     let id = RequestId::random();
     let (by_host, config) = (door.by_host, door.config);
-    // Of the memory for bodies; held as long as the event.
-    let mut share = None;
     let payload = if version.kind.is_http() {
         let given = match content {
             Content::Coming(incoming) => {
@@ -212,12 +210,12 @@ async fn pass(
                 let limit = usize::try_from(STREAM_BYTES_MAX).unwrap_or(usize::MAX);
                 Limited::new(incoming, limit).map_err(BodyError::new).boxed_unsync()
             }
-            Content::Whole(mut whole) => wambda_model::body::full(whole.take()),
+            Content::Whole(whole) => wambda_model::body::full(whole.into_bytes()),
         };
         forward(&mut parts, &path, peer)?;
         Payload::Http(http::Request::from_parts(parts, given))
     } else {
-        let mut whole = match content {
+        let whole = match content {
             Content::Whole(whole) => whole,
             Content::Coming(incoming) => {
                 let sent = (&parts.headers, peer);
@@ -237,14 +235,11 @@ async fn pass(
             source_ip: peer.ip().to_string(),
             unix_ms: clock::unix_ms(),
         };
-        let event = gateway::event_from_request(&parts, &whole.take(), &origin);
-        share = Some(whole);
-        Payload::Event(event)
+        Payload::Event(whole.made_into(|body| gateway::event_from_request(&parts, body, &origin)))
     };
     let caller = caller(api, &door, who.as_ref()).map(Box::new);
     let invocation = Invocation { id, payload, caller, attempt: 1 };
     let outcome = api.invoke.invoke(version, invocation).await?;
-    drop(share);
     invoke::watch(door.target.alias.as_deref(), &outcome);
     let buffers = config.is_some_and(|config| by_host && !config.streams);
     let limit = version.config.payload_bytes;

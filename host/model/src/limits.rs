@@ -259,8 +259,10 @@ pub const COMPILE_ADDRESS_BYTES: u64 = 3 << 30;
 pub const COMPILE_QUEUE_MAX: usize = 32;
 /// Their bytes, as long as there is more than one.
 pub const COMPILE_QUEUE_BYTES_MAX: u64 = 256 * MIB;
+/// Of them, those of one uploader.
+pub const COMPILE_QUEUE_EACH_BYTES_MAX: u64 = 128 * MIB;
 /// Longest wait for the compiler.
-pub const COMPILE_QUEUE_AGE_MAX: Duration = Duration::from_secs(900);
+pub const COMPILE_QUEUE_AGE_MAX: Duration = Duration::from_secs(7_200);
 /// Of them, those of one uploader.
 pub const COMPILE_QUEUE_EACH_MAX: usize = 16;
 /// Functions of one module.

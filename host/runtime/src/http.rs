@@ -147,10 +147,10 @@ pub(crate) fn tidy(response: ::http::Response<WasiBody>) -> Head {
     if let Some(length) = first.cloned() {
         parts.headers.insert(::http::header::CONTENT_LENGTH, length);
     }
-    if parts.status.is_informational() {
+    if !(200..600).contains(&parts.status.as_u16()) {
+        let status = parts.status.as_u16();
         return Err(format!(
-            "the response has status {}, which cannot end a request",
-            parts.status
+            "the response has status {status}, which cannot end a request: 200 to 599 can"
         ));
     }
     Ok(::http::Response::from_parts(parts, body.map_err(BodyError::new).boxed_unsync()))

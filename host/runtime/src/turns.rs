@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 use wambda_model::limits::{
-    COMPILE_QUEUE_AGE_MAX, COMPILE_QUEUE_BYTES_MAX, COMPILE_QUEUE_EACH_MAX, COMPILE_QUEUE_MAX,
+    COMPILE_QUEUE_AGE_MAX, COMPILE_QUEUE_BYTES_MAX, COMPILE_QUEUE_EACH_BYTES_MAX,
+    COMPILE_QUEUE_EACH_MAX, COMPILE_QUEUE_MAX,
 };
 
 /// The queue.
@@ -24,6 +25,12 @@ struct Queue {
 struct Line {
     uploader: String,
     waiting: VecDeque<Waiter>,
+}
+
+impl Line {
+    fn bytes(&self) -> u64 {
+        self.waiting.iter().map(|waiting| waiting.bytes).sum()
+    }
 }
 
 #[derive(Debug)]
@@ -78,17 +85,17 @@ impl Turns {
         }
         queue.lines.retain(|line| !line.waiting.is_empty());
         let waiting: usize = queue.lines.iter().map(|line| line.waiting.len()).sum();
-        let all = queue.lines.iter().flat_map(|line| &line.waiting);
-        let waiting_bytes: u64 = all.map(|waiting| waiting.bytes).sum();
+        let waiting_bytes: u64 = queue.lines.iter().map(Line::bytes).sum();
         // Who has none in the queue gets in for longer: few cannot shut out the others.
         let is_new = !queue.lines.iter().any(|line| line.uploader == uploader);
         let most = if is_new { 2 * COMPILE_QUEUE_MAX } else { COMPILE_QUEUE_MAX };
         if waiting >= most {
             return Err(Full(format!("{most} uploads wait for the compiler already")));
         }
-        if waiting > 0 && waiting_bytes + bytes > COMPILE_QUEUE_BYTES_MAX {
+        let most = if is_new { 2 * COMPILE_QUEUE_BYTES_MAX } else { COMPILE_QUEUE_BYTES_MAX };
+        if waiting > 0 && waiting_bytes + bytes > most {
             let what = format!(
-                "uploads of {waiting_bytes} bytes wait for the compiler already, and may be {COMPILE_QUEUE_BYTES_MAX} together"
+                "uploads of {waiting_bytes} bytes wait for the compiler already, and may be {most} together"
             );
             return Err(Full(what));
         }
@@ -98,6 +105,13 @@ impl Turns {
             Some(line) if line.waiting.len() >= COMPILE_QUEUE_EACH_MAX => {
                 let most = COMPILE_QUEUE_EACH_MAX;
                 return Err(Full(format!("{most} of your uploads wait for the compiler already")));
+            }
+            Some(line) if line.bytes() + bytes > COMPILE_QUEUE_EACH_BYTES_MAX => {
+                let (sum, most) = (line.bytes(), COMPILE_QUEUE_EACH_BYTES_MAX);
+                let what = format!(
+                    "{sum} bytes of yours wait for the compiler already, and may be {most}"
+                );
+                return Err(Full(what));
             }
             Some(line) => line.waiting.push_back(waiter),
             None => {
@@ -191,11 +205,18 @@ mod tests {
     fn the_queue_is_bounded_in_bytes() {
         let turns = Arc::new(Turns::default());
         let first = turns.line_up("a", 64 << 20).unwrap().unwrap();
-        let waiting: Vec<_> = (0..4).map(|_| turns.line_up("a", 64 << 20).unwrap()).collect();
-        let full = turns.line_up("b", 1).unwrap_err();
-        assert!(full.0.starts_with("uploads of 268435456 bytes wait"), "{}", full.0);
+        let mut waiting: Vec<_> = (0..2).map(|_| turns.line_up("a", 64 << 20).unwrap()).collect();
+        let full = turns.line_up("a", 1).unwrap_err();
+        assert!(full.0.starts_with("134217728 bytes of yours wait"), "{}", full.0);
+        waiting.extend((0..2).map(|_| turns.line_up("b", 64 << 20).unwrap()));
+        // Who has none there gets in for longer.
+        waiting.extend(["c", "d", "e", "f"].map(|who| turns.line_up(who, 64 << 20).unwrap()));
+        for who in ["c", "g"] {
+            let full = turns.line_up(who, 1).unwrap_err();
+            assert!(full.0.starts_with("uploads of 536870912 bytes wait"), "{}", full.0);
+        }
         drop(waiting);
-        assert!(turns.line_up("b", 1).is_ok());
+        assert!(turns.line_up("a", 1).is_ok());
         drop(first);
     }
 }

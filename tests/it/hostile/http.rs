@@ -44,7 +44,7 @@ pub(super) fn cases() -> Vec<Case> {
         proxy("/error", 502, "Runtime.InvalidResponse"),
         Case { says: "true, true", ..proxy("/bad-status", 200, "") },
         proxy("/informational", 502, "Runtime.InvalidResponse"),
-        proxy("/status-999", 999, ""),
+        proxy("/status-999", 502, "Runtime.InvalidResponse"),
         proxy("/no-body", 200, ""),
         Case { says: "0", ..proxy("/length-odd", 200, "") },
         proxy("/many-headers", 502, TRAPPED),

@@ -22,7 +22,6 @@ use wambda_model::{
 };
 
 use crate::auth::{self, Who};
-use crate::body::Whole;
 use crate::name::{self, Named};
 use crate::{Api, ApiError, Request, Response, Surface, native, queues, reply};
 
@@ -48,8 +47,6 @@ pub(crate) struct Admitted {
     pub(crate) invocation: Invocation,
     pub(crate) kind: InvocationType,
     pub(crate) wants_tail: bool,
-    /// Of the memory for bodies; held as long as the event.
-    _share: Whole,
 }
 
 /// Reads, authenticates and authorizes an invocation by AWS's API.
@@ -76,13 +73,12 @@ pub(crate) async fn admit(
     };
     let kind = invocation_type(&parts.headers)?;
     let limit = if kind == InvocationType::Event { limit.min(EVENT_BYTES_MAX) } else { limit };
-    let (mut whole, who) =
-        auth::receive(api, Surface::Lambda, &parts, (incoming, limit), peer).await?;
+    let (whole, who) = auth::receive(api, Surface::Lambda, &parts, (incoming, limit), peer).await?;
     authorize(api, &who, &named, function.as_deref())?;
     let (function, target) = function.zip(target).ok_or_else(missing)?;
     let wants_tail = wants_tail(&parts.headers)?;
     is_ready(&function, &target.version)?;
-    let event = whole.take();
+    let event = whole.into_bytes();
     let event = if event.is_empty() { Bytes::from_static(b"{}") } else { event };
     check_json(&event)?;
     let mut invocation = Invocation::new(Payload::Event(event));
@@ -90,16 +86,7 @@ pub(crate) async fn admit(
     invocation.caller = caller.map(Box::new);
     let qualifier = named.qualifier.clone();
     let headers = parts.headers;
-    Ok(Admitted {
-        function,
-        qualifier,
-        headers,
-        target,
-        invocation,
-        kind,
-        wants_tail,
-        _share: whole,
-    })
+    Ok(Admitted { function, qualifier, headers, target, invocation, kind, wants_tail })
 }
 
 pub(crate) async fn invoke(

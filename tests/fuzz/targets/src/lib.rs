@@ -7,9 +7,12 @@
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::Response;
-use wambda_api::gateway::{event_from_response, request_from_event, response_from_result};
+use wambda_api::gateway::{
+    Origin, event_from_request, event_from_response, request_from_event, response_from_result,
+};
 use wambda_control::Identity;
 use wambda_egress::{Target, address};
+use wambda_model::RequestId;
 
 /// What is fuzzed with any bytes.
 pub type Run = fn(&[u8]);
@@ -50,6 +53,39 @@ pub fn gateway(data: &[u8]) {
         assert!(response.status().as_u16() >= 100);
         let _ = event_from_response(response, 1 << 20).now_or_never();
     }
+    if let Some((parts, body)) = request(data) {
+        let origin = Origin {
+            id: RequestId::from_u128(0),
+            account: "000000000000",
+            function: "f",
+            signer: None,
+            path: parts.uri.path(),
+            source_ip: "192.0.2.1".to_owned(),
+            unix_ms: 0,
+        };
+        let event = event_from_request(&parts, &body, &origin);
+        let shape: serde_json::Value = serde_json::from_slice(&event).unwrap();
+        assert_eq!(shape["requestContext"]["http"]["method"], parts.method.as_str());
+        assert!(shape["rawPath"].is_string() && shape["headers"].is_object(), "{shape}");
+    }
+}
+
+/// A request as it would be after its head was parsed: method and target, headers by the line, an empty line, the body.
+fn request(data: &[u8]) -> Option<(http::request::Parts, Bytes)> {
+    let end = data.windows(2).position(|two| two == b"\n\n")?;
+    let (head, body) = data.split_at(end);
+    let mut lines = head.split(|byte| *byte == b'\n');
+    let line = lines.next()?;
+    let at = line.iter().position(|byte| *byte == b' ')?;
+    let (method, target) = line.split_at(at);
+    let mut request = http::Request::builder().method(method).uri(target.get(1..)?);
+    for line in lines {
+        let at = line.iter().position(|byte| *byte == b':')?;
+        let (name, value) = line.split_at(at);
+        request = request.header(name, value.get(1..)?);
+    }
+    let (parts, ()) = request.body(()).ok()?.into_parts();
+    Some((parts, Bytes::copy_from_slice(body.get(2..)?)))
 }
 
 /// Names, qualifiers and ARNs: what is read is a name, and says the same when it is read again.
