@@ -509,3 +509,41 @@ fn tls_is_checked() {
     assert!(said.contains("TlsCertificateError"), "an unknown authority: {said}");
     server.assert_well();
 }
+
+/// A function that calls itself by a way around: what it sends says how often it was come through.
+#[test]
+fn loops_over_the_network_end() {
+    let World { server, .. } = world(&[]);
+    let relay = TcpListener::bind("127.0.0.2:0").unwrap();
+    let authority = relay.local_addr().unwrap().to_string();
+    let (own, hops) = (server.address().to_owned(), Arc::<AtomicUsize>::default());
+    let (host, count) = (authority.clone(), Arc::clone(&hops));
+    std::thread::spawn(move || {
+        for mut from in relay.incoming().flatten() {
+            let (own, host) = (own.clone(), host.clone());
+            count.fetch_add(1, SeqCst);
+            std::thread::spawn(move || {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    from.read_exact(&mut byte).unwrap();
+                    head.push(byte[0]);
+                }
+                let head = String::from_utf8(head).unwrap();
+                let mut lines = head.lines();
+                let trace = lines.find(|line| line.starts_with("x-amzn-trace-id:")).unwrap();
+                let request = format!(
+                    "GET /fn/f/fetch HTTP/1.1\r\nhost: h\r\nconnection: close\r\nx-scheme: http\r\n\
+                     x-authority: {host}\r\nx-path: /\r\n{trace}\r\n\r\n"
+                );
+                let mut to = std::net::TcpStream::connect(&*own).unwrap();
+                to.write_all(request.as_bytes()).unwrap();
+                let _ = std::io::copy(&mut to, &mut from);
+            });
+        }
+    });
+    let said = http(&server, "f", &authority);
+    assert!(said.starts_with("200"), "{said}");
+    assert_eq!(hops.load(SeqCst), 16);
+    server.assert_well();
+}

@@ -51,6 +51,17 @@ pub fn pass(trace: &str, function: &FunctionName, is_allowed: bool) -> Result<St
     Ok(kept.join(";"))
 }
 
+/// The trace header of a request that a function sends: what it says itself, but for the passes, which are those of
+/// its invocation.
+#[must_use]
+pub fn carry(given: &str, invocation: &str) -> String {
+    let fields = |text| str::split(text, ';').map(str::trim).filter(|field| !field.is_empty());
+    let is_lineage = |field: &&str| field.starts_with("Lineage=");
+    let given: Vec<&str> = fields(given).filter(|field| !is_lineage(field)).collect();
+    let passed = fields(invocation).filter(|field| given.is_empty() || is_lineage(field));
+    given.iter().copied().chain(passed).collect::<Vec<_>>().join(";")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,5 +78,18 @@ mod tests {
         assert!(error.contains("16 are allowed"), "{error}");
         assert!(pass(&trace, &name, true).is_ok());
         assert!(pass(&trace, &FunctionName::new("g").unwrap(), false).is_ok());
+    }
+
+    #[test]
+    fn functions_cannot_leave_their_passes_behind() {
+        let own = "Root=1-a;Lineage=00000000:3";
+        for (given, carried) in [
+            ("", own),
+            ("Root=1-b; Lineage=11111111:1", "Root=1-b;Lineage=00000000:3"),
+            ("Lineage=", own),
+            ("Sampled=0;;", "Sampled=0;Lineage=00000000:3"),
+        ] {
+            assert_eq!(carry(given, own), carried);
+        }
     }
 }

@@ -1,13 +1,15 @@
 //! Outgoing HTTP as guests see it: wasmtime's `send_request` over our own sender. Its default one
 //! filters no addresses and waits ten minutes.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
+use ::http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::BodyExt;
 use tokio::sync::Semaphore;
 use wambda_egress::{Egress, Error, Session, Target, Terms};
 use wambda_model::limits::BODY_CHUNK_BYTES_MAX;
-use wambda_model::{Stream, Version};
+use wambda_model::{Stream, Version, lineage};
 use wambda_policy::grants::host_arn;
 use wasmtime_wasi_http::{Error as HttpError, RequestOptions, WasiBody, WasiHttpHooks};
 
@@ -16,6 +18,9 @@ use crate::sink::Sink;
 
 /// Chunks of a guest's outgoing body that are buffered.
 const BODY_CHUNKS: usize = 4;
+
+/// Of what AWS calls a trace.
+const TRACE: HeaderName = HeaderName::from_static("x-amzn-trace-id");
 
 /// The way out of one instance.
 pub(crate) struct Outbound {
@@ -26,6 +31,8 @@ pub(crate) struct Outbound {
     places: Arc<Semaphore>,
     /// What the present invocation has used; none when it has sent nothing.
     session: Option<Arc<Session>>,
+    /// The trace header of the present invocation.
+    pub(crate) trace: Option<Arc<str>>,
 }
 
 type Sending = dyn Future<Output = Result<(), HttpError>> + Send;
@@ -45,6 +52,7 @@ impl Outbound {
             sink: Arc::clone(sink),
             places: wambda_egress::places(),
             session: None,
+            trace: None,
         }
     }
 
@@ -60,6 +68,18 @@ impl Outbound {
             return Ok(target);
         }
         Err(Error::Denied { arn: host_arn(&target.host, target.port) })
+    }
+
+    /// Counts on what the invocation has come through, whatever the guest says.
+    fn trace(&self, headers: &mut HeaderMap) {
+        let own = match &self.trace {
+            Some(trace) => Cow::Borrowed(&**trace),
+            None => lineage::pass("", &self.version.name, true).unwrap_or_default().into(),
+        };
+        let given = headers.get(TRACE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if let Ok(value) = HeaderValue::try_from(lineage::carry(given, &own)) {
+            headers.insert(TRACE, value);
+        }
     }
 
     fn terms(&mut self, options: Option<RequestOptions>) -> Terms {
@@ -91,7 +111,7 @@ fn note(version: &Version, sink: &Sink, error: Option<&Error>) {
 impl WasiHttpHooks for Outbound {
     fn send_request(
         &mut self,
-        request: ::http::Request<WasiBody>,
+        mut request: ::http::Request<WasiBody>,
         options: Option<RequestOptions>,
         _: Box<Sending>,
     ) -> Box<dyn Future<Output = Result<Received, HttpError>> + Send> {
@@ -103,6 +123,7 @@ impl WasiHttpHooks for Outbound {
                 return Box::new(async move { Err(told(&error)) });
             }
         };
+        self.trace(request.headers_mut());
         let (egress, terms) = (Arc::clone(&self.egress), self.terms(options));
         Box::new(async move {
             let sent = egress.send(&target, request, &terms).await;

@@ -212,10 +212,12 @@ impl Run {
         let unit = Arc::clone(&self.unit);
         let (version, id) = (&unit.version, self.ticket.id);
         let (timeout, cpu) = (version.config.timeout(), version.config.cpu());
+        let trace = self.ticket.caller.as_deref().and_then(|caller| caller.trace.clone());
         if let Some((mut instance, start)) = self.taken.take() {
             let began = clock::now();
             self.meter.arm(began, timeout, cpu);
             instance.data().begin(id, capture);
+            instance.data().follow(trace);
             instance.store.set_epoch_deadline(1);
             return Ok(Ok(Shift { instance, start, init: None, began }));
         }
@@ -230,7 +232,10 @@ impl Run {
         let began = clock::now();
         let init = Some(began - asked);
         match made {
-            Ok(instance) => Ok(Ok(Shift { instance, start: StartKind::Cold, init, began })),
+            Ok(mut instance) => {
+                instance.data().follow(trace);
+                Ok(Ok(Shift { instance, start: StartKind::Cold, init, began }))
+            }
             Err(error) => {
                 let report = Report { init, cpu: self.meter.cpu(), ..NOTHING_RAN };
                 order.sink.end(Some(note(&error)), report);

@@ -39,6 +39,8 @@ pub(crate) struct State {
     http: WasiHttpCtx,
     egress: Arc<Egress>,
     outbound: Option<Box<Outbound>>,
+    /// The trace header of this invocation.
+    trace: Option<Arc<str>>,
 }
 
 impl State {
@@ -62,6 +64,7 @@ impl State {
             http,
             egress: Arc::clone(mold.egress),
             outbound: None,
+            trace: None,
         }
     }
 
@@ -72,6 +75,14 @@ impl State {
         if let Some(outbound) = &mut self.outbound {
             outbound.begin();
         }
+    }
+
+    /// What this invocation sends goes on with its trace.
+    pub(crate) fn follow(&mut self, trace: Option<Arc<str>>) {
+        if let Some(outbound) = &mut self.outbound {
+            outbound.trace.clone_from(&trace);
+        }
+        self.trace = trace;
     }
 
     /// Hands a command its input; WASI is built anew around it.
@@ -140,9 +151,12 @@ impl WasiView for State {
 
 impl WasiHttpView for State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        let Self { egress, version, meter, sink, outbound, table, http, .. } = self;
-        let hooks =
-            outbound.get_or_insert_with(|| Box::new(Outbound::new(egress, version, meter, sink)));
+        let Self { egress, version, meter, sink, outbound, table, http, trace, .. } = self;
+        let hooks = outbound.get_or_insert_with(|| {
+            let mut outbound = Outbound::new(egress, version, meter, sink);
+            outbound.trace.clone_from(trace);
+            Box::new(outbound)
+        });
         WasiHttpCtxView { hooks: &mut **hooks, table, ctx: http }
     }
 }

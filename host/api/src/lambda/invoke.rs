@@ -261,8 +261,7 @@ fn caller(
         Some(encoded) => Some(client_context(encoded)?),
         None => None,
     };
-    let trace = text(&parts.headers, "x-amzn-trace-id");
-    let trace = trace.map(|trace| lineage(trace, function)).transpose()?.map(Arc::from);
+    let trace = trace(&parts.headers, function)?;
     let identity = (!who.trusted).then(|| Arc::from(who.arn()));
     let invoked_arn = named.qualifier.is_some();
     let invoked_arn = invoked_arn.then(|| Arc::from(named.qualified_arn(&api.identity)));
@@ -275,9 +274,15 @@ fn caller(
 
 /// The trace header for the function, with one more pass through it counted; refused when it has come
 /// through so often that it must be a loop.
-fn lineage(trace: &str, function: &Function) -> Result<String, ApiError> {
-    let passed = lineage::pass(trace, function.name(), function.details.allows_recursion);
-    passed.map_err(|error| ApiError::lambda("RecursiveInvocationException", error.to_string()))
+pub(crate) fn trace(
+    headers: &HeaderMap,
+    function: &Function,
+) -> Result<Option<Arc<str>>, ApiError> {
+    let Some(trace) = text(headers, "x-amzn-trace-id") else { return Ok(None) };
+    match lineage::pass(trace, function.name(), function.details.allows_recursion) {
+        Ok(passed) => Ok(Some(passed.into())),
+        Err(error) => Err(ApiError::lambda("RecursiveInvocationException", error.to_string())),
+    }
 }
 
 fn client_context(encoded: &str) -> Result<Arc<str>, ApiError> {
