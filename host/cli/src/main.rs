@@ -84,23 +84,64 @@ enum Command {
         /// Which shell
         shell: Shell,
     },
+    /// Unpack one upload and say what it is; the server runs this as a child of its own
+    #[command(hide = true)]
+    Inspect {
+        #[command(flatten)]
+        limits: ChildLimits,
+        /// Whether WASI 0.3 is allowed
+        #[arg(long)]
+        wasi03: bool,
+        /// The upload
+        input: PathBuf,
+        /// The wasm in it
+        output: PathBuf,
+    },
     /// Compile one upload; the server runs this as a child of its own
     #[command(hide = true)]
     Compile {
         /// main or wasi03
         #[arg(long)]
         engine: String,
-        /// Limit for CPU time, in seconds
-        #[arg(long, default_value_t = COMPILE_CPU_SECONDS)]
-        cpu_seconds: u64,
-        /// Limit for the address space
-        #[arg(long, default_value_t = COMPILE_ADDRESS_BYTES)]
-        address_bytes: u64,
+        #[command(flatten)]
+        limits: ChildLimits,
         /// The wasm
         input: PathBuf,
         /// The artifact
         output: PathBuf,
     },
+}
+
+/// What a child may use.
+#[derive(Debug, clap::Args)]
+struct ChildLimits {
+    /// Limit for CPU time, in seconds
+    #[arg(long, default_value_t = COMPILE_CPU_SECONDS)]
+    cpu_seconds: u64,
+    /// Limit for the address space
+    #[arg(long, default_value_t = COMPILE_ADDRESS_BYTES)]
+    address_bytes: u64,
+}
+
+impl From<ChildLimits> for child::Limits {
+    fn from(ChildLimits { cpu_seconds, address_bytes }: ChildLimits) -> Self {
+        Self { cpu_seconds, address_bytes }
+    }
+}
+
+/// What a child tells the server, by its exit code.
+fn child_code(done: Result<String, child::Failed>) -> Result<ExitCode> {
+    let (why, code) = match done {
+        Ok(said) => {
+            show::out(&said)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Err(child::Failed::Code(why)) => (why, ExitCode::FAILURE),
+        Err(child::Failed::Large(why)) => (why, ExitCode::from(child::EXIT_LARGE)),
+        Err(child::Failed::Machine(why)) => (why, ExitCode::from(child::EXIT_MACHINE)),
+    };
+    eprintln!("{why}");
+    Ok(code)
 }
 
 fn main() -> ExitCode {
@@ -132,26 +173,12 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "wambda", &mut std::io::stdout());
         }
-        Command::Compile { engine, cpu_seconds, address_bytes, input, output } => {
+        Command::Inspect { limits, wasi03, input, output } => {
+            return child_code(child::inspect(&limits.into(), wasi03, &input, &output));
+        }
+        Command::Compile { engine, limits, input, output } => {
             let kind = EngineKind::parse(&engine).ok_or_else(|| anyhow!("no engine {engine:?}"))?;
-            return Ok(
-                match child::compile(
-                    kind,
-                    &child::Limits { cpu_seconds, address_bytes },
-                    &input,
-                    &output,
-                ) {
-                    Ok(made_for) => show::out(&made_for)?,
-                    Err(child::Failed::Code(why)) => {
-                        eprintln!("{why}");
-                        ExitCode::FAILURE
-                    }
-                    Err(child::Failed::Machine(why)) => {
-                        eprintln!("{why}");
-                        ExitCode::from(child::EXIT_MACHINE)
-                    }
-                },
-            );
+            return child_code(child::compile(kind, &limits.into(), &input, &output));
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -128,7 +128,7 @@ impl Functions {
         // present configuration stands still.
         drafted(self.catalog().get(name).as_deref(), &change)?;
         let Upload { bytes: upload, by, .. } = upload;
-        let inspection = self.build.inspect(upload.clone()).await?;
+        let inspection = self.build.inspect(upload.clone(), &by).await?;
         check_memory(&inspection, &drafted(self.catalog().get(name).as_deref(), &change)?)?;
         let digest = self.digest(&upload, &inspection).await?;
         let pinned = Pinned::new(self, inspection.digest, digest);
@@ -228,8 +228,8 @@ impl Functions {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub async fn inspect(&self, upload: Bytes) -> Result<Inspection, PublishError> {
-        Ok(self.build.inspect(upload).await?)
+    pub async fn inspect(&self, upload: Bytes, by: &str) -> Result<Inspection, PublishError> {
+        Ok(self.build.inspect(upload, by).await?)
     }
 
     /// Checks that a layer can be unpacked.
@@ -265,7 +265,7 @@ impl Functions {
         new: Option<Details>,
     ) -> Result<Arc<Function>, PublishError> {
         drafted(self.catalog().get(name).as_deref(), &change)?;
-        let inspection = self.build.inspect(upload.bytes.clone()).await?;
+        let inspection = self.build.inspect(upload.bytes.clone(), &upload.by).await?;
         let digest = self.digest(&upload.bytes, &inspection).await?;
         let pinned = Pinned::new(self, inspection.digest, digest);
         let (this, task_name) = (Arc::clone(self), name.clone());

@@ -47,8 +47,12 @@ pub struct Inspection {
 
 /// Inspects and compiles.
 pub trait Build: Send + Sync {
-    /// Unpacks an upload and says what it is. Nothing is compiled.
-    fn inspect(&self, upload: Bytes) -> BoxFuture<'_, Result<Inspection, BuildError>>;
+    /// Unpacks an upload and says what it is, in a turn of `by`. Nothing is compiled.
+    fn inspect<'a>(
+        &'a self,
+        upload: Bytes,
+        by: &'a str,
+    ) -> BoxFuture<'a, Result<Inspection, BuildError>>;
 
     /// Checks that a layer can be unpacked: a zip of plain files within its limits.
     fn check_layer(&self, zip: Bytes) -> BoxFuture<'_, Result<(), BuildError>>;

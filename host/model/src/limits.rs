@@ -251,6 +251,10 @@ pub const EGRESS_PATIENCE_DEFAULT: Duration = Duration::from_secs(10);
 
 /// CPU seconds of one compilation (Python components take 15–25, Ruby up to 64).
 pub const COMPILE_CPU_SECONDS: u64 = 120;
+/// CPU seconds for unpacking an upload and saying what it is.
+pub const INSPECT_CPU_SECONDS: u64 = 20;
+/// Largest core module that is looked at in the server; anything else is looked at in a child process.
+pub const INSPECT_IN_PLACE_BYTES_MAX: usize = 1 << 20;
 /// Wall-clock time of one compilation.
 pub const COMPILE_WALL: Duration = Duration::from_secs(300);
 /// Address space of the compiling child.

@@ -1,24 +1,33 @@
-//! The compiling child: `wambda compile`. Limits itself before it reads a byte, compiles on one
-//! thread at the lowest priority, writes the artifact to a file that the server authenticates.
+//! The child that handles strangers' bytes: `wambda inspect` and `wambda compile`. Limits itself before it reads a
+//! byte, works on one thread at the lowest priority, writes its result to a file; artifacts are authenticated by the
+//! server.
 
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
+use bytes::Bytes;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde_json::json;
 use wambda_model::limits::{COMPILE_ADDRESS_BYTES, COMPILE_CPU_SECONDS};
+use wambda_model::{BuildError, Digest, Inspection, Kind};
 use wasmparser::{Encoding, Parser, Payload};
 
-use crate::engine::{EngineKind, compatibility, compiling_engine};
+use crate::engine::{EngineKind, compatibility, compiling_engine, features};
 
 /// The exit code when the machine and not the code is at fault.
 pub const EXIT_MACHINE: u8 = 3;
 
-/// Why there is no artifact.
+/// The exit code when the upload is too large.
+pub const EXIT_LARGE: u8 = 4;
+
+/// Why there is no result.
 #[derive(Debug)]
 pub enum Failed {
-    /// The code does not compile.
+    /// The upload is at fault.
     Code(String),
+    /// It is larger than may be.
+    Large(String),
     /// The machine did not let it.
     Machine(String),
 }
@@ -38,6 +47,87 @@ impl Default for Limits {
     }
 }
 
+/// What an upload is, without its bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Whether the wasm is the upload as it came; otherwise it is in the output.
+    pub is_upload: bool,
+    kind: Kind,
+    component: bool,
+    wasi03: bool,
+    imports: Vec<String>,
+    memory_min_bytes: u64,
+}
+
+impl Summary {
+    fn new(found: &Inspection, is_upload: bool) -> Self {
+        let Inspection { kind, component, wasi03, memory_min_bytes, .. } = *found;
+        let imports = found.imports.clone();
+        Self { is_upload, kind, component, wasi03, imports, memory_min_bytes }
+    }
+
+    fn write(&self) -> String {
+        let Self { is_upload, kind, component, wasi03, imports, memory_min_bytes } = self;
+        json!([is_upload, kind, component, wasi03, imports, memory_min_bytes]).to_string()
+    }
+
+    /// As the child has written it.
+    ///
+    /// # Errors
+    /// When it has not, or not all of it.
+    pub fn read(text: &str) -> Result<Self, serde_json::Error> {
+        let (is_upload, kind, component, wasi03, imports, memory_min_bytes) =
+            serde_json::from_str(text)?;
+        Ok(Self { is_upload, kind, component, wasi03, imports, memory_min_bytes })
+    }
+
+    /// With the bytes.
+    #[must_use]
+    pub fn of(self, digest: Digest, wasm: Bytes) -> Inspection {
+        let Self { kind, component, wasi03, imports, memory_min_bytes, .. } = self;
+        Inspection { wasm, digest, kind, component, wasi03, imports, memory_min_bytes }
+    }
+}
+
+/// Opens both files, and keeps the process from anything but its work.
+fn begin(limits: &Limits, input: &Path, output: &Path) -> Result<(Vec<u8>, File), Failed> {
+    let machine = |what: String| Failed::Machine(what);
+    limit_self(limits).map_err(machine)?;
+    let bytes =
+        std::fs::read(input).map_err(|e| machine(format!("cannot read the upload: {e}")))?;
+    let file = File::create(output).map_err(|e| machine(format!("cannot make the result: {e}")))?;
+    // All that it needs of the machine it has. What the kernel lacks, the server has told.
+    wambda_confine::compiler().map_err(|e| machine(format!("cannot confine the compiler: {e}")))?;
+    Ok((bytes, file))
+}
+
+/// Unpacks `input` into `output`, if it is not plain wasm, and says what it is.
+///
+/// # Errors
+/// A text for the uploader.
+pub fn inspect(
+    limits: &Limits,
+    wasi03: bool,
+    input: &Path,
+    output: &Path,
+) -> Result<String, Failed> {
+    let (upload, mut file) = begin(limits, input, output)?;
+    let machine = |what: String| Failed::Machine(what);
+    let features = features().map_err(|e| machine(format!("cannot make the engine: {e}")))?;
+    let upload = Bytes::from(upload);
+    let wasm = crate::upload::unpack(upload.clone()).map_err(|error| match error {
+        BuildError::TooLarge(why) => Failed::Large(why),
+        other => Failed::Code(other.to_string()),
+    })?;
+    let found = crate::detect::inspect(wasm, features, wasi03).map_err(Failed::Code)?;
+    let is_upload = found.wasm == upload;
+    if !is_upload {
+        let written = file.write_all(&found.wasm);
+        written.map_err(|e| machine(format!("cannot write what is in the upload: {e}")))?;
+    }
+    Ok(Summary::new(&found, is_upload).write())
+}
+
 /// Compiles `input` for the engine of that kind into `output`. Returns the engine's compatibility,
 /// which the server compares with its own.
 ///
@@ -49,13 +139,8 @@ pub fn compile(
     input: &Path,
     output: &Path,
 ) -> Result<String, Failed> {
+    let (wasm, mut file) = begin(limits, input, output)?;
     let machine = |what: String| Failed::Machine(what);
-    limit_self(limits).map_err(machine)?;
-    let wasm = std::fs::read(input).map_err(|e| machine(format!("cannot read the upload: {e}")))?;
-    let mut file =
-        File::create(output).map_err(|e| machine(format!("cannot make the artifact: {e}")))?;
-    // All that it needs of the machine it has. What the kernel lacks, the server has told.
-    wambda_confine::compiler().map_err(|e| machine(format!("cannot confine the compiler: {e}")))?;
     let engine =
         compiling_engine(kind).map_err(|e| machine(format!("cannot make the engine: {e}")))?;
     let first = Parser::new(0).parse_all(&wasm).next();

@@ -97,6 +97,18 @@ pub fn compiling_engine(kind: EngineKind) -> wasmtime::Result<Engine> {
     Engine::new(&base_config(kind))
 }
 
+fn features_of(main: &Engine) -> wasmparser::WasmFeatures {
+    main.get_wasm_features() | wasmparser::WasmFeatures::CM_ASYNC
+}
+
+/// The features that uploads may use, without the server's engines.
+///
+/// # Errors
+/// When this machine cannot have such an engine.
+pub fn features() -> wasmtime::Result<wasmparser::WasmFeatures> {
+    Ok(features_of(&compiling_engine(EngineKind::Main)?))
+}
+
 /// Bytes of a free slot that stay in memory for its next instance, so that resetting it costs no page
 /// faults. They are in nobody's budget: all slots together hold half of the guests' budget at most.
 fn resident_bytes(room: Room) -> usize {
@@ -189,7 +201,7 @@ impl Engines {
     /// allowed, so that an upload that needs it is told so, and not that it is damaged.
     #[must_use]
     pub fn features(&self) -> wasmparser::WasmFeatures {
-        self.main.get_wasm_features() | wasmparser::WasmFeatures::CM_ASYNC
+        features_of(&self.main)
     }
 
     pub(crate) fn ticker(&self) -> &Arc<Ticker> {

@@ -19,9 +19,10 @@ use crate::artifact::Artifacts;
 use crate::call;
 use crate::child;
 use crate::compiler::Compiler;
-use crate::detect::inspect;
 use crate::drive::{Drive, Guarded, Panicked};
 use crate::engine::{EngineKind, Engines, Room, Ticker};
+use crate::helper::Helper;
+use crate::inspector::Inspector;
 use crate::instance::{Instance, Mold};
 use crate::layer::{self, LayerDirs};
 use crate::limiter::Denied;
@@ -30,7 +31,6 @@ use crate::meter::Meter;
 use crate::pool::{Fault, Ready, Unit};
 use crate::run::{Run, Ticket};
 use crate::sink::Sink;
-use crate::upload::unpack;
 use crate::watchdog;
 
 /// Fetches the code of a digest, when its artifact has to be made again.
@@ -81,6 +81,7 @@ pub(crate) struct Inner {
     engines: Engines,
     linkers: Linkers,
     artifacts: Arc<Artifacts>,
+    inspector: Inspector,
     compiler: Compiler,
     units: HashMap<u64, Arc<Unit>>,
     region: Arc<str>,
@@ -109,15 +110,18 @@ impl Executor {
             Room { slots: config.slots, budget: config.budget.limit() },
         )?;
         let artifacts = Arc::new(config.artifacts);
+        let helper =
+            Helper { program: config.program, limits: config.compiling, dir: artifacts.tmp() };
+        let inspector = Inspector::new(helper.clone(), engines.features(), engines.wasi03());
         let compiler = Compiler::new(
-            config.program,
-            config.compiling,
+            helper,
             Arc::clone(&artifacts),
             engines.clone(),
             Arc::clone(&config.metrics),
         );
         let this = Self(Arc::new(Inner {
             linkers: Linkers::new(&engines)?,
+            inspector,
             compiler,
             artifacts,
             engines,
@@ -346,13 +350,12 @@ pub(crate) fn panicked() -> InvokeError {
 }
 
 impl Build for Executor {
-    fn inspect(&self, upload: Bytes) -> BoxFuture<'_, Result<Inspection, BuildError>> {
-        let (features, wasi03) = (self.0.engines.features(), self.0.engines.wasi03());
-        let work = move || inspect(unpack(upload)?, features, wasi03).map_err(BuildError::Invalid);
-        Box::pin(async {
-            let inspected = tokio::task::spawn_blocking(work).await;
-            inspected.map_err(|lost| BuildError::Internal(lost.to_string()))?
-        })
+    fn inspect<'a>(
+        &'a self,
+        upload: Bytes,
+        by: &'a str,
+    ) -> BoxFuture<'a, Result<Inspection, BuildError>> {
+        Box::pin(self.0.inspector.look(upload, by))
     }
 
     fn check_layer(&self, zip: Bytes) -> BoxFuture<'_, Result<(), BuildError>> {

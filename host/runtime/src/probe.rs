@@ -10,10 +10,8 @@ use wasmparser::WasmFeatures;
 /// Whether an upload is one of the kinds, as the server's engines would see it.
 #[must_use]
 pub fn is_function(wasm: Bytes) -> bool {
-    static FEATURES: LazyLock<Option<WasmFeatures>> = LazyLock::new(|| {
-        let engine = crate::engine::compiling_engine(crate::EngineKind::Main).ok()?;
-        Some(engine.get_wasm_features() | WasmFeatures::CM_ASYNC)
-    });
+    static FEATURES: LazyLock<Option<WasmFeatures>> =
+        LazyLock::new(|| crate::engine::features().ok());
     FEATURES.is_some_and(|features| crate::detect::inspect(wasm, features, true).is_ok())
 }
 

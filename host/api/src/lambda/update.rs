@@ -289,7 +289,7 @@ pub(crate) async fn code(
     let change = settings.change(cx)?;
     let bytes = source.bytes()?;
     if input.dry_run == Some(true) {
-        cx.api.functions.inspect(bytes).await?;
+        cx.api.functions.inspect(bytes, &cx.who.uploader()).await?;
         let arn = named.arn(cx.identity());
         return Ok(shape::configuration(&function, &function.latest, arn, cx.identity()));
     }

@@ -1,0 +1,96 @@
+//! Says what uploads are. Zips, text and components are looked at in a child process with hard limits, in turns of
+//! their uploaders: what they cost grows faster than they do. A core module is looked at in place, which takes time
+//! in proportion to its size.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use bytes::Bytes;
+use wambda_model::limits::{INSPECT_IN_PLACE_BYTES_MAX, UPLOAD_BYTES_MAX};
+use wambda_model::{BuildError, Digest, Inspection};
+use wasmparser::WasmFeatures;
+
+use crate::child::Summary;
+use crate::detect::inspect;
+use crate::helper::{Helper, Task};
+use crate::turns::{Full, Turns};
+
+/// Has uploads inspected.
+#[derive(Debug)]
+pub(crate) struct Inspector {
+    helper: Helper,
+    features: WasmFeatures,
+    wasi03: bool,
+    turns: Arc<Turns>,
+    /// Of the files of one inspection.
+    next: AtomicU64,
+}
+
+/// Files that go with this.
+struct Files(PathBuf, PathBuf);
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        for path in [&self.0, &self.1] {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn internal(error: impl std::fmt::Display) -> BuildError {
+    BuildError::Internal(format!("cannot inspect an upload: {error}"))
+}
+
+/// Whether it is a core module, and small.
+fn is_simple(upload: &[u8]) -> bool {
+    upload.starts_with(b"\0asm\x01\0\0\0") && upload.len() <= INSPECT_IN_PLACE_BYTES_MAX
+}
+
+impl Inspector {
+    pub(crate) fn new(helper: Helper, features: WasmFeatures, wasi03: bool) -> Self {
+        Self { helper, features, wasi03, turns: Arc::default(), next: AtomicU64::new(0) }
+    }
+
+    /// What an upload is.
+    ///
+    /// # Errors
+    /// What is wrong with it, and [`BuildError::Busy`] when too many wait.
+    pub(crate) async fn look(&self, upload: Bytes, by: &str) -> Result<Inspection, BuildError> {
+        if upload.len() > UPLOAD_BYTES_MAX {
+            let size = upload.len();
+            let message = format!("an upload must be at most {UPLOAD_BYTES_MAX} bytes, got {size}");
+            return Err(BuildError::TooLarge(message));
+        }
+        let turn = self.turns.take(by, upload.len() as u64).await;
+        let _turn =
+            turn.map_err(|Full(why)| BuildError::Busy(format!("{why}: try again later")))?;
+        if is_simple(&upload) {
+            let (features, wasi03) = (self.features, self.wasi03);
+            let work = move || inspect(upload, features, wasi03).map_err(BuildError::Invalid);
+            return tokio::task::spawn_blocking(work).await.map_err(internal)?;
+        }
+        let number = self.next.fetch_add(1, Relaxed);
+        let at = |extension| self.helper.dir.join(format!("inspect-{number}.{extension}"));
+        let files = Files(at("upload"), at("wasm"));
+        tokio::fs::write(&files.0, &upload).await.map_err(internal)?;
+        let mut arguments: Vec<&OsStr> = vec![files.0.as_os_str(), files.1.as_os_str()];
+        if self.wasi03 {
+            arguments.push("--wasi03".as_ref());
+        }
+        let said = self.helper.run(Task::Inspect, &arguments).await?;
+        let summary = Summary::read(&said).map_err(internal)?;
+        let wasm = if summary.is_upload { upload } else { content(&files.1).await? };
+        Ok(summary.of(Digest::of(&wasm), wasm))
+    }
+}
+
+/// What was inside the upload.
+async fn content(path: &Path) -> Result<Bytes, BuildError> {
+    let size = tokio::fs::metadata(path).await.map_err(internal)?.len();
+    if size > UPLOAD_BYTES_MAX as u64 {
+        return Err(internal(format!("{size} bytes came out of it")));
+    }
+    Ok(tokio::fs::read(path).await.map_err(internal)?.into())
+}
