@@ -186,6 +186,41 @@ fn more_provisioned_than_fits_harms_nobody() {
 }
 
 /// Ten that cost more than they may: each is stopped and says so, by either front, and nobody waits for it.
+/// A component of which every instance is checked against 15,000 exports, thousands of times over.
+fn tedious() -> String {
+    let exports: String = (0..15_000).map(|n| format!("(export \"a{n}\" (func))")).collect();
+    let instances = "(instance (instantiate $c (with \"i\" (instance $x))))".repeat(990);
+    let inner = format!(
+        "(component (alias outer 1 $t (type $u)) (import \"x\" (instance $x (type $u)))
+           (component $c (alias outer 1 $u (type $v)) (import \"i\" (instance (type $v)))) {instances})"
+    );
+    format!("(component (type $t (instance {exports})) {})", inner.repeat(8))
+}
+
+#[test]
+fn looking_at_an_upload_is_limited_and_not_noticed() {
+    let server = Server::with(&["--compile-cpu", "1"]);
+    server.deploy("neighbour", wats::echo().as_bytes(), "");
+    let bomb = tedious();
+    let mut waits: Vec<Duration> = Vec::new();
+    std::thread::scope(|scope| {
+        let bombs: Vec<_> =
+            (0..4).map(|_| scope.spawn(|| server.put("bomb", bomb.as_bytes(), ""))).collect();
+        while !bombs.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+            waits.push(server.invoke("neighbour", "hi").expect(200).took);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        for bomb in bombs {
+            let message = bomb.join().unwrap().expect(400).message();
+            assert!(message.contains("inspecting took more than 1 CPU-seconds"), "{message}");
+        }
+    });
+    let (calls, p99) = (waits.len(), percentile(&mut waits, 99));
+    assert!(calls > 500 && p99 < Duration::from_millis(25), "{calls} calls, p99 {p99:?}");
+    server.get("/v1/functions/bomb").expect(404);
+    server.assert_well();
+}
+
 #[test]
 fn ten_compile_bombs_in_a_row_are_not_noticed() {
     let server = Server::with(&["--compile-cpu", "1"]);

@@ -80,12 +80,17 @@ fn zips() -> Vec<Case> {
     let many: Vec<String> = (0..1_100).map(|n| format!("f{n}")).collect();
     let many: Vec<(&str, &[u8])> = many.iter().map(|name| (name.as_str(), &b""[..])).collect();
     let cut = zip(&[("f.wasm", &module)]);
+    let entries: Vec<String> = (0..100_000).map(|n| format!("{n}")).collect();
+    let entries: Vec<(&str, &[u8])> =
+        entries.iter().map(|name| (name.as_str(), &b""[..])).collect();
+    let directory = zip(&entries);
     vec![
         refused("an empty zip", zip(&[]), ""),
         refused("a zip without wasm", zip(&[("readme.txt", b"hello")]), ""),
         refused("a zip with two modules", zip(&[("a.wasm", &module), ("b.wasm", &module)]), ""),
         refused("a zip bomb", zip(&[("f.wasm", &zeroes)]), "100").large(),
         refused("a zip with too many files", zip(&many), "1000"),
+        refused("a zip of which the directory is most", directory, "got 100000"),
         refused("a zip that climbs", zip(&[("../../f.wasm", &module)]), "leaves the archive"),
         refused(
             "a zip with an absolute path",
