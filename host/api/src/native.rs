@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 use wambda_control::Upload;
 use wambda_model::config::InvalidConfig;
@@ -325,7 +324,7 @@ pub(crate) async fn invoke(
     let outcome = run(api, version, invocation).await?;
     let Outcome { result, report, .. } = outcome;
     let mut response = match result {
-        Ok(Reply::Event(bytes)) => reply::bytes(StatusCode::OK, bytes),
+        Ok(Reply::Event(bytes)) => reply::result(StatusCode::OK, bytes),
         Ok(Reply::Http(_)) => return Err(ApiError::internal("a streamed reply to an event")),
         Err(error) => {
             let timed_out = error.kill == Some(wambda_model::KillReason::Timeout);
@@ -334,12 +333,11 @@ pub(crate) async fn invoke(
             } else {
                 StatusCode::INTERNAL_SERVER_ERROR
             };
-            let mut response = reply::bytes(status, error.to_json(id));
+            let mut response = reply::result(status, error.to_json(id));
             reply::error_header(response.headers_mut(), &error);
             response
         }
     };
-    response.headers_mut().insert(CONTENT_TYPE, reply::JSON);
     reply::report_headers(response.headers_mut(), id, &report);
     Ok(response)
 }

@@ -92,6 +92,9 @@ enum Command {
         /// Whether WASI 0.3 is allowed
         #[arg(long)]
         wasi03: bool,
+        /// It is a layer, which is only checked
+        #[arg(long)]
+        layer: bool,
         /// The upload
         input: PathBuf,
         /// The wasm in it
@@ -173,7 +176,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "wambda", &mut std::io::stdout());
         }
-        Command::Inspect { limits, wasi03, input, output } => {
+        Command::Inspect { limits, layer: true, input, output, .. } => {
+            return child_code(child::check_layer(&limits.into(), &input, &output));
+        }
+        Command::Inspect { limits, wasi03, input, output, .. } => {
             return child_code(child::inspect(&limits.into(), wasi03, &input, &output));
         }
         Command::Compile { engine, limits, input, output } => {

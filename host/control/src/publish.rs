@@ -236,8 +236,8 @@ impl Functions {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub async fn check_layer(&self, zip: Bytes) -> Result<(), PublishError> {
-        Ok(self.build.check_layer(zip).await?)
+    pub async fn check_layer(&self, zip: Bytes, by: &str) -> Result<(), PublishError> {
+        Ok(self.build.check_layer(zip, by).await?)
     }
 
     /// Gives a function new code by AWS's API.

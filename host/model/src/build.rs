@@ -54,8 +54,8 @@ pub trait Build: Send + Sync {
         by: &'a str,
     ) -> BoxFuture<'a, Result<Inspection, BuildError>>;
 
-    /// Checks that a layer can be unpacked: a zip of plain files within its limits.
-    fn check_layer(&self, zip: Bytes) -> BoxFuture<'_, Result<(), BuildError>>;
+    /// Checks that a layer can be unpacked, in a turn of `by`: a zip of plain files within its limits.
+    fn check_layer<'a>(&'a self, zip: Bytes, by: &'a str) -> BoxFuture<'a, Result<(), BuildError>>;
 
     /// Compiles within hard limits, unless that was done before, and checks that the result links.
     /// Uploaders, whatever names them, take turns. Returns how long compiling took.

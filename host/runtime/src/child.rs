@@ -101,6 +101,26 @@ fn begin(limits: &Limits, input: &Path, output: &Path) -> Result<(Vec<u8>, File)
     Ok((bytes, file))
 }
 
+impl From<BuildError> for Failed {
+    fn from(error: BuildError) -> Self {
+        match error {
+            BuildError::Invalid(why) => Self::Code(why),
+            BuildError::TooLarge(why) => Self::Large(why),
+            BuildError::Busy(why) | BuildError::Internal(why) => Self::Machine(why),
+        }
+    }
+}
+
+/// Checks that the zip in `input` can be unpacked as a layer. Nothing is written to `output`.
+///
+/// # Errors
+/// A text for the uploader.
+pub fn check_layer(limits: &Limits, input: &Path, output: &Path) -> Result<String, Failed> {
+    let (zip, _) = begin(limits, input, output)?;
+    crate::layer::check(&Bytes::from(zip))?;
+    Ok(String::new())
+}
+
 /// Unpacks `input` into `output`, if it is not plain wasm, and says what it is.
 ///
 /// # Errors
@@ -115,10 +135,7 @@ pub fn inspect(
     let machine = |what: String| Failed::Machine(what);
     let features = features().map_err(|e| machine(format!("cannot make the engine: {e}")))?;
     let upload = Bytes::from(upload);
-    let wasm = crate::upload::unpack(upload.clone()).map_err(|error| match error {
-        BuildError::TooLarge(why) => Failed::Large(why),
-        other => Failed::Code(other.to_string()),
-    })?;
+    let wasm = crate::upload::unpack(upload.clone())?;
     let found = crate::detect::inspect(wasm, features, wasi03).map_err(Failed::Code)?;
     let is_upload = found.wasm == upload;
     if !is_upload {

@@ -24,7 +24,7 @@ use crate::engine::{EngineKind, Engines, Room, Ticker};
 use crate::helper::Helper;
 use crate::inspector::Inspector;
 use crate::instance::{Instance, Mold};
-use crate::layer::{self, LayerDirs};
+use crate::layer::LayerDirs;
 use crate::limiter::Denied;
 use crate::link::Linkers;
 use crate::meter::Meter;
@@ -358,11 +358,8 @@ impl Build for Executor {
         Box::pin(self.0.inspector.look(upload, by))
     }
 
-    fn check_layer(&self, zip: Bytes) -> BoxFuture<'_, Result<(), BuildError>> {
-        Box::pin(async {
-            let checked = tokio::task::spawn_blocking(move || layer::check(&zip)).await;
-            checked.map_err(|lost| BuildError::Internal(lost.to_string()))?
-        })
+    fn check_layer<'a>(&'a self, zip: Bytes, by: &'a str) -> BoxFuture<'a, Result<(), BuildError>> {
+        Box::pin(self.0.inspector.check_layer(zip, by))
     }
 
     fn build<'a>(

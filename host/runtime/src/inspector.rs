@@ -1,4 +1,4 @@
-//! Says what uploads are. Zips, text and components are looked at in a child process with hard limits, in turns of
+//! Says what uploads are, and whether layers can be unpacked. Zips, text and components are looked at in a child process with hard limits, in turns of
 //! their uploaders: what they cost grows faster than they do. A core module is looked at in place, which takes time
 //! in proportion to its size.
 
@@ -15,7 +15,7 @@ use wasmparser::WasmFeatures;
 use crate::child::Summary;
 use crate::detect::inspect;
 use crate::helper::{Helper, Task};
-use crate::turns::{Full, Turns};
+use crate::turns::{Full, Turn, Turns};
 
 /// Has uploads inspected.
 #[derive(Debug)]
@@ -63,26 +63,49 @@ impl Inspector {
             let message = format!("an upload must be at most {UPLOAD_BYTES_MAX} bytes, got {size}");
             return Err(BuildError::TooLarge(message));
         }
-        let turn = self.turns.take(by, upload.len() as u64).await;
-        let _turn =
-            turn.map_err(|Full(why)| BuildError::Busy(format!("{why}: try again later")))?;
+        let _turn = self.turn(&upload, by).await?;
         if is_simple(&upload) {
             let (features, wasi03) = (self.features, self.wasi03);
             let work = move || inspect(upload, features, wasi03).map_err(BuildError::Invalid);
             return tokio::task::spawn_blocking(work).await.map_err(internal)?;
         }
-        let number = self.next.fetch_add(1, Relaxed);
-        let at = |extension| self.helper.dir.join(format!("inspect-{number}.{extension}"));
-        let files = Files(at("upload"), at("wasm"));
-        tokio::fs::write(&files.0, &upload).await.map_err(internal)?;
-        let mut arguments: Vec<&OsStr> = vec![files.0.as_os_str(), files.1.as_os_str()];
-        if self.wasi03 {
-            arguments.push("--wasi03".as_ref());
-        }
-        let said = self.helper.run(Task::Inspect, &arguments).await?;
+        let files = self.files();
+        let said = self.run(&upload, &files, self.wasi03.then_some("--wasi03")).await?;
         let summary = Summary::read(&said).map_err(internal)?;
         let wasm = if summary.is_upload { upload } else { content(&files.1).await? };
         Ok(summary.of(Digest::of(&wasm), wasm))
+    }
+
+    /// Whether a layer can be unpacked.
+    ///
+    /// # Errors
+    /// What is wrong with it, and [`BuildError::Busy`] when too many wait.
+    pub(crate) async fn check_layer(&self, zip: Bytes, by: &str) -> Result<(), BuildError> {
+        let _turn = self.turn(&zip, by).await?;
+        self.run(&zip, &self.files(), Some("--layer")).await.map(drop)
+    }
+
+    async fn turn(&self, upload: &[u8], by: &str) -> Result<Turn, BuildError> {
+        let turn = self.turns.take(by, upload.len() as u64).await;
+        turn.map_err(|Full(why)| BuildError::Busy(format!("{why}: try again later")))
+    }
+
+    fn files(&self) -> Files {
+        let number = self.next.fetch_add(1, Relaxed);
+        let at = |extension| self.helper.dir.join(format!("inspect-{number}.{extension}"));
+        Files(at("upload"), at("wasm"))
+    }
+
+    async fn run(
+        &self,
+        upload: &[u8],
+        files: &Files,
+        flag: Option<&str>,
+    ) -> Result<String, BuildError> {
+        tokio::fs::write(&files.0, upload).await.map_err(internal)?;
+        let mut arguments: Vec<&OsStr> = vec![files.0.as_os_str(), files.1.as_os_str()];
+        arguments.extend(flag.map(OsStr::new));
+        Ok(self.helper.run(Task::Inspect, &arguments).await?)
     }
 }
 

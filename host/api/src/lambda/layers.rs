@@ -93,7 +93,7 @@ pub(crate) async fn publish(
     }
     let zip = input.content.zip_file.filter(|zip| !zip.0.is_empty());
     let Some(zip) = zip else { return Err(ApiError::value("Missing Content")) };
-    cx.api.functions.check_layer(zip.0.clone()).await?;
+    cx.api.functions.check_layer(zip.0.clone(), &cx.who.uploader()).await?;
     let hashed = zip.0.clone();
     let digest = tokio::task::spawn_blocking(move || Digest::of(&hashed)).await;
     let version = LayerVersion {
