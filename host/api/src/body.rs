@@ -106,11 +106,12 @@ pub async fn read(
         let asked = clock::now();
         share.cover(whole.len() + bytes.len() + believed).await?;
         // The client is not slow while it waits for room.
-        began += clock::now() - asked;
+        let now = clock::now();
+        began += now - asked;
         whole.reserve(bytes.len() + believed);
         whole.extend_from_slice(&bytes);
         let allowed = patience() + Duration::from_secs(whole.len() as u64 / BODY_PACE_MIN);
-        if clock::now() - began > allowed {
+        if now - began > allowed {
             incoming.waits = true;
             let (got, seconds) = (whole.len(), allowed.as_secs_f64());
             let message = format!("the body is too slow: {got} bytes in {seconds} seconds");

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
-use wambda_model::limits::{BODY_MEMORY_BYTES_DEFAULT, BODY_ROOM_PATIENCE};
+use wambda_model::limits::BODY_ROOM_PATIENCE;
 
 use crate::ApiError;
 use crate::rates::subscriber;
@@ -32,12 +32,6 @@ struct Subscribers {
     look_at: usize,
 }
 
-impl Default for Room {
-    fn default() -> Self {
-        Self::new(BODY_MEMORY_BYTES_DEFAULT)
-    }
-}
-
 impl Room {
     /// Room for bodies of so many bytes.
     #[must_use]
@@ -61,7 +55,7 @@ impl Room {
             by.free.insert(peer, Arc::downgrade(&own));
             own
         });
-        Share { own, all: Arc::clone(&self.all), held: None, kilobytes: 0 }
+        Share { own, all: Arc::clone(&self.all), held: None }
     }
 }
 
@@ -71,7 +65,6 @@ pub(crate) struct Share {
     own: Arc<Semaphore>,
     all: Arc<Semaphore>,
     held: Option<[OwnedSemaphorePermit; 2]>,
-    kilobytes: usize,
 }
 
 impl Share {
@@ -81,7 +74,8 @@ impl Share {
     /// 429 when there is no room for this subscriber for a while, 503 when there is none for anybody.
     pub(crate) async fn cover(&mut self, bytes: usize) -> Result<(), ApiError> {
         let wanted = bytes.div_ceil(1024).next_multiple_of(STEP);
-        let Ok(more) = u32::try_from(wanted.saturating_sub(self.kilobytes)) else {
+        let held = self.held.as_ref().map_or(0, |[own, _]| own.num_permits());
+        let Ok(more) = u32::try_from(wanted.saturating_sub(held)) else {
             return Err(ApiError::busy("the body is too large"));
         };
         if more == 0 {
@@ -99,7 +93,6 @@ impl Share {
                 "too many request bodies are on their way: try again later",
             ));
         };
-        self.kilobytes = wanted;
         match &mut self.held {
             Some([held_own, held_all]) => {
                 held_own.merge(own);
@@ -141,7 +134,7 @@ mod tests {
 
     #[tokio::test]
     async fn those_who_are_gone_are_forgotten() {
-        let room = Room::default();
+        let room = Room::new(4 << 20);
         let kept = room.share(ONE);
         for i in 0..1000_u32 {
             drop(room.share(IpAddr::V4((0x0b00_0000 + i).into())));

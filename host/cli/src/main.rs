@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use anyhow::{Result, anyhow};
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use wambda_model::BuildError;
 use wambda_model::limits::{COMPILE_ADDRESS_BYTES, COMPILE_CPU_SECONDS};
 use wambda_runtime::{EngineKind, child};
 use wambda_server::ServeArgs;
@@ -133,15 +134,17 @@ impl From<ChildLimits> for child::Limits {
 }
 
 /// What a child tells the server, by its exit code.
-fn child_code(done: Result<String, child::Failed>) -> Result<ExitCode> {
+fn child_code(done: Result<String, BuildError>) -> Result<ExitCode> {
     let (why, code) = match done {
         Ok(said) => {
             show::out(&said)?;
             return Ok(ExitCode::SUCCESS);
         }
-        Err(child::Failed::Code(why)) => (why, ExitCode::FAILURE),
-        Err(child::Failed::Large(why)) => (why, ExitCode::from(child::EXIT_LARGE)),
-        Err(child::Failed::Machine(why)) => (why, ExitCode::from(child::EXIT_MACHINE)),
+        Err(BuildError::Invalid(why)) => (why, ExitCode::FAILURE),
+        Err(BuildError::TooLarge(why)) => (why, ExitCode::from(child::EXIT_LARGE)),
+        Err(BuildError::Busy(why) | BuildError::Internal(why)) => {
+            (why, ExitCode::from(child::EXIT_MACHINE))
+        }
     };
     eprintln!("{why}");
     Ok(code)

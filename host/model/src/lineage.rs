@@ -5,6 +5,9 @@
 use crate::ids::{Digest, FunctionName};
 use crate::limits::RECURSION_MAX;
 
+/// The header that carries it.
+pub const HEADER: &str = "x-amzn-trace-id";
+
 /// Functions that are remembered.
 const PASSES_MAX: usize = 64;
 
@@ -30,7 +33,7 @@ pub fn pass(trace: &str, function: &FunctionName, is_allowed: bool) -> Result<St
     let hash = digest.get(..8).unwrap_or_default();
     let mut kept: Vec<&str> = Vec::new();
     let mut passes: Vec<(&str, u32)> = Vec::new();
-    for field in trace.split(';').map(str::trim).filter(|field| !field.is_empty()) {
+    for field in fields(trace) {
         match field.strip_prefix("Lineage=") {
             Some(list) => passes.extend(list.split('|').take(PASSES_MAX).filter_map(|pass| {
                 let (name, count) = pass.split_once(':')?;
@@ -51,11 +54,14 @@ pub fn pass(trace: &str, function: &FunctionName, is_allowed: bool) -> Result<St
     Ok(kept.join(";"))
 }
 
+fn fields(trace: &str) -> impl Iterator<Item = &str> {
+    trace.split(';').map(str::trim).filter(|field| !field.is_empty())
+}
+
 /// The trace header of a request that a function sends: what it says itself, but for the passes, which are those of
 /// its invocation.
 #[must_use]
 pub fn carry(given: &str, invocation: &str) -> String {
-    let fields = |text| str::split(text, ';').map(str::trim).filter(|field| !field.is_empty());
     let is_lineage = |field: &&str| field.starts_with("Lineage=");
     let given: Vec<&str> = fields(given).filter(|field| !is_lineage(field)).collect();
     let passed = fields(invocation).filter(|field| given.is_empty() || is_lineage(field));

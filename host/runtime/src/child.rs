@@ -21,17 +21,6 @@ pub const EXIT_MACHINE: u8 = 3;
 /// The exit code when the upload is too large.
 pub const EXIT_LARGE: u8 = 4;
 
-/// Why there is no result.
-#[derive(Debug)]
-pub enum Failed {
-    /// The upload is at fault.
-    Code(String),
-    /// It is larger than may be.
-    Large(String),
-    /// The machine did not let it.
-    Machine(String),
-}
-
 /// What the child may use.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -90,8 +79,8 @@ impl Summary {
 }
 
 /// Opens both files, and keeps the process from anything but its work.
-fn begin(limits: &Limits, input: &Path, output: &Path) -> Result<(Vec<u8>, File), Failed> {
-    let machine = |what: String| Failed::Machine(what);
+fn begin(limits: &Limits, input: &Path, output: &Path) -> Result<(Vec<u8>, File), BuildError> {
+    let machine = |what: String| BuildError::Internal(what);
     limit_self(limits).map_err(machine)?;
     let bytes =
         std::fs::read(input).map_err(|e| machine(format!("cannot read the upload: {e}")))?;
@@ -101,21 +90,11 @@ fn begin(limits: &Limits, input: &Path, output: &Path) -> Result<(Vec<u8>, File)
     Ok((bytes, file))
 }
 
-impl From<BuildError> for Failed {
-    fn from(error: BuildError) -> Self {
-        match error {
-            BuildError::Invalid(why) => Self::Code(why),
-            BuildError::TooLarge(why) => Self::Large(why),
-            BuildError::Busy(why) | BuildError::Internal(why) => Self::Machine(why),
-        }
-    }
-}
-
 /// Checks that the zip in `input` can be unpacked as a layer. Nothing is written to `output`.
 ///
 /// # Errors
 /// A text for the uploader.
-pub fn check_layer(limits: &Limits, input: &Path, output: &Path) -> Result<String, Failed> {
+pub fn check_layer(limits: &Limits, input: &Path, output: &Path) -> Result<String, BuildError> {
     let (zip, _) = begin(limits, input, output)?;
     crate::layer::check(&Bytes::from(zip))?;
     Ok(String::new())
@@ -130,13 +109,13 @@ pub fn inspect(
     wasi03: bool,
     input: &Path,
     output: &Path,
-) -> Result<String, Failed> {
+) -> Result<String, BuildError> {
     let (upload, mut file) = begin(limits, input, output)?;
-    let machine = |what: String| Failed::Machine(what);
+    let machine = |what: String| BuildError::Internal(what);
     let features = features().map_err(|e| machine(format!("cannot make the engine: {e}")))?;
     let upload = Bytes::from(upload);
     let wasm = crate::upload::unpack(upload.clone())?;
-    let found = crate::detect::inspect(wasm, features, wasi03).map_err(Failed::Code)?;
+    let found = crate::detect::inspect(wasm, features, wasi03).map_err(BuildError::Invalid)?;
     let is_upload = found.wasm == upload;
     if !is_upload {
         let written = file.write_all(&found.wasm);
@@ -155,9 +134,9 @@ pub fn compile(
     limits: &Limits,
     input: &Path,
     output: &Path,
-) -> Result<String, Failed> {
+) -> Result<String, BuildError> {
     let (wasm, mut file) = begin(limits, input, output)?;
-    let machine = |what: String| Failed::Machine(what);
+    let machine = |what: String| BuildError::Internal(what);
     let engine =
         compiling_engine(kind).map_err(|e| machine(format!("cannot make the engine: {e}")))?;
     let first = Parser::new(0).parse_all(&wasm).next();
@@ -168,7 +147,7 @@ pub fn compile(
     } else {
         engine.precompile_module(&wasm)
     };
-    let artifact = compiled.map_err(|e| Failed::Code(format!("{e:#}")))?;
+    let artifact = compiled.map_err(|e| BuildError::Invalid(format!("{e:#}")))?;
     file.write_all(&artifact).map_err(|e| machine(format!("cannot write the artifact: {e}")))?;
     Ok(compatibility(&engine))
 }

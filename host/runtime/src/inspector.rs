@@ -1,6 +1,6 @@
-//! Says what uploads are, and whether layers can be unpacked. Zips, text and components are looked at in a child process with hard limits, in turns of
-//! their uploaders: what they cost grows faster than they do. A core module is looked at in place, which takes time
-//! in proportion to its size.
+//! Says what uploads are, and whether layers can be unpacked. Zips, text and components are looked at in a child
+//! process with hard limits, in turns of their uploaders: what they cost grows faster than they do. A core module is
+//! looked at in place, which takes time in proportion to its size.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
-use wambda_model::limits::{INSPECT_IN_PLACE_BYTES_MAX, UPLOAD_BYTES_MAX};
+use wambda_model::limits::INSPECT_IN_PLACE_BYTES_MAX;
 use wambda_model::{BuildError, Digest, Inspection};
 use wasmparser::WasmFeatures;
 
@@ -16,6 +16,7 @@ use crate::child::Summary;
 use crate::detect::inspect;
 use crate::helper::{Helper, Task};
 use crate::turns::{Full, Turn, Turns};
+use crate::upload::check_size;
 
 /// Has uploads inspected.
 #[derive(Debug)]
@@ -58,11 +59,7 @@ impl Inspector {
     /// # Errors
     /// What is wrong with it, and [`BuildError::Busy`] when too many wait.
     pub(crate) async fn look(&self, upload: Bytes, by: &str) -> Result<Inspection, BuildError> {
-        if upload.len() > UPLOAD_BYTES_MAX {
-            let size = upload.len();
-            let message = format!("an upload must be at most {UPLOAD_BYTES_MAX} bytes, got {size}");
-            return Err(BuildError::TooLarge(message));
-        }
+        check_size(upload.len() as u64)?;
         let _turn = self.turn(&upload, by).await?;
         if is_simple(&upload) {
             let (features, wasi03) = (self.features, self.wasi03);
@@ -112,8 +109,6 @@ impl Inspector {
 /// What was inside the upload.
 async fn content(path: &Path) -> Result<Bytes, BuildError> {
     let size = tokio::fs::metadata(path).await.map_err(internal)?.len();
-    if size > UPLOAD_BYTES_MAX as u64 {
-        return Err(internal(format!("{size} bytes came out of it")));
-    }
+    check_size(size)?;
     Ok(tokio::fs::read(path).await.map_err(internal)?.into())
 }

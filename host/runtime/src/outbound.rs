@@ -20,7 +20,7 @@ use crate::sink::Sink;
 const BODY_CHUNKS: usize = 4;
 
 /// Of what AWS calls a trace.
-const TRACE: HeaderName = HeaderName::from_static("x-amzn-trace-id");
+const TRACE: HeaderName = HeaderName::from_static(lineage::HEADER);
 
 /// The way out of one instance.
 pub(crate) struct Outbound {

@@ -59,7 +59,8 @@ pub fn unpack(upload: Bytes) -> Result<Bytes, BuildError> {
     )))
 }
 
-fn check_size(bytes: u64) -> Result<(), BuildError> {
+/// Whether so many bytes may be uploaded.
+pub(crate) fn check_size(bytes: u64) -> Result<(), BuildError> {
     if bytes > UPLOAD_BYTES_MAX as u64 {
         return Err(BuildError::TooLarge(format!(
             "an upload must be at most {UPLOAD_BYTES_MAX} bytes, got at least {bytes}"

@@ -278,7 +278,7 @@ pub(crate) fn trace(
     headers: &HeaderMap,
     function: &Function,
 ) -> Result<Option<Arc<str>>, ApiError> {
-    let Some(trace) = text(headers, "x-amzn-trace-id") else { return Ok(None) };
+    let Some(trace) = text(headers, lineage::HEADER) else { return Ok(None) };
     match lineage::pass(trace, function.name(), function.details.allows_recursion) {
         Ok(passed) => Ok(Some(passed.into())),
         Err(error) => Err(ApiError::lambda("RecursiveInvocationException", error.to_string())),
