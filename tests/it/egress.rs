@@ -511,16 +511,18 @@ fn tls_is_checked() {
 }
 
 /// A function that calls itself by a way around: what it sends says how often it was come through.
-#[test]
-fn loops_over_the_network_end() {
-    let World { server, .. } = world(&[]);
+/// A host that sends each request on to the server, as `written` says with the trace header of what it got.
+fn relay(
+    server: &Server,
+    written: impl Fn(&str, &str) -> String + Send + Sync + 'static,
+) -> (String, Arc<AtomicUsize>) {
     let relay = TcpListener::bind("127.0.0.2:0").unwrap();
     let authority = relay.local_addr().unwrap().to_string();
     let (own, hops) = (server.address().to_owned(), Arc::<AtomicUsize>::default());
-    let (host, count) = (authority.clone(), Arc::clone(&hops));
+    let (host, count, written) = (authority.clone(), Arc::clone(&hops), Arc::new(written));
     std::thread::spawn(move || {
         for mut from in relay.incoming().flatten() {
-            let (own, host) = (own.clone(), host.clone());
+            let (own, host, written) = (own.clone(), host.clone(), Arc::clone(&written));
             count.fetch_add(1, SeqCst);
             std::thread::spawn(move || {
                 let mut head = Vec::new();
@@ -532,18 +534,87 @@ fn loops_over_the_network_end() {
                 let head = String::from_utf8(head).unwrap();
                 let mut lines = head.lines();
                 let trace = lines.find(|line| line.starts_with("x-amzn-trace-id:")).unwrap();
-                let request = format!(
-                    "GET /fn/f/fetch HTTP/1.1\r\nhost: h\r\nconnection: close\r\nx-scheme: http\r\n\
-                     x-authority: {host}\r\nx-path: /\r\n{trace}\r\n\r\n"
-                );
                 let mut to = std::net::TcpStream::connect(&*own).unwrap();
-                to.write_all(request.as_bytes()).unwrap();
+                to.write_all(written(&host, trace).as_bytes()).unwrap();
                 let _ = std::io::copy(&mut to, &mut from);
             });
         }
     });
+    (authority, hops)
+}
+
+#[test]
+fn loops_over_the_network_end() {
+    let World { server, .. } = world(&[]);
+    let (authority, hops) = relay(&server, |host, trace| {
+        format!(
+            "GET /fn/f/fetch HTTP/1.1\r\nhost: h\r\nconnection: close\r\nx-scheme: http\r\n\
+             x-authority: {host}\r\nx-path: /\r\n{trace}\r\n\r\n"
+        )
+    });
     let said = http(&server, "f", &authority);
     assert!(said.starts_with("200"), "{said}");
     assert_eq!(hops.load(SeqCst), 16);
+    server.assert_well();
+}
+
+const SLEEP: &str = r#"{"do":"sleep","ms":8000}"#;
+
+#[test]
+fn nobody_works_for_a_caller_who_has_run_out_of_time() {
+    let World { server, .. } = world(&[]);
+    server.deploy("slow", &guest("event"), "timeout=30");
+    let (authority, _) = relay(&server, |_, trace| {
+        let length = SLEEP.len();
+        format!(
+            "POST /v1/functions/slow/invoke HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\
+             {trace}\r\ncontent-length: {length}\r\n\r\n{SLEEP}"
+        )
+    });
+    for (name, upload) in [("two", guest("http")), ("three", guest("http3"))] {
+        server.deploy(name, &upload, "timeout=1&role=all");
+        let before = server.metric(STOPPED);
+        fetch(&server, name, "http", &authority, &[]).expect(504);
+        let stopped = || (server.metric(STOPPED) > before).then_some(());
+        eventually(Duration::from_secs(3), stopped);
+    }
+    assert!(server.log("slow").contains("Task timed out after 0."), "{}", server.log("slow"));
+    server.assert_well();
+}
+
+const STOPPED: &str = "wambda_kills_total{function=\"slow\",reason=\"timeout\"}";
+
+#[test]
+fn every_front_heeds_the_time_that_remains() {
+    let server = Server::start();
+    server.deploy("slow", &guest("event"), "timeout=2");
+    let call = |path: &str, remaining: &str| {
+        let trace = format!("Root=1-a;Remaining={remaining}");
+        let began = std::time::Instant::now();
+        let answer = server.request("POST", path, &[("x-amzn-trace-id", &trace)], SLEEP.as_bytes());
+        assert!(began.elapsed() < Duration::from_secs(4), "{path}");
+        answer
+    };
+    let v1 = "/v1/functions/slow/invoke";
+    for (path, status) in
+        [(v1, 504), ("/2015-03-31/functions/slow/invocations", 200), ("/fn/slow", 200)]
+    {
+        // Of a function that takes events, `/fn` has another event: it answers at once.
+        if path != "/fn/slow" {
+            let text = call(path, "250").expect(status).text();
+            assert!(text.contains("Task timed out after 0.2"), "{path}: {text}");
+            // Nobody's time grows by it.
+            let text = call(path, "900000").expect(status).text();
+            assert!(text.contains("Task timed out after 2.00 seconds"), "{path}: {text}");
+        }
+        let text = call(path, "0").text();
+        assert!(text.contains("timed out"), "{path}: {text}");
+    }
+    // An event's sender does not wait for it.
+    let trace = [("x-amzn-trace-id", "Remaining=1")];
+    let event = r#"{"do":"sleep","ms":50}"#;
+    server.request("POST", &format!("{v1}?mode=event"), &trace, event.as_bytes()).expect(202);
+    let done = "wambda_async_events_total{function=\"slow\",outcome=\"succeeded\"}";
+    eventually(Duration::from_secs(5), || (server.metric(done) >= 1.0).then_some(()));
     server.assert_well();
 }

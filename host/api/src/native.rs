@@ -307,18 +307,18 @@ pub(crate) async fn invoke(
     let function = function.ok_or_else(|| ApiError::no_function(name))?;
     let version = &function.latest;
     lambda::invoke::is_ready(&function, version)?;
-    let trace = lambda::invoke::trace(&parts.headers, &function)?;
+    let chain = lambda::invoke::chain(&parts.headers, &function)?;
     if is_event {
         let identity = (!who.trusted).then(|| Arc::from(who.arn()));
-        let known = identity.is_some() || trace.is_some();
-        let caller = known.then(|| Caller { identity, trace, ..Caller::default() });
+        let known = identity.is_some() || chain.trace.is_some();
+        let caller = known.then_some(Caller { identity, ..chain });
         let (bytes, headers) = (event.into_bytes(), &parts.headers);
         let accepted = queues::accept(api, &function, None, bytes, caller.as_ref(), headers);
         return Ok(queues::accepted(accepted.await?));
     }
     let mut invocation = Invocation::new(Payload::Event(event.into_bytes()));
-    if trace.is_some() {
-        invocation.caller = Some(Box::new(Caller { trace, ..Caller::default() }));
+    if chain.trace.is_some() {
+        invocation.caller = Some(Box::new(chain));
     }
     let id = invocation.id;
     let outcome = run(api, version, invocation).await?;

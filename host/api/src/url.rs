@@ -201,7 +201,7 @@ async fn pass(
     let (who, content) = admit(api, &door, &parts, incoming, peer).await?;
     invoke::is_ready(&door.function, &door.target.version)?;
     let version = &door.target.version;
-    let trace = invoke::trace(&parts.headers, &door.function)?;
+    let chain = invoke::chain(&parts.headers, &door.function)?;
     let id = RequestId::random();
     let (by_host, config) = (door.by_host, door.config);
     let payload = if version.kind.is_http() {
@@ -238,7 +238,7 @@ async fn pass(
         };
         Payload::Event(whole.made_into(|body| gateway::event_from_request(&parts, body, &origin)))
     };
-    let caller = caller(api, &door, who.as_ref(), trace).map(Box::new);
+    let caller = caller(api, &door, who.as_ref(), chain).map(Box::new);
     let invocation = Invocation { id, payload, caller, attempt: 1 };
     let outcome = api.invoke.invoke(version, invocation).await?;
     invoke::watch(door.target.alias.as_deref(), &outcome);
@@ -247,17 +247,12 @@ async fn pass(
     answer(outcome, id, by_host, buffers.then_some(limit)).await
 }
 
-fn caller(
-    api: &Api,
-    door: &Door<'_>,
-    who: Option<&Who>,
-    trace: Option<Arc<str>>,
-) -> Option<Caller> {
+fn caller(api: &Api, door: &Door<'_>, who: Option<&Who>, chain: Caller) -> Option<Caller> {
     let identity = who.map(|who| Arc::from(who.arn()));
     let qualified = door.named.qualifier.is_some();
     let invoked_arn = qualified.then(|| Arc::from(door.named.qualified_arn(&api.identity)));
-    let nothing = identity.is_none() && invoked_arn.is_none() && trace.is_none();
-    (!nothing).then(|| Caller { identity, invoked_arn, trace, ..Caller::default() })
+    let nothing = identity.is_none() && invoked_arn.is_none() && chain.trace.is_none();
+    (!nothing).then_some(Caller { identity, invoked_arn, ..chain })
 }
 
 fn signer(who: &Who, account: &str) -> Value {

@@ -198,7 +198,7 @@ impl Envelope {
     pub fn caller(&self) -> Option<Box<Caller>> {
         let Self { identity, trace, invoked_arn, .. } = self.clone();
         let nobody = identity.is_none() && trace.is_none() && invoked_arn.is_none();
-        (!nobody).then(|| Box::new(Caller { identity, client_context: None, trace, invoked_arn }))
+        (!nobody).then(|| Box::new(Caller { identity, trace, invoked_arn, ..Caller::default() }))
     }
 }
 

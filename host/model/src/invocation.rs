@@ -48,6 +48,8 @@ pub struct Caller {
     pub client_context: Option<Arc<str>>,
     /// The `X-Amzn-Trace-Id` header.
     pub trace: Option<Arc<str>>,
+    /// When the function that calls has to have ended: this one ends by then.
+    pub deadline: Option<Instant>,
     /// The ARN that was called, when it is not the version's own.
     pub invoked_arn: Option<Arc<str>>,
 }

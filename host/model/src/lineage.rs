@@ -1,12 +1,18 @@
 //! Which functions an invocation has come through: a count in the trace header, so that loops end.
 //! Lambda keeps such a count in the same field, `Lineage`; its form is not published, and ours is
-//! `HASH:COUNT|…`.
+//! `HASH:COUNT|…`. Beside it stands what is left of the sender's time, `Remaining=MILLISECONDS`: nobody works for a
+//! caller who has given up. It is relative, as gRPC's `grpc-timeout` is, since clocks differ.
+
+use std::time::Duration;
 
 use crate::ids::{Digest, FunctionName};
 use crate::limits::RECURSION_MAX;
 
 /// The header that carries it.
 pub const HEADER: &str = "x-amzn-trace-id";
+
+const LINEAGE: &str = "Lineage=";
+const REMAINING: &str = "Remaining=";
 
 /// Functions that are remembered.
 const PASSES_MAX: usize = 64;
@@ -24,7 +30,7 @@ pub struct Loop {
     pub times: u32,
 }
 
-/// The trace header for a function, with one more pass through it counted.
+/// The trace header for a function, with one more pass through it counted, and without [`remaining`].
 ///
 /// # Errors
 /// [`Loop`] when it has come through so often that it must be one, unless that is allowed.
@@ -34,7 +40,8 @@ pub fn pass(trace: &str, function: &FunctionName, is_allowed: bool) -> Result<St
     let mut kept: Vec<&str> = Vec::new();
     let mut passes: Vec<(&str, u32)> = Vec::new();
     for field in fields(trace) {
-        match field.strip_prefix("Lineage=") {
+        match field.strip_prefix(LINEAGE) {
+            None if field.starts_with(REMAINING) => {}
             Some(list) => passes.extend(list.split('|').take(PASSES_MAX).filter_map(|pass| {
                 let (name, count) = pass.split_once(':')?;
                 Some((name, count.parse().ok()?))
@@ -49,7 +56,7 @@ pub fn pass(trace: &str, function: &FunctionName, is_allowed: bool) -> Result<St
     passes.retain(|(name, _)| *name != hash);
     passes.push((hash, times.saturating_add(1)));
     let list: Vec<String> = passes.iter().map(|(name, count)| format!("{name}:{count}")).collect();
-    let list = format!("Lineage={}", list.join("|"));
+    let list = format!("{LINEAGE}{}", list.join("|"));
     kept.push(&list);
     Ok(kept.join(";"))
 }
@@ -58,14 +65,25 @@ fn fields(trace: &str) -> impl Iterator<Item = &str> {
     trace.split(';').map(str::trim).filter(|field| !field.is_empty())
 }
 
-/// The trace header of a request that a function sends: what it says itself, but for the passes, which are those of
-/// its invocation.
+/// What is left of the time of whoever sent a request with this trace header.
 #[must_use]
-pub fn carry(given: &str, invocation: &str) -> String {
-    let is_lineage = |field: &&str| field.starts_with("Lineage=");
-    let given: Vec<&str> = fields(given).filter(|field| !is_lineage(field)).collect();
+pub fn remaining(trace: &str) -> Option<Duration> {
+    let given = fields(trace).filter_map(|field| field.strip_prefix(REMAINING)?.parse().ok());
+    given.min().map(Duration::from_millis)
+}
+
+/// The trace header of a request that a function sends: what it says itself, but for the passes and the time, which
+/// are those of its invocation.
+#[must_use]
+pub fn carry(given: &str, invocation: &str, remaining: Duration) -> String {
+    let is_lineage = |field: &&str| field.starts_with(LINEAGE);
+    let is_own = |field: &&str| !is_lineage(field) && !field.starts_with(REMAINING);
+    let given: Vec<&str> = fields(given).filter(is_own).collect();
     let passed = fields(invocation).filter(|field| given.is_empty() || is_lineage(field));
-    given.iter().copied().chain(passed).collect::<Vec<_>>().join(";")
+    let mut all: Vec<&str> = given.iter().copied().chain(passed).collect();
+    let remaining = format!("{REMAINING}{}", remaining.as_millis());
+    all.push(&remaining);
+    all.join(";")
 }
 
 #[cfg(test)]
@@ -92,10 +110,27 @@ mod tests {
         for (given, carried) in [
             ("", own),
             ("Root=1-b; Lineage=11111111:1", "Root=1-b;Lineage=00000000:3"),
-            ("Lineage=", own),
+            ("Lineage=; Remaining=99999", own),
             ("Sampled=0;;", "Sampled=0;Lineage=00000000:3"),
         ] {
-            assert_eq!(carry(given, own), carried);
+            let carry = carry(given, own, Duration::from_micros(1_900));
+            assert_eq!(carry, format!("{carried};Remaining=1"));
+        }
+    }
+
+    #[test]
+    fn what_remains_is_read_and_not_passed_on() {
+        let name = FunctionName::new("f").unwrap();
+        for (trace, remains) in [
+            ("Root=1-a", None),
+            ("Remaining=", None),
+            ("Remaining=-1;Remaining=1e3", None),
+            ("Root=1-a; Remaining=250", Some(250)),
+            ("Remaining=900;Lineage=00000000:3;Remaining=0", Some(0)),
+            ("Remaining=18446744073709551615", Some(u64::MAX)),
+        ] {
+            assert_eq!(remaining(trace), remains.map(Duration::from_millis), "{trace}");
+            assert!(!pass(trace, &name, false).unwrap().contains("Remaining"), "{trace}");
         }
     }
 }

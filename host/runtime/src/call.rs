@@ -1,5 +1,7 @@
 //! One call into an instance that takes an event and gives a result, and what its failures mean.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use wambda_model::limits::{PAYLOAD_BYTES_MAX, RESPONSE_BYTES_EXTRA};
 use wambda_model::{FunctionError, KillReason, RequestId, Version, clock};
@@ -9,6 +11,7 @@ use wasmtime_wasi::I32Exit;
 use crate::contract::Context;
 use crate::instance::{Entry, Instance};
 use crate::limiter::Denied;
+use crate::meter::Meter;
 use crate::run::Ticket;
 use crate::state::State;
 
@@ -41,7 +44,7 @@ pub(crate) async fn event(
         }
         Entry::Event(handler) => {
             let mut id = [0; 36];
-            let (id, remaining) = (ticket.id.encode(&mut id), version.config.timeout_ms);
+            let (id, time) = (ticket.id.encode(&mut id), store.data().meter.timeout());
             let caller = ticket.caller.as_deref();
             let context = Context {
                 request_id: id,
@@ -49,7 +52,7 @@ pub(crate) async fn event(
                 function_version: &version.label,
                 invoked_function_arn: ticket.invoked_arn(version),
                 memory_limit_bytes: version.config.memory_bytes,
-                deadline_unix_ms: clock::unix_ms().saturating_add(remaining),
+                deadline_unix_ms: deadline_after(time),
                 log_group_name: &version.log_group,
                 log_stream_name: &version.log_stream,
                 identity: caller.and_then(|c| c.identity.as_deref()),
@@ -148,7 +151,7 @@ pub(crate) fn failure(
     version: &Version,
 ) -> FunctionError {
     if let Some(reason) = state.meter.killed() {
-        return clocked(reason, id, version);
+        return clocked(reason, id, version, &state.meter);
     }
     if let Some(exit) = error.downcast_ref::<I32Exit>() {
         return FunctionError::exit(id, exit.0);
@@ -178,11 +181,21 @@ pub(crate) fn failure(
 }
 
 /// The error of a guest that a clock stopped.
-pub(crate) fn clocked(reason: KillReason, id: RequestId, version: &Version) -> FunctionError {
+pub(crate) fn clocked(
+    reason: KillReason,
+    id: RequestId,
+    version: &Version,
+    meter: &Meter,
+) -> FunctionError {
     match reason {
         KillReason::Cpu => FunctionError::cpu(id, version.config.cpu()),
-        _ => FunctionError::timeout(id, version.config.timeout()),
+        _ => FunctionError::timeout(id, meter.timeout()),
     }
+}
+
+/// As functions are told of it, in milliseconds since the Unix epoch.
+pub(crate) fn deadline_after(time: Duration) -> u64 {
+    clock::unix_ms().saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn stack(backtrace: &WasmBacktrace) -> Vec<String> {

@@ -254,7 +254,7 @@ impl Inner {
         loop {
             let cast = pin!(mold.cast(Arc::clone(meter)));
             let Ok(made) = Guarded::new(cast, meter, self.ticker(), version).await else {
-                return Ok(Err(call::clocked(KillReason::Timeout, *id, version)));
+                return Ok(Err(call::clocked(KillReason::Timeout, *id, version, meter)));
             };
             let stillborn = match made {
                 Ok(instance) => return Ok(Ok(instance)),
@@ -380,6 +380,10 @@ impl Build for Executor {
                 Err(lost) => Err(BuildError::Internal(lost.to_string())),
             }
         })
+    }
+
+    fn stored(&self) -> u64 {
+        self.0.artifacts.stored()
     }
 
     fn forget(&self, digest: &Digest) {

@@ -23,6 +23,7 @@ pub(crate) const LONG_CALL: Duration = Duration::from_micros(500);
 #[derive(Debug)]
 pub(crate) struct Meter {
     deadline: AtomicU64,
+    timeout: AtomicU64,
     cpu_limit: AtomicU64,
     cpu_used: AtomicU64,
     poll_wall: AtomicU64,
@@ -57,6 +58,7 @@ impl Meter {
         let zero = || AtomicU64::new(0);
         Self {
             deadline: zero(),
+            timeout: zero(),
             cpu_limit: zero(),
             cpu_used: zero(),
             poll_wall: zero(),
@@ -69,6 +71,7 @@ impl Meter {
     /// Starts over for an invocation that began at `now`.
     pub(crate) fn arm(&self, now: Instant, timeout: Duration, cpu: Duration) {
         self.deadline.store(since_origin(now) + nanos(timeout), Relaxed);
+        self.timeout.store(nanos(timeout), Relaxed);
         self.cpu_limit.store(nanos(cpu), Relaxed);
         self.cpu_used.store(0, Relaxed);
         self.slices.store(0, Relaxed);
@@ -78,6 +81,11 @@ impl Meter {
     /// The wall-clock deadline.
     pub(crate) fn deadline(&self) -> Instant {
         origin() + Duration::from_nanos(self.deadline.load(Relaxed))
+    }
+
+    /// Time from the beginning to the deadline.
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_nanos(self.timeout.load(Relaxed))
     }
 
     /// Epoch slices that the guest has used up.

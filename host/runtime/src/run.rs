@@ -111,7 +111,7 @@ impl Run {
             Err((error, report)) => return Ok(Outcome { result: Err(error), version, report }),
         };
         if capture {
-            let env = command_env(&version, &self.ticket);
+            let env = command_env(&version, &self.ticket, self.meter.timeout());
             shift.instance.data().feed(event.clone(), env);
         }
         let called: Called<Answer> = {
@@ -202,6 +202,13 @@ impl Run {
         result.map_err(HttpEnd::Failed)
     }
 
+    /// The function's timeout, or what is left of its caller's time.
+    fn timeout(&self, now: Instant) -> Duration {
+        let own = self.version().config.timeout();
+        let deadline = self.ticket.caller.as_deref().and_then(|caller| caller.deadline);
+        deadline.map_or(own, |at| own.min(at.saturating_duration_since(now)))
+    }
+
     /// Arms the meter and makes sure that there is an instance, whose output belongs to this
     /// invocation from here on. The inner error is the guest's, logged and counted already.
     async fn start(
@@ -211,11 +218,11 @@ impl Run {
         self.end_starved();
         let unit = Arc::clone(&self.unit);
         let (version, id) = (&unit.version, self.ticket.id);
-        let (timeout, cpu) = (version.config.timeout(), version.config.cpu());
+        let cpu = version.config.cpu();
         let trace = self.ticket.caller.as_deref().and_then(|caller| caller.trace.clone());
         if let Some((mut instance, start)) = self.taken.take() {
             let began = clock::now();
-            self.meter.arm(began, timeout, cpu);
+            self.meter.arm(began, self.timeout(began), cpu);
             instance.data().begin(id, capture);
             instance.data().follow(trace);
             instance.store.set_epoch_deadline(1);
@@ -224,7 +231,8 @@ impl Run {
         let asked = clock::now();
         // Loading is the platform's work, and not on the function's clock.
         let ready = self.inner.ready(&unit).await?;
-        self.meter.arm(clock::now(), timeout, cpu);
+        let began = clock::now();
+        self.meter.arm(began, self.timeout(began), cpu);
         let sink = Arc::new(Sink::default());
         sink.begin(id, version, capture);
         let order = Order { id, meter: self.meter(), sink, ahead: false };
@@ -252,7 +260,7 @@ impl Run {
         let result = match called {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(call::failure(&error, state, id, version)),
-            Err(TimedOut) => Err(call::clocked(KillReason::Timeout, id, version)),
+            Err(TimedOut) => Err(call::clocked(KillReason::Timeout, id, version, &self.meter)),
         };
         let report = Report {
             duration: clock::now() - shift.began,
@@ -406,8 +414,8 @@ fn note(error: &FunctionError) -> String {
 }
 
 /// The context of an invocation, as a command finds it.
-fn command_env(version: &Version, ticket: &Ticket) -> Vec<(&'static str, String)> {
-    let deadline = clock::unix_ms().saturating_add(version.config.timeout_ms);
+fn command_env(version: &Version, ticket: &Ticket, time: Duration) -> Vec<(&'static str, String)> {
+    let deadline = call::deadline_after(time);
     let mut env = vec![
         ("WAMBDA_REQUEST_ID", ticket.id.to_string()),
         ("WAMBDA_INVOKED_ARN", ticket.invoked_arn(version).to_owned()),

@@ -261,28 +261,26 @@ fn caller(
         Some(encoded) => Some(client_context(encoded)?),
         None => None,
     };
-    let trace = trace(&parts.headers, function)?;
+    let chain = chain(&parts.headers, function)?;
     let identity = (!who.trusted).then(|| Arc::from(who.arn()));
     let invoked_arn = named.qualifier.is_some();
     let invoked_arn = invoked_arn.then(|| Arc::from(named.qualified_arn(&api.identity)));
-    let nothing = client_context.is_none() && trace.is_none() && identity.is_none();
+    let nothing = client_context.is_none() && chain.trace.is_none() && identity.is_none();
     if nothing && invoked_arn.is_none() {
         return Ok(None);
     }
-    Ok(Some(Caller { identity, client_context, trace, invoked_arn }))
+    Ok(Some(Caller { identity, client_context, invoked_arn, ..chain }))
 }
 
-/// The trace header for the function, with one more pass through it counted; refused when it has come
-/// through so often that it must be a loop.
-pub(crate) fn trace(
-    headers: &HeaderMap,
-    function: &Function,
-) -> Result<Option<Arc<str>>, ApiError> {
-    let Some(trace) = text(headers, lineage::HEADER) else { return Ok(None) };
-    match lineage::pass(trace, function.name(), function.details.allows_recursion) {
-        Ok(passed) => Ok(Some(passed.into())),
-        Err(error) => Err(ApiError::lambda("RecursiveInvocationException", error.to_string())),
-    }
+/// Who calls, as far as the trace header tells: what the call has come through, one more pass through the function
+/// counted, and when it has to have ended. Refused when it has come through so often that it must be a loop.
+pub(crate) fn chain(headers: &HeaderMap, function: &Function) -> Result<Caller, ApiError> {
+    let Some(trace) = text(headers, lineage::HEADER) else { return Ok(Caller::default()) };
+    let passed = lineage::pass(trace, function.name(), function.details.allows_recursion);
+    let passed = passed
+        .map_err(|error| ApiError::lambda("RecursiveInvocationException", error.to_string()))?;
+    let deadline = lineage::remaining(trace).and_then(|left| clock::now().checked_add(left));
+    Ok(Caller { trace: Some(passed.into()), deadline, ..Caller::default() })
 }
 
 fn client_context(encoded: &str) -> Result<Arc<str>, ApiError> {
