@@ -5,6 +5,8 @@ use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use wambda_tests::{Server, eventually, guest, percentile, wat};
 
 use crate::wats;
@@ -80,6 +82,38 @@ fn log_output_is_bounded() {
     server.deploy("f", &guest("event"), "logs=6MB");
     server.invoke("f", r#"{"do":"print-long","bytes":3000000}"#).expect(200);
     assert!(server.log("f").lines().all(|line| line.len() < 8_300), "long lines are split");
+    server.assert_well();
+}
+
+#[test]
+fn the_memory_for_logs_is_shared() {
+    let server = Server::with(&["--log-memory", "1"]);
+    let name = |n| format!("f{n}");
+    let print = |n: usize| {
+        server.invoke(&name(n), r#"{"do":"print-long","bytes":200000}"#).expect(200);
+        server.log(&name(n)).len()
+    };
+    for n in 0..8 {
+        server.deploy(&name(n), &guest("event"), "logs=1MB");
+    }
+    assert!(print(0) > 200_000, "one alone has it all");
+    for n in 1..8 {
+        print(n);
+    }
+    // A part is 128 KB; what the first one has beyond that goes by and by, the oldest first.
+    for n in 0..8 {
+        eventually(Duration::from_secs(5), || {
+            (server.log(&name(n)).len() < 128 << 10).then_some(())
+        });
+        let log = server.log(&name(n));
+        assert!(log.len() > 100_000 && !log.contains("START"), "{n}: {}", log.len());
+        assert!(log.lines().last().unwrap().contains("REPORT"), "{n}");
+    }
+    // Those that are gone leave theirs to others.
+    for n in 1..8 {
+        server.request("DELETE", &format!("/v1/functions/{}", name(n)), &[], b"").expect(204);
+    }
+    eventually(Duration::from_secs(5), || (print(0) > 200_000).then_some(()));
     server.assert_well();
 }
 
@@ -350,5 +384,51 @@ fn what_compiling_takes_of_memory_is_bounded() {
         "{message}"
     );
     server.deploy("few", wats::echo().as_bytes(), "");
+    server.assert_well();
+}
+
+#[test]
+fn the_storage_of_code_is_bounded() {
+    let mut server = Server::with(&["--code-storage", "8"]);
+    // Three megabytes that no compiler looks at: a custom section without a name.
+    let module = wat(&wats::core_with("(memory (export \"memory\") 1)", "(i64.const 0)"));
+    let padded = |seed: u8| {
+        let padding = [vec![0], vec![seed; (3 << 20) - 1]].concat();
+        let section = [0, 0x80, 0x80, 0xc0, 0x01];
+        [&module[..], &section, &padding].concat()
+    };
+    server.deploy("a", &padded(1), "");
+    server.deploy("b", &padded(2), "");
+    let refused = |server: &Server, name: &str| {
+        let message = server.put(name, &padded(3), "").expect(400).message();
+        assert!(message.starts_with("Code storage limit exceeded"), "{message}");
+        assert!(message.contains("8388608") && message.contains("3145"), "{message}");
+    };
+    // A new function, and new code of one; neither leaves anything behind.
+    refused(&server, "c");
+    refused(&server, "a");
+    server.get("/v1/functions/c").expect(404);
+    server.kill();
+    server.restart();
+    refused(&server, "c");
+    let settings = server.get("/2016-08-19/account-settings/").expect(200).json();
+    let of = |part: &str| settings[part]["TotalCodeSize"].as_u64().unwrap();
+    assert_eq!(of("AccountLimit"), 8 << 20);
+    assert!((6 << 20..7 << 20).contains(&of("AccountUsage")), "{settings}");
+    // A layer has no more room.
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let stored =
+        zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    zip.start_file("data", stored).unwrap();
+    zip.write_all(&[7; 3 << 20]).unwrap();
+    let zip = BASE64.encode(zip.finish().unwrap().into_inner());
+    let body = serde_json::json!({"Content": {"ZipFile": zip}}).to_string();
+    let json = [("content-type", "application/json")];
+    let answer = server.request("POST", "/2018-10-31/layers/l/versions", &json, body.as_bytes());
+    assert!(answer.expect(400).text().contains("Code storage limit exceeded"));
+    server.request("DELETE", "/v1/functions/a", &[], b"").expect(204);
+    let room = || (server.put("c", &padded(3), "").status == 201).then_some(());
+    eventually(Duration::from_secs(5), room);
+    server.invoke("b", "{}").expect(200);
     server.assert_well();
 }

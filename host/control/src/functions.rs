@@ -15,14 +15,16 @@ use tokio::sync::{Mutex, MutexGuard, Notify};
 use wambda_model::catalog::Catalog;
 use wambda_model::config::InvalidConfig;
 use wambda_model::gate::unreserved;
+use wambda_model::limits::LOG_RING_BYTES;
 use wambda_model::{
     Build, BuildError, CatalogCell, Clock, Details, Digest, Function, FunctionName, Gate, LATEST,
-    Metrics, Share, Version,
+    LogRing, LogRoom, Metrics, Share, Version,
 };
 use wambda_policy::Grants;
 use wambda_store::{Blobs, Expect, Records, StoreError};
 
 use crate::record::{self, FunctionRecord, SCHEMA, Staged, VersionRecord};
+use crate::storage::{Full, Storage};
 
 /// Records of one read while loading.
 const LOAD_PAGE: usize = 1_000;
@@ -69,6 +71,12 @@ pub enum PublishError {
 #[derive(Debug)]
 pub struct Missing;
 
+impl From<Full> for PublishError {
+    fn from(full: Full) -> Self {
+        Self::Limit(full.to_string())
+    }
+}
+
 impl From<Missing> for PublishError {
     fn from(_: Missing) -> Self {
         Self::Missing
@@ -90,6 +98,8 @@ pub struct Functions {
     pub(crate) records: Arc<dyn Records>,
     pub(crate) blobs: Arc<dyn Blobs>,
     pub(crate) build: Arc<dyn Build>,
+    storage: Arc<Storage>,
+    logs: Arc<LogRoom>,
     catalog: CatalogCell,
     metrics: Arc<Metrics>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -128,6 +138,10 @@ pub struct Parts {
     pub identity: Identity,
     /// Invocations at once, of all functions together.
     pub concurrency: u32,
+    /// Bytes of uploads, of what they are unpacked and compiled to, and of layers.
+    pub code_storage: u64,
+    /// Bytes of logs in memory.
+    pub log_memory: u64,
 }
 
 impl std::fmt::Debug for Parts {
@@ -140,8 +154,21 @@ impl Functions {
     /// No functions yet: call [`Self::load`].
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { records, blobs, build, catalog, metrics, clock, identity, concurrency } = parts;
+        let Parts {
+            records,
+            blobs,
+            build,
+            catalog,
+            metrics,
+            clock,
+            identity,
+            concurrency,
+            code_storage,
+            log_memory,
+        } = parts;
         Self {
+            logs: LogRoom::new(log_memory),
+            storage: Storage::new(code_storage, Arc::clone(&build)),
             records,
             blobs,
             build,
@@ -174,6 +201,19 @@ impl Functions {
     #[must_use]
     pub fn blobs(&self) -> &Arc<dyn Blobs> {
         &self.blobs
+    }
+
+    /// The quota of what is kept for them, and for layers.
+    #[must_use]
+    pub fn storage(&self) -> &Arc<Storage> {
+        &self.storage
+    }
+
+    /// Has functions give up what is not their part of the room for logs any more.
+    pub fn trim_logs(&self) {
+        if self.logs.each() < LOG_RING_BYTES {
+            self.catalog.load().iter().for_each(|function| function.latest.logs.trim());
+        }
     }
 
     /// Invocations at once, of all functions together; and what is left to those without a
@@ -241,6 +281,7 @@ impl Functions {
         let count = functions.len();
         self.catalog.store(functions.into_iter().collect());
         self.share_out();
+        self.measure();
         self.changed.notify_one();
         for name in commit.staged.keys() {
             drop(self.finish(name, &commit));
@@ -344,7 +385,7 @@ impl Functions {
             attributes: found.attributes,
             log_group: group.into(),
             log_stream: self.log_stream(&label).into(),
-            logs: kin.map_or_else(Arc::default, |v| Arc::clone(&v.logs)),
+            logs: kin.map_or_else(|| Arc::new(LogRing::new(&self.logs)), |v| Arc::clone(&v.logs)),
             metrics: kin.map_or_else(|| self.metrics.function(name), |v| Arc::clone(&v.metrics)),
             share: kin.map_or_else(|| Arc::new(Share::of(&self.account)), |v| Arc::clone(&v.share)),
             provisioned: AtomicU32::new(0),
@@ -463,6 +504,8 @@ impl Functions {
         commit.staged.remove(name);
         self.swap(|catalog| catalog.without(name));
         self.metrics.forget(name, &function.latest.metrics);
+        // Its lane may stay in memory for a while.
+        function.latest.logs.clear();
         // Without the function's record nobody looks at these; what remains is written over.
         for number in function.versions.keys() {
             self.records.delete(&record::version_key(name, *number), Expect::Any).await?;
@@ -497,7 +540,17 @@ impl Functions {
         let next = change(&self.catalog.load());
         self.catalog.store(next);
         self.share_out();
+        self.measure();
         self.changed.notify_one();
+    }
+
+    /// Brings the quota in line with what functions have.
+    fn measure(&self) {
+        let catalog = self.catalog.load();
+        let versions = catalog.iter().flat_map(|function| function.all_versions());
+        let each = |v: &Arc<Version>| [(v.digest, v.code_bytes), (v.upload, v.upload_bytes)];
+        let distinct: HashMap<Digest, u64> = versions.flat_map(each).collect();
+        self.storage.set_code(distinct.values().sum());
     }
 }
 

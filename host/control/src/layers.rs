@@ -10,6 +10,8 @@ use wambda_model::Digest;
 use wambda_policy::ResourcePolicy;
 use wambda_store::{Blobs, Records, StoreError};
 
+use crate::functions::PublishError;
+use crate::storage::Storage;
 use crate::table::{Row, Snapshot, Table};
 
 /// A layer.
@@ -54,6 +56,7 @@ impl Row for LayerRecord {
 pub struct Layers {
     table: Arc<Table<LayerRecord>>,
     blobs: Arc<dyn Blobs>,
+    storage: Arc<Storage>,
 }
 
 impl std::fmt::Debug for Layers {
@@ -79,6 +82,7 @@ impl Layers {
         records: Arc<dyn Records>,
         blobs: Arc<dyn Blobs>,
         used: &BTreeSet<Digest>,
+        storage: &Arc<Storage>,
     ) -> Result<Arc<Self>, StoreError> {
         let table = Table::<LayerRecord>::load(records).await?;
         let all = table.current();
@@ -93,7 +97,17 @@ impl Layers {
                 blobs.delete(&key).await?;
             }
         }
-        Ok(Arc::new(Self { table, blobs }))
+        let this = Self { table, blobs, storage: Arc::clone(storage) };
+        this.measure();
+        Ok(Arc::new(this))
+    }
+
+    /// Brings the quota in line with what there is.
+    fn measure(&self) {
+        let all = self.current();
+        let versions = all.values().flat_map(|layer| layer.versions.values());
+        let distinct: BTreeMap<Digest, u64> = versions.map(|v| (v.digest, v.bytes)).collect();
+        self.storage.set_layers(distinct.values().sum());
     }
 
     /// All of them now, by name.
@@ -105,18 +119,19 @@ impl Layers {
     /// Adds a version, and returns its number.
     ///
     /// # Errors
-    /// When storage fails.
+    /// When there is no room for it, or storage fails.
     pub async fn publish(
         &self,
         name: &str,
         zip: Bytes,
         version: LayerVersion,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<u64, PublishError> {
+        self.storage.check(version.bytes)?;
         self.blobs.put(&blob_key(&version.digest), zip).await?;
         let add = |layer: &mut LayerRecord| {
             layer.last += 1;
             layer.versions.insert(layer.last, version);
-            Ok::<_, StoreError>(())
+            Ok::<_, PublishError>(())
         };
         Ok(self.edit(name, add).await?.last)
     }
@@ -134,7 +149,9 @@ impl Layers {
             let mut layer = all.get(name).map(|layer| (**layer).clone()).unwrap_or_default();
             change(&mut layer).map(|()| layer)
         };
-        self.table.put(name, change).await
+        let put = self.table.put(name, change).await;
+        self.measure();
+        put
     }
 
     /// The zip of a digest.

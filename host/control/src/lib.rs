@@ -11,6 +11,7 @@ pub mod mappings;
 pub mod publish;
 pub mod record;
 pub mod session;
+pub mod storage;
 mod sweep;
 pub mod table;
 
@@ -21,3 +22,4 @@ pub use groups::Groups;
 pub use layers::Layers;
 pub use mappings::Mappings;
 pub use publish::{Change, Published, Upload};
+pub use storage::Storage;

@@ -128,6 +128,7 @@ impl Functions {
         // present configuration stands still.
         drafted(self.catalog().get(name).as_deref(), &change)?;
         let Upload { bytes: upload, by, .. } = upload;
+        self.storage().check(upload.len() as u64)?;
         let inspection = self.build.inspect(upload.clone(), &by).await?;
         check_memory(&inspection, &drafted(self.catalog().get(name).as_deref(), &change)?)?;
         let digest = self.digest(&upload, &inspection).await?;
@@ -154,16 +155,20 @@ impl Functions {
         hashed.map_err(|lost| StoreError::Failed(lost.to_string()))
     }
 
-    /// Writes code and upload.
+    /// Writes code and upload, when there is room for them.
     async fn keep(
         &self,
         inspection: &Inspection,
         (digest, upload): (Digest, Bytes),
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), PublishError> {
+        let (code, zip) = (inspection.wasm.len(), upload.len());
+        let around = if digest == inspection.digest { 0 } else { zip };
+        self.storage().check((code + around) as u64)?;
         if digest != inspection.digest {
             self.blobs.put(&record::upload_key(&digest), upload).await?;
         }
-        self.blobs.put(&record::code_key(&inspection.digest), inspection.wasm.clone()).await
+        self.blobs.put(&record::code_key(&inspection.digest), inspection.wasm.clone()).await?;
+        Ok(())
     }
 
     async fn commit_publish(
@@ -265,6 +270,7 @@ impl Functions {
         new: Option<Details>,
     ) -> Result<Arc<Function>, PublishError> {
         drafted(self.catalog().get(name).as_deref(), &change)?;
+        self.storage().check(upload.bytes.len() as u64)?;
         let inspection = self.build.inspect(upload.bytes.clone(), &upload.by).await?;
         let digest = self.digest(&upload.bytes, &inspection).await?;
         let pinned = Pinned::new(self, inspection.digest, digest);

@@ -65,6 +65,9 @@ pub trait Build: Send + Sync {
         by: &'a str,
     ) -> BoxFuture<'a, Result<Duration, BuildError>>;
 
+    /// Bytes of compiled code that are kept.
+    fn stored(&self) -> u64;
+
     /// Removes the compiled code of one digest.
     fn forget(&self, digest: &Digest);
 

@@ -38,5 +38,5 @@ pub use invocation::{
     Backlog, BoxFuture, Caller, Execute, Invocation, Invoke, Outcome, Payload, Permit, Release,
     Reply, Report, StartKind,
 };
-pub use logs::{LogEntry, LogLine, LogRing, Stream};
+pub use logs::{LogEntry, LogLine, LogRing, LogRoom, Stream};
 pub use metrics::{FunctionMetrics, Metrics};

@@ -158,6 +158,8 @@ pub const TAGS_MAX: usize = 50;
 pub const POLICY_BYTES_MAX: usize = 20_480;
 /// Bytes of an IAM policy or trust policy (IAM: 6,144 and 2,048 to 8,192, white space not counted).
 pub const IAM_POLICY_BYTES_MAX: usize = 10_240;
+/// Bytes of uploads, of what they are unpacked and compiled to, and of layers (Lambda: 75 GB, lately 300).
+pub const CODE_STORAGE_BYTES_DEFAULT: u64 = 75 << 30;
 /// Layers of one function (Lambda: 5).
 pub const LAYERS_MAX: usize = 5;
 /// Inflated bytes of a function's layers together (Lambda: 250 MB with the code).
@@ -223,6 +225,8 @@ pub const LOG_LINE_BYTES_MAX: usize = 8 << 10;
 pub const LOG_RING_LINES: usize = 4_096;
 /// Log bytes kept for one function.
 pub const LOG_RING_BYTES: usize = 1 << 20;
+/// Log bytes kept for all functions together; those that have logged have equal parts of it.
+pub const LOG_MEMORY_BYTES_DEFAULT: u64 = 256 * MIB;
 /// Tail of the log that `X-Amz-Log-Result` carries.
 pub const LOG_TAIL_BYTES: usize = 4_096;
 /// Stack of one guest.

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
@@ -129,9 +130,35 @@ fn report_text(id: RequestId, report: &Report, memory_limit: u64) -> String {
     )
 }
 
+/// What the logs of all functions may take in memory together.
+#[derive(Debug)]
+pub struct LogRoom {
+    limit: usize,
+    /// Rings that hold something.
+    rings: AtomicUsize,
+}
+
+impl LogRoom {
+    /// Room for `limit` bytes.
+    #[must_use]
+    pub fn new(limit: u64) -> Arc<Self> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        Arc::new(Self { limit, rings: AtomicUsize::new(0) })
+    }
+
+    /// Bytes that each ring may hold.
+    #[must_use]
+    pub fn each(&self) -> usize {
+        (self.limit / self.rings.load(Relaxed).max(1)).min(LOG_RING_BYTES)
+    }
+}
+
 /// The last lines of one function.
-#[derive(Debug, Default)]
-pub struct LogRing(Mutex<Ring>);
+#[derive(Debug)]
+pub struct LogRing {
+    ring: Mutex<Ring>,
+    room: Arc<LogRoom>,
+}
 
 #[derive(Debug, Default)]
 struct Ring {
@@ -142,9 +169,44 @@ struct Ring {
     next_follower: u64,
 }
 
+impl Ring {
+    /// Drops the oldest entries until there are `bytes` at most.
+    fn trim(&mut self, bytes: usize) {
+        while self.entries.len() > LOG_RING_LINES || self.bytes > bytes {
+            let Some(oldest) = self.entries.pop_front() else {
+                break;
+            };
+            self.bytes -= oldest.line.bytes();
+        }
+    }
+}
+
+impl Drop for LogRing {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
 impl LogRing {
+    /// An empty one.
+    #[must_use]
+    pub fn new(room: &Arc<LogRoom>) -> Self {
+        Self { ring: Mutex::default(), room: Arc::clone(room) }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Ring> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives up what is not its own any more, since others log as well.
+    pub fn trim(&self) {
+        let mut ring = self.lock();
+        let was_empty = ring.entries.is_empty();
+        ring.trim(self.room.each());
+        self.count(was_empty, &ring);
+        if ring.entries.capacity() > ring.entries.len() * 2 {
+            ring.entries.shrink_to_fit();
+        }
     }
 
     /// Appends lines of one invocation, dropping the oldest ones that no longer fit.
@@ -156,6 +218,7 @@ impl LogRing {
         lines: impl IntoIterator<Item = LogLine>,
     ) {
         let mut ring = self.lock();
+        let was_empty = ring.entries.is_empty();
         for line in lines {
             ring.last_seq += 1;
             ring.bytes += line.bytes();
@@ -163,14 +226,19 @@ impl LogRing {
             let log_stream = Arc::clone(log_stream);
             ring.entries.push_back(LogEntry { seq, unix_ms, id, log_stream, line });
         }
-        while ring.entries.len() > LOG_RING_LINES || ring.bytes > LOG_RING_BYTES {
-            let Some(oldest) = ring.entries.pop_front() else {
-                break;
-            };
-            ring.bytes -= oldest.line.bytes();
-        }
+        ring.trim(self.room.each());
+        self.count(was_empty, &ring);
         for (_, follower) in std::mem::take(&mut ring.followers) {
             follower.wake();
+        }
+    }
+
+    /// Whether it holds something counts.
+    fn count(&self, was_empty: bool, ring: &Ring) {
+        match (was_empty, ring.entries.is_empty()) {
+            (true, false) => drop(self.room.rings.fetch_add(1, Relaxed)),
+            (false, true) => drop(self.room.rings.fetch_sub(1, Relaxed)),
+            _ => {}
         }
     }
 
@@ -209,8 +277,10 @@ impl LogRing {
     /// Forgets every entry.
     pub fn clear(&self) {
         let mut ring = self.lock();
-        ring.entries.clear();
+        let was_empty = ring.entries.is_empty();
+        ring.entries = VecDeque::new();
         ring.bytes = 0;
+        self.count(was_empty, &ring);
     }
 
     /// Whether there is no entry.
@@ -264,7 +334,7 @@ mod tests {
 
     #[test]
     fn the_ring_is_bounded_in_lines_and_bytes() {
-        let ring = LogRing::default();
+        let ring = LogRing::new(&LogRoom::new(1 << 30));
         let id = RequestId::random();
         for n in 0..LOG_RING_LINES + 10 {
             ring.push(id, 0, &"1".into(), [line(&n.to_string())]);
@@ -276,8 +346,31 @@ mod tests {
     }
 
     #[test]
+    fn rings_share_the_room_of_all() {
+        let room = LogRoom::new(1 << 20);
+        let rings: Vec<LogRing> = (0..8).map(|_| LogRing::new(&room)).collect();
+        let fill = |ring: &LogRing| {
+            let lines = (0..200).map(|n| line(&format!("{n:04096}")));
+            ring.push(RequestId::random(), 0, &"1".into(), lines);
+        };
+        let held = || rings.iter().map(|ring| ring.lock().bytes).sum::<usize>();
+        assert_eq!(room.each(), 1 << 20);
+        rings.iter().for_each(fill);
+        assert_eq!(room.each(), 1 << 17);
+        rings.iter().for_each(LogRing::trim);
+        assert!((900_000..=1 << 20).contains(&held()), "{}", held());
+        // The newest are kept, and there is room again when others are gone.
+        assert!(rings[0].read(0, 0, 999).last().unwrap().text().ends_with("0199"));
+        rings[1..].iter().for_each(LogRing::clear);
+        fill(&rings[0]);
+        assert!(held() > 800_000 && room.each() == 1 << 20, "{}", held());
+        drop(rings);
+        assert_eq!(room.rings.load(Relaxed), 0);
+    }
+
+    #[test]
     fn a_tail_is_of_one_invocation_and_bounded() {
-        let ring = LogRing::default();
+        let ring = LogRing::new(&LogRoom::new(1 << 30));
         let (one, other) = (RequestId::random(), RequestId::random());
         ring.push(one, 0, &"1".into(), [LogLine::Start { version: "$LATEST".into() }, line("a")]);
         ring.push(other, 0, &"1".into(), [line("b")]);
@@ -293,7 +386,7 @@ mod tests {
         use std::future::Future;
         use std::pin::pin;
         use std::task::Context;
-        let ring = LogRing::default();
+        let ring = LogRing::new(&LogRoom::new(1 << 30));
         for _ in 0..3 {
             let mut waiting = pin!(ring.changed(0));
             let mut cx = Context::from_waker(Waker::noop());
@@ -306,7 +399,7 @@ mod tests {
 
     #[test]
     fn reading_starts_after_a_sequence_number_and_a_time() {
-        let ring = LogRing::default();
+        let ring = LogRing::new(&LogRoom::new(1 << 30));
         let id = RequestId::random();
         ring.push(id, 10, &"1".into(), [line("a")]);
         ring.push(id, 20, &"1".into(), [line("b"), line("c")]);

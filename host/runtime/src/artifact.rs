@@ -8,6 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use ring::hmac;
 use wambda_model::Digest;
@@ -21,12 +22,19 @@ use crate::engine::{EngineKind, compatibility};
 pub struct Artifacts {
     dir: PathBuf,
     key: hmac::Key,
+    /// Bytes of what is kept.
+    stored: AtomicU64,
 }
 
 /// A loaded artifact.
 pub(crate) enum Loaded {
     Module(Module),
     Component(Component),
+}
+
+/// Bytes of a file; none when it is not there.
+fn length(path: &Path) -> u64 {
+    path.metadata().map_or(0, |file| file.len())
 }
 
 fn private_dir(path: &Path) -> io::Result<()> {
@@ -43,10 +51,30 @@ impl Artifacts {
         let dir = data_dir.join("artifacts");
         private_dir(&dir)?;
         let key = load_or_make_key(&data_dir.join("artifact.key"))?;
-        let this = Self { dir, key: hmac::Key::new(hmac::HMAC_SHA256, &key) };
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
+        let this = Self { dir, key, stored: AtomicU64::new(0) };
         let _ = std::fs::remove_dir_all(this.tmp());
         private_dir(&this.tmp())?;
+        this.measure();
         Ok(this)
+    }
+
+    /// Bytes of what is kept.
+    #[must_use]
+    pub fn stored(&self) -> u64 {
+        self.stored.load(Relaxed)
+    }
+
+    fn measure(&self) {
+        let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let artifacts = entries.map(|entry| entry.path());
+        let artifacts = artifacts.filter(|path| path.extension().is_some_and(|it| it == "cwasm"));
+        self.stored.store(artifacts.map(|path| length(&path)).sum(), Relaxed);
+    }
+
+    fn less(&self, bytes: u64) {
+        let less = |stored: u64| Some(stored.saturating_sub(bytes));
+        let _ = self.stored.fetch_update(Relaxed, Relaxed, less);
     }
 
     /// Where the compiler puts what is not finished.
@@ -83,7 +111,10 @@ impl Artifacts {
         file.write_all(mac.as_ref())?;
         file.sync_all()?;
         std::fs::rename(&unsealed, path.with_extension("mac"))?;
+        let (before, now) = (length(&path), length(finished));
         std::fs::rename(finished, &path)?;
+        self.stored.fetch_add(now, Relaxed);
+        self.less(before);
         File::open(&self.dir)?.sync_all()
     }
 
@@ -142,7 +173,10 @@ impl Artifacts {
     pub(crate) fn forget(&self, digest: &Digest, kind: EngineKind, engine: &Engine) {
         let path = self.path(digest, kind, engine);
         let _ = std::fs::remove_file(path.with_extension("mac"));
-        let _ = std::fs::remove_file(path);
+        let bytes = length(&path);
+        if std::fs::remove_file(path).is_ok() {
+            self.less(bytes);
+        }
     }
 
     /// Removes the artifacts of digests that `is_used` denies.
@@ -159,6 +193,7 @@ impl Artifacts {
                 let _ = std::fs::remove_file(entry.path());
             }
         }
+        self.measure();
     }
 }
 

@@ -206,6 +206,8 @@ async fn run(
         clock: Arc::clone(&clock),
         identity: settings.identity.clone(),
         concurrency: settings.concurrency,
+        code_storage: settings.code_storage,
+        log_memory: settings.log_memory,
     }));
     let directories = roles(&records, &clock, settings, &functions).await?;
     let cores = u32::try_from(cores).unwrap_or(1);
@@ -214,7 +216,7 @@ async fn run(
     let dispatcher =
         Arc::new(Dispatcher::new(execute, shared, Arc::clone(&budget), tick_clock, cores));
     let count = functions.load().await.context("cannot load the functions")?;
-    let (layers, mappings, groups) = rows(&records, &blobs, functions.catalog()).await?;
+    let (layers, mappings, groups) = rows(&records, &blobs, &functions).await?;
     let events = Arc::new(Events::new(queues(data_dir, &clock)?, catalog.clone(), settings.events));
     let deferred = Deferred::new(deferred::Parts {
         events: Arc::clone(&events),
@@ -276,10 +278,10 @@ fn chores(
 async fn rows(
     records: &Arc<dyn Records>,
     blobs: &Arc<dyn Blobs>,
-    catalog: &CatalogCell,
+    functions: &Functions,
 ) -> Result<(Arc<Layers>, Arc<Mappings>, Arc<Groups>)> {
-    let used = layers_in_use(catalog);
-    let layers = Layers::load(Arc::clone(records), Arc::clone(blobs), &used).await;
+    let (used, storage) = (layers_in_use(functions.catalog()), functions.storage());
+    let layers = Layers::load(Arc::clone(records), Arc::clone(blobs), &used, storage).await;
     let mappings = Mappings::load(Arc::clone(records)).await;
     let groups = Groups::load(Arc::clone(records)).await;
     Ok((
@@ -396,6 +398,7 @@ async fn upkeep(dispatcher: Arc<Dispatcher>, functions: Arc<Functions>) {
         let round = || {
             if asked || ticks == 0 {
                 dispatcher.reconcile();
+                functions.trim_logs();
             }
             dispatcher.tick();
             give_back();

@@ -14,8 +14,9 @@ use serde::Deserialize;
 use wambda_control::Identity;
 use wambda_model::event::EventSettings;
 use wambda_model::limits::{
-    BODY_MEMORY_BYTES_DEFAULT, BODY_MEMORY_BYTES_MIN, CLIENT_PATIENCE_DEFAULT, CONCURRENCY_DEFAULT,
-    CONCURRENCY_MAX, CONNECTIONS_DEFAULT, CONNECTIONS_MAX, DRAIN_DEFAULT, EGRESS_PATIENCE_DEFAULT,
+    BODY_MEMORY_BYTES_DEFAULT, BODY_MEMORY_BYTES_MIN, CLIENT_PATIENCE_DEFAULT,
+    CODE_STORAGE_BYTES_DEFAULT, CONCURRENCY_DEFAULT, CONCURRENCY_MAX, CONNECTIONS_DEFAULT,
+    CONNECTIONS_MAX, DRAIN_DEFAULT, EGRESS_PATIENCE_DEFAULT, LOG_MEMORY_BYTES_DEFAULT,
     SLOTS_DEFAULT, SLOTS_MAX, SLOTS_MIN, STUCK_AFTER_DEFAULT, STUCK_AFTER_MIN,
 };
 use wambda_runtime::child::Limits as CompileLimits;
@@ -148,6 +149,12 @@ pub struct ServeArgs {
     /// Megabytes of request bodies that may be in memory; one address may have three quarters [default: 512]
     #[arg(long, env = "WAMBDA_BODY_MEMORY")]
     pub body_memory: Option<u64>,
+    /// Megabytes of logs that are kept in memory for all functions together [default: 256]
+    #[arg(long, env = "WAMBDA_LOG_MEMORY")]
+    pub log_memory: Option<u64>,
+    /// Megabytes of code and layers that are kept: uploads, and what they are unpacked and compiled to [default: 76800]
+    #[arg(long, env = "WAMBDA_CODE_STORAGE")]
+    pub code_storage: Option<u64>,
     /// Seconds after which a guest's operation that has not come back is told of, in the log and in
     /// wambda_stuck_polls [default: 30]
     #[arg(long, env = "WAMBDA_STUCK_AFTER")]
@@ -208,6 +215,10 @@ pub struct Settings {
     pub peer_rate: Option<NonZeroU32>,
     /// Bytes of request bodies that may be in memory.
     pub body_memory: u64,
+    /// Bytes of logs in memory.
+    pub log_memory: u64,
+    /// Bytes of code and layers that are kept.
+    pub code_storage: u64,
     /// After which a guest's operation that has not come back is told of.
     pub stuck_after: Duration,
     /// What compiling one upload may take.
@@ -224,6 +235,9 @@ const FILE: &str = "wambda.toml";
 /// Longest time that a flag takes: a week.
 const SECONDS_MAX: f64 = 604_800.0;
 
+/// The most that a flag takes: 1 TiB.
+const MEGABYTES_MAX: u64 = 1 << 20;
+
 impl ServeArgs {
     /// Completes flags and environment from the file, then from defaults, and checks the result.
     ///
@@ -235,7 +249,7 @@ impl ServeArgs {
             None if Path::new(FILE).exists() => Some(read(Path::new(FILE))?),
             None => None,
         };
-        let args = self.or(file.unwrap_or_default());
+        let mut args = self.or(file.unwrap_or_default());
         let listen = args.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 5262)));
         let keys = args.auth.unwrap_or(Auth::Off) == Auth::Keys;
         ensure!(
@@ -243,39 +257,24 @@ impl ServeArgs {
             "refusing to listen on {listen} without authentication: everyone could run code there; \
              use --auth keys or a loopback address, or say --insecure if that is what you want"
         );
-        let concurrency = args.concurrency.unwrap_or(CONCURRENCY_DEFAULT);
-        ensure!(
-            (1..=CONCURRENCY_MAX).contains(&concurrency),
-            "--concurrency must be 1 to {CONCURRENCY_MAX}, got {concurrency}"
-        );
         let store = args.store.as_deref().unwrap_or("embedded");
         ensure!(
             store == "embedded",
             "--store {store} is not there yet: this build has `embedded` only"
         );
+        let events = args.events()?;
         let identity = identity(args.region, args.account)?;
-        let memory_budget = match args.memory_budget {
-            Some(0) => bail!("--memory-budget must be at least 1 MB, got 0"),
-            Some(megabytes) => megabytes.saturating_mul(1 << 20),
-            None => machine_memory()? / 2,
-        };
+        let half = machine_memory()? / 2;
         let patience = one("--client-patience", args.client_patience, CLIENT_PATIENCE_DEFAULT)?;
-        let defaults = EventSettings::default();
-        let events = EventSettings {
-            retry_delays: pair("--retry-delays", args.retry_delays, defaults.retry_delays)?,
-            backoff: pair("--retry-backoff", args.retry_backoff, defaults.backoff)?,
-            lease_slack: one("--lease-slack", args.lease_slack, defaults.lease_slack)?,
-            outcome_age: one("--keep-outcomes", args.keep_outcomes, defaults.outcome_age)?,
-        };
         let dns = args.dns.unwrap_or_default();
         Ok(Settings {
             listen,
             data_dir: args.data_dir.unwrap_or("wambda-data".into()),
             identity,
             keys,
-            concurrency,
+            concurrency: concurrency(args.concurrency)?,
             wasi03: args.wasi03,
-            memory_budget,
+            memory_budget: bytes("--memory-budget", args.memory_budget, 1, half)?,
             drain: args.drain.map_or(DRAIN_DEFAULT, Duration::from_secs),
             events,
             egress: [
@@ -293,12 +292,34 @@ impl ServeArgs {
             client_patience: patience.max(Duration::from_millis(100)),
             connections: connections(args.connections, args.peer_connections)?,
             peer_rate: args.peer_rate.and_then(NonZeroU32::new),
-            body_memory: body_memory(args.body_memory)?,
+            body_memory: bytes(
+                "--body-memory",
+                args.body_memory,
+                BODY_MEMORY_BYTES_MIN >> 20,
+                BODY_MEMORY_BYTES_DEFAULT,
+            )?,
+            code_storage: bytes(
+                "--code-storage",
+                args.code_storage,
+                1,
+                CODE_STORAGE_BYTES_DEFAULT,
+            )?,
+            log_memory: bytes("--log-memory", args.log_memory, 1, LOG_MEMORY_BYTES_DEFAULT)?,
             stuck_after: stuck_after(args.stuck_after)?,
             compiling: compiling(args.compile_cpu, args.compile_memory)?,
             user: args.user,
             log_format: args.log_format.unwrap_or(LogFormat::Text),
             log: args.log.unwrap_or("info".to_owned()),
+        })
+    }
+
+    fn events(&mut self) -> Result<EventSettings> {
+        let defaults = EventSettings::default();
+        Ok(EventSettings {
+            retry_delays: pair("--retry-delays", self.retry_delays.take(), defaults.retry_delays)?,
+            backoff: pair("--retry-backoff", self.retry_backoff.take(), defaults.backoff)?,
+            lease_slack: one("--lease-slack", self.lease_slack, defaults.lease_slack)?,
+            outcome_age: one("--keep-outcomes", self.keep_outcomes, defaults.outcome_age)?,
         })
     }
 
@@ -331,6 +352,8 @@ impl ServeArgs {
             peer_connections: self.peer_connections.or(file.peer_connections),
             peer_rate: self.peer_rate.or(file.peer_rate),
             body_memory: self.body_memory.or(file.body_memory),
+            code_storage: self.code_storage.or(file.code_storage),
+            log_memory: self.log_memory.or(file.log_memory),
             stuck_after: self.stuck_after.or(file.stuck_after),
             compile_cpu: self.compile_cpu.or(file.compile_cpu),
             compile_memory: self.compile_memory.or(file.compile_memory),
@@ -397,13 +420,23 @@ fn connections(all: Option<usize>, each: Option<usize>) -> Result<Connections> {
     Ok(Connections { all, each })
 }
 
-/// Bytes of request bodies that may be in memory, given megabytes.
-fn body_memory(given: Option<u64>) -> Result<u64> {
-    let Some(megabytes) = given else { return Ok(BODY_MEMORY_BYTES_DEFAULT) };
-    let least = BODY_MEMORY_BYTES_MIN >> 20;
+/// Invocations at once.
+fn concurrency(given: Option<u32>) -> Result<u32> {
+    let number = given.unwrap_or(CONCURRENCY_DEFAULT);
     ensure!(
-        (least..=1 << 20).contains(&megabytes),
-        "--body-memory takes {least} to 1048576 MB, got {megabytes}"
+        (1..=CONCURRENCY_MAX).contains(&number),
+        "--concurrency must be 1 to {CONCURRENCY_MAX}, got {number}"
+    );
+    Ok(number)
+}
+
+/// Bytes, given megabytes.
+fn bytes(flag: &str, given: Option<u64>, least: u64, default: u64) -> Result<u64> {
+    let Some(megabytes) = given else { return Ok(default) };
+    let allowed = least..=MEGABYTES_MAX;
+    ensure!(
+        allowed.contains(&megabytes),
+        "{flag} takes {least} to {MEGABYTES_MAX} MB, got {megabytes}"
     );
     Ok(megabytes << 20)
 }
@@ -533,6 +566,6 @@ mod tests {
         assert!(refused(dns("dns.example")).contains("--dns takes addresses"));
         assert_eq!(dns("::1").settle().unwrap().dns, ["[::1]:53".parse().unwrap()]);
         let args = ServeArgs { memory_budget: Some(0), ..ServeArgs::default() };
-        assert!(refused(args).contains("at least 1 MB"));
+        assert!(refused(args).contains("takes 1 to 1048576 MB, got 0"));
     }
 }

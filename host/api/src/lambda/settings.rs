@@ -14,27 +14,23 @@ use crate::aws::generated::lambda::{
     PutRuntimeManagementConfigRequest, PutRuntimeManagementConfigResponse,
 };
 
-/// Lambda's storage quota, which nobody enforces here.
-const CODE_BYTES_MAX: i64 = 322_122_547_200;
-
 pub(crate) async fn account(
     cx: &Cx<'_>,
     _: GetAccountSettingsRequest,
 ) -> Result<GetAccountSettingsResponse, ApiError> {
     let (limit, unreserved) = cx.api.functions.concurrency();
     let catalog = cx.api.catalog.load();
-    let versions = catalog.iter().flat_map(|function| function.all_versions());
-    let code: u64 = versions.map(|version| version.upload_bytes).sum();
+    let storage = cx.api.functions.storage();
     Ok(GetAccountSettingsResponse {
         account_limit: Some(AccountLimit {
-            total_code_size: Some(CODE_BYTES_MAX),
+            total_code_size: i64::try_from(storage.limit()).ok(),
             code_size_unzipped: i64::try_from(LAYERS_BYTES_MAX).ok(),
             code_size_zipped: i64::try_from(UPLOAD_BYTES_MAX).ok(),
             concurrent_executions: Some(i64::from(limit)),
             unreserved_concurrent_executions: Some(i64::from(unreserved)),
         }),
         account_usage: Some(AccountUsage {
-            total_code_size: i64::try_from(code).ok(),
+            total_code_size: i64::try_from(storage.used()).ok(),
             function_count: i64::try_from(catalog.len()).ok(),
         }),
     })

@@ -4,7 +4,8 @@ use std::sync::atomic::AtomicU32;
 
 use arc_swap::ArcSwap;
 use wambda_model::{
-    Attributes, Digest, FunctionConfig, FunctionName, Gate, Kind, Metrics, Reuse, Share,
+    Attributes, Digest, FunctionConfig, FunctionName, Gate, Kind, LogRing, LogRoom, Metrics, Reuse,
+    Share,
 };
 
 use super::*;
@@ -54,7 +55,7 @@ fn version(share: Share) -> Arc<Version> {
         arn: "arn".into(),
         log_group: "group".into(),
         log_stream: "stream".into(),
-        logs: Arc::default(),
+        logs: Arc::new(LogRing::new(&LogRoom::new(1 << 30))),
         metrics: Metrics::new("test").unwrap().function(&name),
         share: Arc::new(share),
         provisioned: AtomicU32::new(0),

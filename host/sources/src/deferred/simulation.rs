@@ -15,7 +15,8 @@ use wambda_model::invocation::InstanceCounts;
 use wambda_model::limits::LOST_MAX;
 use wambda_model::{
     Attributes, Budget, Catalog, Details, Digest, Execute, FunctionConfig, FunctionError,
-    FunctionName, Gate, Kind, LATEST, Reply, Report, RequestId, Reuse, Share, StartKind,
+    FunctionName, Gate, Kind, LATEST, LogRing, LogRoom, Reply, Report, RequestId, Reuse, Share,
+    StartKind,
 };
 use wambda_store::MemoryQueues;
 use wambda_store::queues::Found;
@@ -190,7 +191,7 @@ fn function(
         arn: "arn".into(),
         log_group: "group".into(),
         log_stream: "stream".into(),
-        logs: Arc::default(),
+        logs: Arc::new(LogRing::new(&LogRoom::new(1 << 30))),
         metrics: Arc::clone(&metrics),
         share: Arc::clone(&share),
         provisioned: AtomicU32::new(0),
