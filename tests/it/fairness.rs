@@ -197,3 +197,38 @@ fn calls_that_compute_wait_rather_than_crowd_each_other_out() {
     assert!(scaling["cpu_ms"].as_f64().unwrap() >= each / 2.0, "{scaling}");
     server.assert_well();
 }
+
+#[test]
+fn slow_functions_leave_places_to_others() {
+    let server = Server::with(&["--concurrency", "4"]);
+    let calls = [("slow", 16, 500), ("quick", 4, 5)];
+    for (name, _, _) in calls {
+        server.deploy(name, &guest("event"), "timeout=10");
+    }
+    let stop = AtomicBool::new(false);
+    let counts = calls.map(|_| AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for ((name, clients, ms), count) in calls.iter().zip(&counts) {
+            for _ in 0..*clients {
+                let (server, stop) = (&server, &stop);
+                scope.spawn(move || {
+                    while !stop.load(Relaxed) {
+                        let event = format!(r#"{{"do":"sleep","ms":{ms}}}"#);
+                        server.invoke(name, &event).expect(200);
+                        count.fetch_add(1, Relaxed);
+                    }
+                });
+            }
+            // The slow ones have every place when the quick ones come.
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        counts.iter().for_each(|count| count.store(0, Relaxed));
+        std::thread::sleep(Duration::from_secs(3));
+        stop.store(true, Relaxed);
+    });
+    let [slow, quick] = counts.map(AtomicUsize::into_inner);
+    println!("{slow} slow and {quick} quick calls in 3 s");
+    // Half of the places for each: 12 and up to 1,200. Place by place in turn it would be 24 of each.
+    assert!(slow >= 8 && quick >= 200, "{slow} slow, {quick} quick");
+    server.assert_well();
+}

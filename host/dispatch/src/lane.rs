@@ -82,6 +82,17 @@ struct Waiter {
     since: Instant,
 }
 
+/// How one comes to a gate.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Coming {
+    /// Called by it.
+    Called,
+    /// To pass, or else to wait for a call.
+    Waits,
+    /// To pass, or not.
+    Tries,
+}
+
 /// What became of a request for a permit.
 pub enum Admission {
     /// Go.
@@ -249,7 +260,8 @@ impl Lane {
         if self.most() == 0 {
             return throttled(ThrottleReason::Concurrency, 0, 0);
         }
-        if state.waiters.is_empty() && self.is_worth_it(&state, 1) && self.enter(&mut state, true) {
+        let head = state.waiters.is_empty();
+        if head && self.is_worth_it(&state, 1) && self.enter(&mut state, Coming::Waits) {
             drop(state);
             return Ok(Admission::Granted(Permit::new(Arc::clone(self) as Arc<dyn Release>, now)));
         }
@@ -265,7 +277,11 @@ impl Lane {
         state.next_waiter += 1;
         state.waiting_bytes += bytes;
         state.waiters.push_back(Waiter { id, grant, bytes, since: now });
+        let (at_gate, own) = (state.at_gate, state.own);
         drop(state);
+        if at_gate {
+            version.share.gate(own).call();
+        }
         Ok(Admission::Waiting(Waiting { lane: Arc::clone(self), id, granted, since: now }))
     }
 
@@ -322,25 +338,18 @@ impl Lane {
         state.running.saturating_add(most).saturating_sub(starved).max(self.cores)
     }
 
-    /// Begins to run, when there is a place: one that is provisioned, or one of the share. Without one it
-    /// waits for its turn.
-    fn enter(self: &Arc<Self>, state: &mut State, waits: bool) -> bool {
+    /// Begins to run, when there is a place: one that is provisioned, or one of the share.
+    fn enter(self: &Arc<Self>, state: &mut State, coming: Coming) -> bool {
         let free = self.version.provisioned.load(Relaxed).saturating_add(state.pooled);
         if state.running >= free {
-            let gate = self.version.share.gate(state.own);
-            if !gate.try_enter() {
-                if !waits {
-                    return false;
-                }
-                if !state.at_gate {
+            let share = &self.version.share;
+            if !share.try_enter(state.own, coming == Coming::Called) {
+                if coming != Coming::Tries && !state.at_gate {
                     state.at_gate = true;
                     let weak = Arc::downgrade(self);
-                    gate.wait(weak);
+                    share.wait(state.own, weak);
                 }
-                // Whoever left meanwhile may not have seen us.
-                if !gate.try_enter() {
-                    return false;
-                }
+                return false;
             }
             state.pooled += 1;
         }
@@ -371,7 +380,7 @@ impl Lane {
         let surplus = state.pooled.saturating_sub(needed);
         if surplus > 0 {
             state.pooled -= surplus;
-            self.version.share.gate(state.own).leave(surplus);
+            self.version.share.leave(state.own, surplus);
         }
     }
 
@@ -379,8 +388,7 @@ impl Lane {
     fn move_gate(&self, state: &mut State) {
         let own = self.version.share.is_reserved();
         if own != state.own {
-            self.version.share.gate(state.own).leave(state.pooled);
-            self.version.share.gate(own).force(state.pooled);
+            self.version.share.move_to(own, state.pooled);
             (state.own, state.at_gate) = (own, false);
         }
     }
@@ -395,6 +403,7 @@ impl Lane {
         self: &Arc<Self>,
         state: &mut State,
         now: Instant,
+        mut coming: Coming,
     ) -> Vec<(oneshot::Sender<Handed>, Handed)> {
         self.move_gate(state);
         let mut grants = Vec::new();
@@ -404,7 +413,9 @@ impl Lane {
                 true => self.has_room(state) && state.running < self.useful(state),
                 false => self.is_worth_it(state, 0),
             };
-            if !should || !self.enter(state, true) {
+            // A call is for one.
+            let came = std::mem::replace(&mut coming, Coming::Waits);
+            if !should || !self.enter(state, came) {
                 break;
             }
             let Some(head) = state.waiters.pop_front() else {
@@ -431,15 +442,25 @@ impl Lane {
     /// comes back through [`Release`] at once.
     pub fn nudge(self: &Arc<Self>) {
         if !self.lock().waiters.is_empty() {
-            self.grant();
+            self.grant(Coming::Waits);
         }
     }
 
-    fn grant(self: &Arc<Self>) {
+    fn grant(self: &Arc<Self>, coming: Coming) {
         let now = self.clock.now();
-        let grants = self.serve(&mut self.lock(), now);
+        let mut state = self.lock();
+        if coming == Coming::Called {
+            state.at_gate = false;
+        }
+        let grants = self.serve(&mut state, now, coming);
+        let (at_gate, own) = (state.at_gate, state.own);
+        drop(state);
         for (grant, handed) in grants {
             drop(grant.send(handed));
+        }
+        // The gate goes on by itself with those whom it calls.
+        if at_gate && coming != Coming::Called {
+            self.version.share.gate(own).call();
         }
     }
 
@@ -564,15 +585,14 @@ impl Release for Lane {
         // Others first: with a queue of its own this lane would take every place that it leaves.
         self.version.share.gate(own).call();
         if waiting {
-            self.grant();
+            self.grant(Coming::Waits);
         }
     }
 }
 
 impl Turn for Lane {
     fn turn(self: Arc<Self>) {
-        self.lock().at_gate = false;
-        self.nudge();
+        self.grant(Coming::Called);
     }
 }
 

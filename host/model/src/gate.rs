@@ -13,18 +13,30 @@ pub trait Turn: Send + Sync {
     fn turn(self: Arc<Self>);
 }
 
-/// A counted limit. Never blocks: whoever finds it closed is called, each in turn, when it opens.
+/// A counted limit. Never blocks: whoever finds it closed is called when it opens, those first that have the fewest
+/// places, and in turn among those that have as many. So functions that all want more have as many each in the end
+/// (max-min fairness), however long their invocations take.
 #[derive(Debug)]
 pub struct Gate {
     limit: AtomicU32,
     running: AtomicU32,
-    waiting: Mutex<VecDeque<Weak<dyn Turn>>>,
+    waiting: Mutex<VecDeque<Waiting>>,
     /// Whether somebody is in the queue; so that nobody locks it for nothing.
     is_awaited: AtomicBool,
 }
 
+/// A place in a gate's queue.
+#[derive(Debug)]
+struct Waiting {
+    who: Weak<dyn Turn>,
+    /// Places that it, and who shares with it, has.
+    taken: Arc<AtomicU32>,
+}
+
 /// Calls of one opening: who is called may find that it does not want to pass any more.
 const CALLS_MAX: usize = 64;
+/// Those longest in the queue are compared when it opens, and so many of them.
+const COMPARED_MAX: usize = 64;
 
 impl Gate {
     /// A gate that lets `limit` through at once.
@@ -68,46 +80,47 @@ impl Gate {
     }
 
     /// Passes, when the gate is open.
-    #[must_use]
-    pub fn try_enter(&self) -> bool {
+    fn try_enter(&self) -> bool {
         let limit = self.limit();
         let one_more = |running: u32| (running < limit).then_some(running + 1);
         self.running.fetch_update(Relaxed, Relaxed, one_more).is_ok()
     }
 
     /// Passes in any case: for those that came through another gate.
-    pub fn force(&self, count: u32) {
+    fn force(&self, count: u32) {
         self.running.fetch_add(count, Relaxed);
     }
 
-    /// Takes a place in the queue of those who are called when it opens.
-    pub fn wait(&self, who: Weak<dyn Turn>) {
-        self.lock().push_back(who);
+    /// Takes a place in the queue of those who are called when it opens. It may have opened meanwhile: see
+    /// [`Self::call`].
+    fn wait(&self, waiting: Waiting) {
+        self.lock().push_back(waiting);
         self.is_awaited.store(true, Relaxed);
     }
 
-    /// Calls those who wait, while it is open.
+    /// Calls those who wait, while it is open: after leaving, and after taking a place in the queue.
     pub fn call(&self) {
         for _ in 0..CALLS_MAX {
             if !self.is_awaited.load(Relaxed) || !self.is_open() {
                 return;
             }
             let mut waiting = self.lock();
-            let next = waiting.pop_front();
+            let compared = waiting.iter().take(COMPARED_MAX).enumerate();
+            let least = compared.min_by_key(|(_, waiting)| waiting.taken.load(Relaxed));
+            let next = least.map(|(at, _)| at).and_then(|at| waiting.remove(at));
             self.is_awaited.store(!waiting.is_empty(), Relaxed);
             drop(waiting);
-            if let Some(next) = next.and_then(|next| next.upgrade()) {
+            if let Some(next) = next.and_then(|next| next.who.upgrade()) {
                 next.turn();
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Weak<dyn Turn>>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leaves.
-    pub fn leave(&self, count: u32) {
+    fn leave(&self, count: u32) {
         let less = |running: u32| Some(running.saturating_sub(count));
         let _ = self.running.fetch_update(Relaxed, Relaxed, less);
     }
@@ -121,6 +134,8 @@ pub struct Share {
     reserved: AtomicBool,
     /// Counts otherwise.
     account: Arc<Gate>,
+    /// Places that the function has in either.
+    taken: Arc<AtomicU32>,
     /// Invocations of the function that want a core and have none.
     pub starved: AtomicU32,
 }
@@ -133,6 +148,7 @@ impl Share {
             own: Gate::new(0),
             reserved: AtomicBool::new(false),
             account: Arc::clone(account),
+            taken: Arc::default(),
             starved: AtomicU32::new(0),
         }
     }
@@ -161,6 +177,35 @@ impl Share {
     #[must_use]
     pub fn gate(&self, own: bool) -> &Gate {
         if own { &self.own } else { &self.account }
+    }
+
+    /// Passes the gate, of the function itself when `own`, if it is open. Whoever was not `called` stands behind those
+    /// who wait to be.
+    #[must_use]
+    pub fn try_enter(&self, own: bool, called: bool) -> bool {
+        let gate = self.gate(own);
+        let passes = (called || !gate.is_awaited()) && gate.try_enter();
+        if passes {
+            self.taken.fetch_add(1, Relaxed);
+        }
+        passes
+    }
+
+    /// Takes a place in the gate's queue; to be followed by [`Gate::call`], outside of any lock.
+    pub fn wait(&self, own: bool, who: Weak<dyn Turn>) {
+        self.gate(own).wait(Waiting { who, taken: Arc::clone(&self.taken) });
+    }
+
+    /// Gives `count` places back.
+    pub fn leave(&self, own: bool, count: u32) {
+        self.taken.fetch_sub(count, Relaxed);
+        self.gate(own).leave(count);
+    }
+
+    /// Takes `count` places from one gate to the other: to the function's own when `own`.
+    pub fn move_to(&self, own: bool, count: u32) {
+        self.gate(!own).leave(count);
+        self.gate(own).force(count);
     }
 
     /// The gate that counts now.

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use wambda_model::{Backlog, Permit, Release};
 
-use super::{Lane, State};
+use super::{Coming, Lane, State};
 use crate::plan::need;
 
 /// Of the account's pool, so much is not for work that can wait: one part in ten.
@@ -29,7 +29,7 @@ impl Lane {
         }
         if state.running >= self.worth(&state)
             || !self.has_room(&state)
-            || !self.enter(&mut state, false)
+            || !self.enter(&mut state, Coming::Tries)
         {
             return None;
         }

@@ -155,6 +155,37 @@ fn lanes_at_one_gate_take_turns() {
 }
 
 #[test]
+fn who_has_the_fewest_places_is_called_first() {
+    let account = Arc::new(Gate::new(4));
+    let lanes: Vec<_> = (0..2).map(|_| lane(version(Share::of(&account))).0).collect();
+    let mut running: Vec<_> = (0..4).map(|_| (0, granted(&lanes[0]).unwrap())).collect();
+    let mut waiting: Vec<_> = [0, 0, 0, 1, 1, 1]
+        .iter()
+        .map(|n| match lanes[*n].admit(0).unwrap() {
+            Admission::Waiting(place) => (*n, place),
+            Admission::Granted(_) => panic!("the gate is closed"),
+        })
+        .collect();
+    // The first lane's calls end, one after the other, and the other one's never do.
+    let mut order = Vec::new();
+    for _ in 0..5 {
+        let at = running.iter().position(|(n, _)| *n == 0).unwrap();
+        drop(running.remove(at));
+        waiting.retain_mut(|(n, place)| {
+            let Ok(mut handed) = place.granted.try_recv() else { return true };
+            running.push((*n, handed.permit.take().unwrap()));
+            order.push(*n);
+            false
+        });
+    }
+    assert_eq!(order, [1, 1, 0, 0, 0]);
+    // Somebody new stands behind those who wait.
+    account.set_limit(5);
+    assert!(granted(&lanes[0]).is_none());
+    assert!(waiting[0].1.granted.try_recv().is_ok());
+}
+
+#[test]
 fn one_call_now_and_then_keeps_an_instance_for_a_window_and_no_longer() {
     let (lane, clock) = lane(version(Share::of(&Arc::new(Gate::new(1_000)))));
     let limits = ScaleLimits { memory_bytes: 1 << 30 };
