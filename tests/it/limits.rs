@@ -52,6 +52,33 @@ fn the_memory_of_all_guests_together_is_bounded() {
     server.assert_well();
 }
 
+/// One that grows as it goes is not begun where it could not end: who is refused has done nothing.
+#[test]
+fn memory_is_there_before_an_instance_is_made() {
+    let server = Server::with(&["--memory-budget", "64"]);
+    let grower = wats::core_with(
+        "(memory (export \"memory\") 1)",
+        "(local $n i32)
+         (loop $grow
+           (if (i32.eq (memory.grow (i32.const 16)) (i32.const -1)) (then unreachable))
+           (local.set $n (i32.const 2000000))
+           (loop $wait (br_if $wait (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))
+           (br_if $grow (i32.lt_u (memory.size) (i32.const 289))))
+         (i64.const 1)",
+    );
+    server.deploy("f", grower.as_bytes(), "memory=32&timeout=20&reuse=fresh");
+    server.invoke("f", "x").expect(200);
+    let answers = std::thread::scope(|scope| {
+        let client = || (0..6).map(|_| server.invoke("f", "x").status).collect::<Vec<_>>();
+        let clients: Vec<_> = (0..12).map(|_| scope.spawn(client)).collect();
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect::<Vec<_>>()
+    });
+    let count = |status| answers.iter().filter(|s| **s == status).count();
+    println!("{} went well, {} were refused", count(200), count(503));
+    assert!(count(200) > 10 && count(200) + count(503) == answers.len(), "{answers:?}");
+    server.assert_well();
+}
+
 #[test]
 fn payloads_are_bounded_both_ways() {
     let server = Server::start();

@@ -62,7 +62,7 @@ impl Budget {
     /// An empty charge against this budget.
     #[must_use]
     pub fn charge(self: &Arc<Self>) -> Charge {
-        Charge { budget: Arc::clone(self), bytes: 0 }
+        Charge { budget: Arc::clone(self), bytes: 0, held: 0 }
     }
 }
 
@@ -70,24 +70,44 @@ impl Budget {
 #[derive(Debug)]
 pub struct Charge {
     budget: Arc<Budget>,
+    /// Bytes taken.
     bytes: u64,
+    /// Those, and what is kept for more.
+    held: u64,
 }
 
 impl Charge {
-    /// Takes `more` bytes, or nothing when the budget lacks them; asks the reliever before that when
+    /// Keeps room for `bytes` in all, or nothing when the budget lacks them; asks the reliever before that when
     /// `urgent`. Returns whether it did.
-    pub fn grow(&mut self, more: u64, urgent: bool) -> bool {
+    pub fn reserve(&mut self, bytes: u64, urgent: bool) -> bool {
+        let more = bytes.saturating_sub(self.held);
         // What is not urgent leaves the last sixteenth alone: it would be evicted again at once.
         let limit = self.budget.limit - if urgent { 0 } else { self.budget.limit / 16 };
         let fits = |used: u64| used.checked_add(more).filter(|sum| *sum <= limit);
-        while self.budget.used.fetch_update(Relaxed, Relaxed, fits).is_err() {
+        while more > 0 && self.budget.used.fetch_update(Relaxed, Relaxed, fits).is_err() {
             let free_some = self.budget.reliever.get();
             if !urgent || more > limit || !free_some.is_some_and(|free_some| free_some()) {
                 return false;
             }
         }
-        self.bytes += more;
+        self.held += more;
         true
+    }
+
+    /// Takes `more` bytes, of what is reserved first, and as [`Self::reserve`] says beyond that. Returns whether it did.
+    pub fn grow(&mut self, more: u64, urgent: bool) -> bool {
+        let Some(bytes) = self.bytes.checked_add(more) else { return false };
+        let grows = self.reserve(bytes, urgent);
+        if grows {
+            self.bytes = bytes;
+        }
+        grows
+    }
+
+    /// Gives back what is reserved and not taken.
+    pub fn settle(&mut self) {
+        self.budget.used.fetch_sub(self.held - self.bytes, Relaxed);
+        self.held = self.bytes;
     }
 
     /// Bytes taken.
@@ -99,7 +119,7 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Relaxed);
+        self.budget.used.fetch_sub(self.held, Relaxed);
     }
 }
 
@@ -138,5 +158,21 @@ mod tests {
         assert!(!a.grow(u64::MAX, true));
         drop(a);
         assert_eq!((budget.used(), b.bytes()), (40, 40));
+    }
+
+    #[test]
+    fn what_is_reserved_is_there() {
+        let budget = Budget::new(100);
+        let (mut a, mut b) = (budget.charge(), budget.charge());
+        assert!(a.reserve(60, true) && !b.reserve(50, true) && b.reserve(30, true));
+        assert_eq!((budget.used(), a.bytes()), (90, 0));
+        assert!(a.grow(50, true) && a.grow(15, true) && !a.grow(6, true) && !b.grow(40, true));
+        assert_eq!((budget.used(), a.bytes()), (95, 65));
+        b.settle();
+        a.settle();
+        assert_eq!((budget.used(), b.bytes()), (65, 0));
+        assert!(b.grow(20, true) && !b.grow(u64::MAX, true));
+        drop(a);
+        assert_eq!(budget.used(), 20);
     }
 }

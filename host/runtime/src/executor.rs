@@ -246,13 +246,17 @@ impl Inner {
             opt: ready.opt.as_ref(),
             version,
             region: &self.region,
-            budget: &self.budget,
             egress: &self.egress,
             sink,
             ahead: *ahead,
         };
         loop {
-            let cast = pin!(mold.cast(Arc::clone(meter)));
+            // Before it begins: who fails half way has worked for nothing.
+            let mut charge = self.budget.charge();
+            if !charge.reserve(unit.expected_bytes(), !ahead) {
+                return Err(InvokeError::Unavailable(NO_MEMORY.to_owned()));
+            }
+            let cast = pin!(mold.cast(Arc::clone(meter), charge));
             let Ok(made) = Guarded::new(cast, meter, self.ticker(), version).await else {
                 return Ok(Err(call::clocked(KillReason::Timeout, *id, version, meter)));
             };
@@ -262,8 +266,7 @@ impl Inner {
             };
             let state = stillborn.store.data();
             if state.limiter.denied() == Some(Denied::Budget) {
-                let what = "the memory budget of the server is used up".to_owned();
-                return Err(InvokeError::Unavailable(what));
+                return Err(InvokeError::Unavailable(NO_MEMORY.to_owned()));
             }
             if !stillborn.error.is::<wasmtime::PoolConcurrencyLimitError>() {
                 return Ok(Err(call::failure(&stillborn.error, state, *id, version)));
@@ -326,6 +329,9 @@ impl Inner {
         }
     }
 }
+
+/// Why there is no instance.
+const NO_MEMORY: &str = "the memory budget of the server is used up";
 
 /// What an instance is made for.
 pub(crate) struct Order {

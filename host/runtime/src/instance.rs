@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use wambda_egress::Egress;
 use wambda_model::limits::{HANDLES_MAX, HOSTCALL_BYTES_MAX};
-use wambda_model::{Budget, Version, clock};
+use wambda_model::{Charge, Version, clock};
 use wasmtime::{Engine, Memory, Store, TypedFunc};
 use wasmtime_wasi::p2::bindings::Command;
 use wasmtime_wasi_http::p2::bindings::Proxy;
@@ -47,7 +47,6 @@ pub(crate) struct Mold<'a> {
     pub(crate) opt: Option<&'a Arc<Tree>>,
     pub(crate) version: &'a Arc<Version>,
     pub(crate) region: &'a Arc<str>,
-    pub(crate) budget: &'a Arc<Budget>,
     pub(crate) egress: &'a Arc<Egress>,
     /// Where output goes; it belongs to nobody when nobody waits for the instance.
     pub(crate) sink: &'a Arc<Sink>,
@@ -62,9 +61,14 @@ pub(crate) struct Stillborn {
 }
 
 impl Mold<'_> {
-    /// Instantiates. `meter` is armed already, since a start function is guest code like any other.
-    pub(crate) async fn cast(&self, meter: Arc<Meter>) -> Result<Instance, Stillborn> {
-        let state = State::new(self, Arc::clone(&meter));
+    /// Instantiates. `meter` is armed already, since a start function is guest code like any other; `charge` has
+    /// what the instance is expected to take.
+    pub(crate) async fn cast(
+        &self,
+        meter: Arc<Meter>,
+        charge: Charge,
+    ) -> Result<Instance, Stillborn> {
+        let state = State::new(self, Arc::clone(&meter), charge);
         let mut store = Store::new(self.engine, state);
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);

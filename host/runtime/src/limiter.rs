@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use wambda_model::Charge;
 use wambda_model::limits::{
     STORE_INSTANCES_MAX, STORE_MEMORIES_MAX, STORE_TABLES_MAX, TABLE_ELEMENT_BYTES,
 };
-use wambda_model::{Budget, Charge};
 use wasmtime::ResourceLimiter;
 
 /// Why a growth was denied.
@@ -31,8 +31,13 @@ pub(crate) struct Limiter {
 }
 
 impl Limiter {
-    pub(crate) fn new(limit: u64, budget: &Arc<Budget>, ahead: bool) -> Self {
-        Self { limit, charge: budget.charge(), gauge: Arc::default(), denied: None, ahead }
+    pub(crate) fn new(limit: u64, charge: Charge, ahead: bool) -> Self {
+        Self { limit, charge, gauge: Arc::default(), denied: None, ahead }
+    }
+
+    /// Gives back what was reserved and not taken.
+    pub(crate) fn settle(&mut self) {
+        self.charge.settle();
     }
 
     /// Bytes held. Wasm memory never shrinks, so this is the peak as well.
@@ -112,11 +117,12 @@ impl ResourceLimiter for Limiter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use wambda_model::Budget;
 
     #[test]
     fn memories_and_tables_are_summed() {
         let budget = Budget::new(1 << 20);
-        let mut limiter = Limiter::new(300 << 10, &budget, false);
+        let mut limiter = Limiter::new(300 << 10, budget.charge(), false);
         assert!(limiter.memory_growing(0, 128 << 10, None).unwrap());
         assert!(limiter.memory_growing(0, 128 << 10, None).unwrap());
         assert!(
@@ -134,9 +140,9 @@ mod tests {
     #[test]
     fn the_budget_is_shared_and_given_back() {
         let budget = Budget::new(100);
-        let mut first = Limiter::new(1_000, &budget, false);
+        let mut first = Limiter::new(1_000, budget.charge(), false);
         assert!(first.memory_growing(0, 80, None).unwrap());
-        let mut second = Limiter::new(1_000, &budget, false);
+        let mut second = Limiter::new(1_000, budget.charge(), false);
         assert!(!second.memory_growing(0, 80, None).unwrap());
         assert_eq!(second.denied(), Some(Denied::Budget));
         drop(first);
@@ -145,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_declared_maximum_is_no_denial() {
-        let mut limiter = Limiter::new(1_000, &Budget::new(1_000), false);
+        let mut limiter = Limiter::new(1_000, Budget::new(1_000).charge(), false);
         assert!(!limiter.memory_growing(0, 80, Some(64)).unwrap());
         assert_eq!(limiter.denied(), None);
     }

@@ -49,6 +49,8 @@ pub(crate) struct Unit {
     refilling: AtomicBool,
     /// Calls that start on the long-run threads, because the last ones belonged there.
     long_calls: AtomicU32,
+    /// Bytes that the last instances took at most, forgotten slowly.
+    expected_bytes: AtomicU64,
 }
 
 #[derive(Default)]
@@ -70,6 +72,9 @@ pub(crate) enum Fault {
 const STILLBORN_PAUSE_MS: u64 = 1_000;
 /// Longest pause after failures to make an instance ahead of time.
 const STILLBORN_PAUSE_MAX_MS: u64 = 60_000;
+
+/// One part in so many of what instances took is forgotten with each call that took less.
+const EXPECTED_DECAY: u64 = 16;
 
 /// Calls after a long one that are expected to be long as well.
 const LONG_CALLS: u32 = 8;
@@ -100,6 +105,7 @@ impl Unit {
             not_before_ms: AtomicU64::new(0),
             refilling: AtomicBool::new(false),
             long_calls: AtomicU32::new(0),
+            expected_bytes: AtomicU64::new(0),
         }
     }
 
@@ -140,6 +146,20 @@ impl Unit {
     /// Whether the next call is expected to be long.
     pub(crate) fn expects_long(&self) -> bool {
         self.long_calls.load(Relaxed) > 0
+    }
+
+    /// Bytes that an instance is likely to take.
+    pub(crate) fn expected_bytes(&self) -> u64 {
+        self.expected_bytes.load(Relaxed).min(self.version.config.memory_bytes)
+    }
+
+    /// Learns from an instance that has served.
+    pub(crate) fn note_bytes(&self, bytes: u64) {
+        let before = self.expected_bytes.load(Relaxed);
+        let less = before - before / EXPECTED_DECAY;
+        if bytes != before {
+            self.expected_bytes.store(bytes.max(less), Relaxed);
+        }
     }
 
     /// Learns from a call.

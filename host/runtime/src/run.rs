@@ -280,6 +280,8 @@ impl Run {
         // Instantiation says nothing about the next call.
         let long = self.meter.was_long() && report.duration > LONG_CALL;
         self.unit.note_length(long);
+        self.unit.note_bytes(report.memory_bytes);
+        instance.store.data_mut().limiter.settle();
         self.end_busy();
         instance.uses += 1;
         let gone = match error.and_then(|e| e.kill) {

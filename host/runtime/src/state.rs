@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use wambda_egress::Egress;
 use wambda_model::limits::{FIELDS_BYTES_MAX, RANDOM_BYTES_MAX, RESOURCES_MAX};
-use wambda_model::{RequestId, Stream, Version};
+use wambda_model::{Charge, RequestId, Stream, Version};
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
@@ -44,13 +44,13 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new(mold: &Mold<'_>, meter: Arc<Meter>) -> Self {
+    pub(crate) fn new(mold: &Mold<'_>, meter: Arc<Meter>, charge: Charge) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(FIELDS_BYTES_MAX);
         Self {
-            limiter: Limiter::new(mold.version.config.memory_bytes, mold.budget, mold.ahead),
+            limiter: Limiter::new(mold.version.config.memory_bytes, charge, mold.ahead),
             meter,
             sink: Arc::clone(mold.sink),
             version: Arc::clone(mold.version),
