@@ -351,6 +351,34 @@ fn an_address_has_its_share_of_the_memory_for_bodies() {
     server.assert_well();
 }
 
+/// Who would wait to be asked for its body is told at once that there is no room, and keeps it.
+#[test]
+fn nobody_is_asked_for_a_body_that_there_is_no_room_for() {
+    let server = Server::with(&["--body-memory", "128", "--client-patience", "60"]);
+    server.deploy("f", wats::echo().as_bytes(), "");
+    let expects = |length| {
+        let mut stream = server.connect_from("127.0.0.4");
+        let head = "POST /v1/functions/f/invoke HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\n";
+        write!(stream, "{head}content-length: {length}\r\n\r\n").unwrap();
+        first(&stream).unwrap_or_default()
+    };
+    assert!(expects(100_000).starts_with("HTTP/1.1 100"));
+    // 96 MB are what one address may have, and 32 are left to another one.
+    let upload = |source, megabytes: usize| {
+        hold_body(&server, source, "PUT /v1/functions/g", &vec![b'x'; megabytes << 20], 64 << 20)
+    };
+    let _held = [("127.0.0.2", 60), ("127.0.0.3", 60)].map(|(source, size)| upload(source, size));
+    let refused = eventually(Duration::from_secs(10), || {
+        let said = expects(100_000);
+        (!said.starts_with("HTTP/1.1 100")).then_some(said)
+    });
+    assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
+    assert!(refused.contains("retry-after"), "{refused}");
+    // Small ones need none of that room.
+    assert_eq!(server.invoke("f", "well").expect(200).text(), "well");
+    server.assert_well();
+}
+
 /// Whose client has gone still has its event, and room for it is not given to the next.
 #[test]
 fn a_body_counts_for_as_long_as_its_call_runs() {

@@ -89,13 +89,18 @@ pub async fn read(
     if said.lower() > limit {
         return Err(ApiError::too_large(limit, said.lower()));
     }
+    // Who waits to be asked for it is not asked while there is no room.
+    let mut share = incoming.waits.then(|| room.share(peer.ip()));
+    if let Some(share) = &mut share {
+        share.cover(1).await?;
+    }
     // A small one is here with its head: no share, no clock.
     let first = incoming.next().await?.unwrap_or_default();
     within(first.len(), limit)?;
     if incoming.is_end_stream() {
         return Ok(Whole { bytes: first, share: None });
     }
-    let mut share = room.share(peer.ip());
+    let mut share = share.unwrap_or_else(|| room.share(peer.ip()));
     let mut began = clock::now();
     let mut whole = BytesMut::from(first);
     while let Some(bytes) = incoming.next().await? {
