@@ -17,6 +17,7 @@ mod hostile;
 mod http_kinds;
 mod isolation;
 mod kinds;
+mod leaving;
 mod ledger;
 mod limits;
 mod logs;
