@@ -585,35 +585,56 @@ fn nobody_works_for_a_caller_who_has_run_out_of_time() {
 const STOPPED: &str = "wambda_kills_total{function=\"slow\",reason=\"timeout\"}";
 
 #[test]
-fn every_front_heeds_the_time_that_remains() {
-    let server = Server::start();
+fn every_front_heeds_the_deadline_of_who_calls() {
+    let World { server, .. } = world(&[]);
     server.deploy("slow", &guest("event"), "timeout=2");
-    let call = |path: &str, remaining: &str| {
-        let trace = format!("Root=1-a;Remaining={remaining}");
-        let began = std::time::Instant::now();
-        let answer = server.request("POST", path, &[("x-amzn-trace-id", &trace)], SLEEP.as_bytes());
-        assert!(began.elapsed() < Duration::from_secs(4), "{path}");
-        answer
-    };
+    server.deploy("hurried", &guest("http"), "timeout=1&role=all");
     let v1 = "/v1/functions/slow/invoke";
-    for (path, status) in
-        [(v1, 504), ("/2015-03-31/functions/slow/invocations", 200), ("/fn/slow", 200)]
-    {
-        // Of a function that takes events, `/fn` has another event: it answers at once.
-        if path != "/fn/slow" {
-            let text = call(path, "250").expect(status).text();
-            assert!(text.contains("Task timed out after 0.2"), "{path}: {text}");
-            // Nobody's time grows by it.
-            let text = call(path, "900000").expect(status).text();
-            assert!(text.contains("Task timed out after 2.00 seconds"), "{path}: {text}");
+    let lambda = "/2015-03-31/functions/slow/invocations";
+    let seen = Arc::new(std::sync::Mutex::new(String::new()));
+    for path in [v1, lambda] {
+        let noted = Arc::clone(&seen);
+        let (authority, _) = relay(&server, move |_, trace| {
+            *noted.lock().unwrap() = trace.split_once(':').unwrap().1.trim().to_owned();
+            let length = SLEEP.len();
+            format!(
+                "POST {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n{trace}\r\n\
+                 content-length: {length}\r\n\r\n{SLEEP}"
+            )
+        });
+        let before = server.metric(STOPPED);
+        fetch(&server, "hurried", "http", &authority, &[]).expect(504);
+        let stopped = || (server.metric(STOPPED) > before).then_some(());
+        eventually(Duration::from_secs(3), stopped);
+    }
+    let log = server.log("slow");
+    let times =
+        ["Task timed out after 0.", "Task timed out after 1."].map(|t| log.matches(t).count());
+    assert_eq!(times[0] + times[1], 2, "{log}");
+
+    // Whoever keeps it and sends it again has nothing stopped, and runs nothing.
+    let sealed = seen.lock().unwrap().clone();
+    let call = |path: &str, trace: &str, event: &str| {
+        server.request("POST", path, &[("x-amzn-trace-id", trace)], event.as_bytes())
+    };
+    let (stopped, log) = (server.metric(STOPPED), server.log("slow").len());
+    for path in [v1, lambda, "/fn/slow"] {
+        let text = call(path, &sealed, SLEEP).expect(504).text();
+        assert!(text.contains("the function that calls has run out of time"), "{path}: {text}");
+    }
+    assert_eq!((server.metric(STOPPED), server.log("slow").len()), (stopped, log));
+
+    // Nobody else can shorten a call.
+    let short = r#"{"do":"sleep","ms":300}"#;
+    let (known, mac) = sealed.rsplit_once(':').unwrap();
+    let digit = if mac.starts_with('0') { '1' } else { '0' };
+    for forged in [format!("{known}:{digit}{}", &mac[1..]), known.to_owned(), "Deadline=1".into()] {
+        for path in [v1, lambda] {
+            call(path, &forged, short).expect(200);
         }
-        let text = call(path, "0").text();
-        assert!(text.contains("timed out"), "{path}: {text}");
     }
     // An event's sender does not wait for it.
-    let trace = [("x-amzn-trace-id", "Remaining=1")];
-    let event = r#"{"do":"sleep","ms":50}"#;
-    server.request("POST", &format!("{v1}?mode=event"), &trace, event.as_bytes()).expect(202);
+    call(&format!("{v1}?mode=event"), &sealed, short).expect(202);
     let done = "wambda_async_events_total{function=\"slow\",outcome=\"succeeded\"}";
     eventually(Duration::from_secs(5), || (server.metric(done) >= 1.0).then_some(()));
     server.assert_well();

@@ -116,9 +116,9 @@ impl Case {
 
 /// Bytes that the server may keep after a case, beyond what it had before.
 const KEPT_MAX: u64 = 8 << 20;
-/// Bytes that it may keep after all of a table, beyond what it had after its warm-up: 62 MB were seen, which went down again
-/// by themselves. Threads that sleep keep what others freed of theirs.
-const KEPT_TOGETHER_MAX: u64 = 128 << 20;
+/// Bytes that it may keep after all of a table, beyond what it had after its warm-up. Threads that sleep keep what others
+/// freed of theirs.
+const KEPT_TOGETHER_MAX: u64 = 48 << 20;
 /// How long the server has to give memory and files back.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest that a neighbour waits meanwhile, on two cores that the guest, its compiler and the client share.

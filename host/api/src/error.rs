@@ -286,6 +286,10 @@ impl From<InvokeError> for ApiError {
                 let retry_after = Some(Duration::from_secs(1));
                 Self { retry_after, ..Self::new(status, "Unavailable", aws, message) }
             }
+            InvokeError::Expired => {
+                let status = StatusCode::GATEWAY_TIMEOUT;
+                Self::new(status, "CallerTimedOut", "ServiceException", message)
+            }
             InvokeError::Internal(detail) => Self::internal(&detail),
         }
     }

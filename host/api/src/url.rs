@@ -240,8 +240,9 @@ async fn pass(
     };
     let caller = caller(api, &door, who.as_ref(), chain).map(Box::new);
     let invocation = Invocation { id, payload, caller, attempt: 1 };
+    let by = invocation.deadline();
     let outcome = api.invoke.invoke(version, invocation).await?;
-    invoke::watch(door.target.alias.as_deref(), &outcome);
+    invoke::watch(door.target.alias.as_deref(), &outcome, by);
     let buffers = config.is_some_and(|config| by_host && !config.streams);
     let limit = version.config.payload_bytes;
     answer(outcome, id, by_host, buffers.then_some(limit)).await

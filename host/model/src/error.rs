@@ -193,6 +193,9 @@ pub enum InvokeError {
     /// The event is not what this kind of function takes.
     #[error("{0}")]
     InvalidRequest(String),
+    /// Nobody waits for it any more.
+    #[error("the function that calls has run out of time")]
+    Expired,
     /// The platform has no room now: memory or instances.
     #[error("service unavailable: {0}")]
     Unavailable(String),

@@ -2,7 +2,10 @@
 //! what nobody has reserved.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU32,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::limits::UNRESERVED_MIN;
@@ -16,6 +19,9 @@ pub trait Turn: Send + Sync {
 /// A counted limit. Never blocks: whoever finds it closed is called when it opens, those first that have the fewest
 /// places, and in turn among those that have as many. So functions that all want more have as many each in the end
 /// (max-min fairness), however long their invocations take.
+///
+/// Who leaves looks for those who wait, and who begins to wait looks for places that were left: `running` and
+/// `is_awaited` are sequentially consistent, or both could look past each other.
 #[derive(Debug)]
 pub struct Gate {
     limit: AtomicU32,
@@ -64,13 +70,13 @@ impl Gate {
     /// How many are through.
     #[must_use]
     pub fn running(&self) -> u32 {
-        self.running.load(Relaxed)
+        self.running.load(SeqCst)
     }
 
     /// Whether somebody waits for it to open.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
-        self.is_awaited.load(Relaxed)
+        self.is_awaited.load(SeqCst)
     }
 
     /// Whether one more may pass now.
@@ -83,32 +89,33 @@ impl Gate {
     fn try_enter(&self) -> bool {
         let limit = self.limit();
         let one_more = |running: u32| (running < limit).then_some(running + 1);
-        self.running.fetch_update(Relaxed, Relaxed, one_more).is_ok()
+        self.running.fetch_update(SeqCst, Relaxed, one_more).is_ok()
     }
 
     /// Passes in any case: for those that came through another gate.
     fn force(&self, count: u32) {
-        self.running.fetch_add(count, Relaxed);
+        self.running.fetch_add(count, SeqCst);
     }
 
     /// Takes a place in the queue of those who are called when it opens. It may have opened meanwhile: see
     /// [`Self::call`].
     fn wait(&self, waiting: Waiting) {
-        self.lock().push_back(waiting);
-        self.is_awaited.store(true, Relaxed);
+        let mut all = self.lock();
+        all.push_back(waiting);
+        self.is_awaited.store(true, SeqCst);
     }
 
     /// Calls those who wait, while it is open: after leaving, and after taking a place in the queue.
     pub fn call(&self) {
         for _ in 0..CALLS_MAX {
-            if !self.is_awaited.load(Relaxed) || !self.is_open() {
+            if !self.is_awaited() || !self.is_open() {
                 return;
             }
             let mut waiting = self.lock();
             let compared = waiting.iter().take(COMPARED_MAX).enumerate();
             let least = compared.min_by_key(|(_, waiting)| waiting.taken.load(Relaxed));
             let next = least.map(|(at, _)| at).and_then(|at| waiting.remove(at));
-            self.is_awaited.store(!waiting.is_empty(), Relaxed);
+            self.is_awaited.store(!waiting.is_empty(), SeqCst);
             drop(waiting);
             if let Some(next) = next.and_then(|next| next.who.upgrade()) {
                 next.turn();
@@ -122,7 +129,7 @@ impl Gate {
 
     fn leave(&self, count: u32) {
         let less = |running: u32| Some(running.saturating_sub(count));
-        let _ = self.running.fetch_update(Relaxed, Relaxed, less);
+        let _ = self.running.fetch_update(SeqCst, Relaxed, less);
     }
 }
 

@@ -73,6 +73,12 @@ impl Invocation {
     pub fn new(payload: Payload) -> Self {
         Self { id: RequestId::random(), payload, caller: None, attempt: 1 }
     }
+
+    /// When the function that calls has to have ended.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.caller.as_deref()?.deadline
+    }
 }
 
 /// What a function answered.

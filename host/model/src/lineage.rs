@@ -1,10 +1,16 @@
 //! Which functions an invocation has come through: a count in the trace header, so that loops end.
 //! Lambda keeps such a count in the same field, `Lineage`; its form is not published, and ours is
-//! `HASH:COUNT|…`. Beside it stands what is left of the sender's time, `Remaining=MILLISECONDS`: nobody works for a
-//! caller who has given up. It is relative, as gRPC's `grpc-timeout` is, since clocks differ.
+//! `HASH:COUNT|…`. Beside it stands when the sender's time ends, `Deadline=MILLISECONDS:HMAC`: nobody works for a
+//! caller who has given up. A call that runs out of time costs its function the instance, so only functions of this
+//! server shorten one: the key is of this process, and the time by its monotonic clock.
 
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
+use ring::hmac;
+use ring::rand::SystemRandom;
+
+use crate::clock;
 use crate::ids::{Digest, FunctionName};
 use crate::limits::RECURSION_MAX;
 
@@ -12,7 +18,7 @@ use crate::limits::RECURSION_MAX;
 pub const HEADER: &str = "x-amzn-trace-id";
 
 const LINEAGE: &str = "Lineage=";
-const REMAINING: &str = "Remaining=";
+const DEADLINE: &str = "Deadline=";
 
 /// Functions that are remembered.
 const PASSES_MAX: usize = 64;
@@ -30,7 +36,7 @@ pub struct Loop {
     pub times: u32,
 }
 
-/// The trace header for a function, with one more pass through it counted, and without [`remaining`].
+/// The trace header for a function, with one more pass through it counted, and without the [`deadline`].
 ///
 /// # Errors
 /// [`Loop`] when it has come through so often that it must be one, unless that is allowed.
@@ -41,7 +47,7 @@ pub fn pass(trace: &str, function: &FunctionName, is_allowed: bool) -> Result<St
     let mut passes: Vec<(&str, u32)> = Vec::new();
     for field in fields(trace) {
         match field.strip_prefix(LINEAGE) {
-            None if field.starts_with(REMAINING) => {}
+            None if field.starts_with(DEADLINE) => {}
             Some(list) => passes.extend(list.split('|').take(PASSES_MAX).filter_map(|pass| {
                 let (name, count) = pass.split_once(':')?;
                 Some((name, count.parse().ok()?))
@@ -65,24 +71,41 @@ fn fields(trace: &str) -> impl Iterator<Item = &str> {
     trace.split(';').map(str::trim).filter(|field| !field.is_empty())
 }
 
-/// What is left of the time of whoever sent a request with this trace header.
-#[must_use]
-pub fn remaining(trace: &str) -> Option<Duration> {
-    let given = fields(trace).filter_map(|field| field.strip_prefix(REMAINING)?.parse().ok());
-    given.min().map(Duration::from_millis)
+/// What deadlines are sealed with, and what they count from.
+struct Seal {
+    /// None when the system has no random numbers: no deadline is told then.
+    key: Option<hmac::Key>,
+    origin: Instant,
 }
 
-/// The trace header of a request that a function sends: what it says itself, but for the passes and the time, which
-/// are those of its invocation.
+static SEAL: LazyLock<Seal> = LazyLock::new(|| {
+    let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).ok();
+    Seal { key, origin: clock::now() }
+});
+
+/// When the function has to have ended that sent a request with this trace header; nothing unless [`carry`] of this
+/// process wrote so.
 #[must_use]
-pub fn carry(given: &str, invocation: &str, remaining: Duration) -> String {
+pub fn deadline(trace: &str) -> Option<Instant> {
+    let (ms, mac) =
+        fields(trace).find_map(|field| field.strip_prefix(DEADLINE))?.split_once(':')?;
+    hmac::verify(SEAL.key.as_ref()?, ms.as_bytes(), &hex::decode(mac).ok()?).ok()?;
+    SEAL.origin.checked_add(Duration::from_millis(ms.parse().ok()?))
+}
+
+/// The trace header of a request that a function sends: what it says itself, but for the passes and the deadline,
+/// which are those of its invocation.
+#[must_use]
+pub fn carry(given: &str, invocation: &str, deadline: Instant) -> String {
     let is_lineage = |field: &&str| field.starts_with(LINEAGE);
-    let is_own = |field: &&str| !is_lineage(field) && !field.starts_with(REMAINING);
+    let is_own = |field: &&str| !is_lineage(field) && !field.starts_with(DEADLINE);
     let given: Vec<&str> = fields(given).filter(is_own).collect();
     let passed = fields(invocation).filter(|field| given.is_empty() || is_lineage(field));
     let mut all: Vec<&str> = given.iter().copied().chain(passed).collect();
-    let remaining = format!("{REMAINING}{}", remaining.as_millis());
-    all.push(&remaining);
+    let ms = deadline.saturating_duration_since(SEAL.origin).as_millis().to_string();
+    let mac = SEAL.key.as_ref().map(|key| hex::encode(hmac::sign(key, ms.as_bytes())));
+    let deadline = mac.map(|mac| format!("{DEADLINE}{ms}:{mac}"));
+    all.extend(deadline.as_deref());
     all.join(";")
 }
 
@@ -110,27 +133,34 @@ mod tests {
         for (given, carried) in [
             ("", own),
             ("Root=1-b; Lineage=11111111:1", "Root=1-b;Lineage=00000000:3"),
-            ("Lineage=; Remaining=99999", own),
+            ("Lineage=; Deadline=99999", own),
             ("Sampled=0;;", "Sampled=0;Lineage=00000000:3"),
         ] {
-            let carry = carry(given, own, Duration::from_micros(1_900));
-            assert_eq!(carry, format!("{carried};Remaining=1"));
+            let carry = carry(given, own, SEAL.origin + Duration::from_micros(1_900));
+            assert!(carry.starts_with(&format!("{carried};Deadline=1:")), "{carry}");
+            assert_eq!(deadline(&carry), Some(SEAL.origin + Duration::from_millis(1)));
         }
     }
 
     #[test]
-    fn what_remains_is_read_and_not_passed_on() {
+    fn only_sealed_deadlines_count_and_none_is_passed_on() {
         let name = FunctionName::new("f").unwrap();
-        for (trace, remains) in [
-            ("Root=1-a", None),
-            ("Remaining=", None),
-            ("Remaining=-1;Remaining=1e3", None),
-            ("Root=1-a; Remaining=250", Some(250)),
-            ("Remaining=900;Lineage=00000000:3;Remaining=0", Some(0)),
-            ("Remaining=18446744073709551615", Some(u64::MAX)),
+        let sealed = carry("", "Lineage=00000000:3", SEAL.origin + Duration::from_secs(2));
+        let mac = sealed.rsplit(':').next().unwrap();
+        for (trace, is_known) in [
+            (sealed.clone(), true),
+            (format!("Root=1-a; {sealed} ; Deadline=1"), true),
+            (format!("Deadline=1;{sealed}"), false),
+            (format!("Deadline=1999:{mac}"), false),
+            (format!("Deadline=2000:{}", &mac[2..]), false),
+            ("Deadline=2000".to_owned(), false),
+            ("Deadline=2000:".to_owned(), false),
+            ("Deadline=2000:zz".to_owned(), false),
+            ("Root=1-a".to_owned(), false),
         ] {
-            assert_eq!(remaining(trace), remains.map(Duration::from_millis), "{trace}");
-            assert!(!pass(trace, &name, false).unwrap().contains("Remaining"), "{trace}");
+            let expected = is_known.then(|| SEAL.origin + Duration::from_secs(2));
+            assert_eq!(deadline(&trace), expected, "{trace}");
+            assert!(!pass(&trace, &name, false).unwrap().contains("Deadline"), "{trace}");
         }
     }
 }

@@ -413,6 +413,9 @@ impl Execute for Executor {
         let inner = Arc::clone(&self.0);
         let unit = inner.unit(version);
         let (long_run, long) = (inner.long_run.clone(), unit.expects_long());
+        if invocation.deadline().is_some_and(|at| at <= clock::now()) {
+            return Box::pin(async { Err(InvokeError::Expired) });
+        }
         let Invocation { id, payload, caller, attempt } = invocation;
         let run = Run::new(inner, unit, permit, Ticket { id, caller, attempt }, long);
         let meter = run.meter();

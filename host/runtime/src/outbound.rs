@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use tokio::sync::Semaphore;
 use wambda_egress::{Egress, Error, Session, Target, Terms};
 use wambda_model::limits::BODY_CHUNK_BYTES_MAX;
-use wambda_model::{Stream, Version, clock, lineage};
+use wambda_model::{Stream, Version, lineage};
 use wambda_policy::grants::host_arn;
 use wasmtime_wasi_http::{Error as HttpError, RequestOptions, WasiBody, WasiHttpHooks};
 
@@ -70,15 +70,15 @@ impl Outbound {
         Err(Error::Denied { arn: host_arn(&target.host, target.port) })
     }
 
-    /// Counts on what the invocation has come through, and how much of its time is left, whatever the guest says.
+    /// Counts on what the invocation has come through, and when its time ends, whatever the guest says.
     fn trace(&self, headers: &mut HeaderMap) {
         let own = match &self.trace {
             Some(trace) => Cow::Borrowed(&**trace),
             None => lineage::pass("", &self.version.name, true).unwrap_or_default().into(),
         };
         let given = headers.get(TRACE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let left = self.meter.deadline().saturating_duration_since(clock::now());
-        if let Ok(value) = HeaderValue::try_from(lineage::carry(given, &own, left)) {
+        let carried = lineage::carry(given, &own, self.meter.deadline());
+        if let Ok(value) = HeaderValue::try_from(carried) {
             headers.insert(TRACE, value);
         }
     }

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -103,9 +104,9 @@ pub(crate) async fn invoke(
     if kind == InvocationType::DryRun {
         return Ok(dry());
     }
-    let id = invocation.id;
+    let (id, by) = (invocation.id, invocation.deadline());
     let outcome = native::run(api, &target.version, invocation).await?;
-    watch(target.alias.as_deref(), &outcome);
+    watch(target.alias.as_deref(), &outcome, by);
     let tail = wants_tail.then(|| target.version.logs.tail(id, LOG_TAIL_BYTES));
     answer(outcome, id, tail)
 }
@@ -175,7 +176,11 @@ pub(crate) fn is_ready(function: &Function, version: &Version) -> Result<(), Api
 }
 
 /// Tells an alias's rollback rule how its version did.
-pub(crate) fn watch(alias: Option<&Alias>, outcome: &Outcome) {
+/// Who calls at `by` wanted it to end by then: if it had to, that tells nothing of the version.
+pub(crate) fn watch(alias: Option<&Alias>, outcome: &Outcome, by: Option<Instant>) {
+    if by.is_some_and(|by| outcome.result.is_err() && by <= clock::now()) {
+        return;
+    }
     if let Some(alias) = alias.filter(|alias| alias.rollback.is_some()) {
         let (version, failed) = (&outcome.version, outcome.result.is_err());
         alias.watch.note(&version.label, clock::unix_ms(), failed, outcome.report.duration);
@@ -279,7 +284,7 @@ pub(crate) fn chain(headers: &HeaderMap, function: &Function) -> Result<Caller, 
     let passed = lineage::pass(trace, function.name(), function.details.allows_recursion);
     let passed = passed
         .map_err(|error| ApiError::lambda("RecursiveInvocationException", error.to_string()))?;
-    let deadline = lineage::remaining(trace).and_then(|left| clock::now().checked_add(left));
+    let deadline = lineage::deadline(trace);
     Ok(Caller { trace: Some(passed.into()), deadline, ..Caller::default() })
 }
 

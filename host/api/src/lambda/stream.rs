@@ -44,10 +44,10 @@ pub(crate) async fn invoke(
         }
         InvocationType::RequestResponse => {}
     }
-    let id = invocation.id;
+    let (id, by) = (invocation.id, invocation.deadline());
     let invocation = payload(&target.version, invocation)?;
     let outcome = api.invoke.invoke(&target.version, invocation).await?;
-    invoke::watch(target.alias.as_deref(), &outcome);
+    invoke::watch(target.alias.as_deref(), &outcome, by);
     let Outcome { result, version, .. } = outcome;
     let label = HeaderValue::from_str(&version.label);
     let mut frames = Frames {
