@@ -510,7 +510,6 @@ fn tls_is_checked() {
     server.assert_well();
 }
 
-/// A function that calls itself by a way around: what it sends says how often it was come through.
 /// A host that sends each request on to the server, as `written` says with the trace header of what it got.
 fn relay(
     server: &Server,
@@ -560,17 +559,20 @@ fn loops_over_the_network_end() {
 
 const SLEEP: &str = r#"{"do":"sleep","ms":8000}"#;
 
+/// A request that has a function sleep, with the trace header of who calls.
+fn sleeps(path: &str, trace: &str) -> String {
+    let length = SLEEP.len();
+    format!(
+        "POST {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n{trace}\r\n\
+         content-length: {length}\r\n\r\n{SLEEP}"
+    )
+}
+
 #[test]
 fn nobody_works_for_a_caller_who_has_run_out_of_time() {
     let World { server, .. } = world(&[]);
     server.deploy("slow", &guest("event"), "timeout=30");
-    let (authority, _) = relay(&server, |_, trace| {
-        let length = SLEEP.len();
-        format!(
-            "POST /v1/functions/slow/invoke HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\
-             {trace}\r\ncontent-length: {length}\r\n\r\n{SLEEP}"
-        )
-    });
+    let (authority, _) = relay(&server, |_, trace| sleeps("/v1/functions/slow/invoke", trace));
     for (name, upload) in [("two", guest("http")), ("three", guest("http3"))] {
         server.deploy(name, &upload, "timeout=1&role=all");
         let before = server.metric(STOPPED);
@@ -589,19 +591,20 @@ fn every_front_heeds_the_deadline_of_who_calls() {
     let World { server, .. } = world(&[]);
     server.deploy("slow", &guest("event"), "timeout=2");
     server.deploy("hurried", &guest("http"), "timeout=1&role=all");
+    server.deploy("patient", &guest("http"), "timeout=30&role=all");
     let v1 = "/v1/functions/slow/invoke";
     let lambda = "/2015-03-31/functions/slow/invocations";
     let seen = Arc::new(std::sync::Mutex::new(String::new()));
-    for path in [v1, lambda] {
+    for (count, path) in [v1, lambda].into_iter().enumerate() {
         let noted = Arc::clone(&seen);
         let (authority, _) = relay(&server, move |_, trace| {
             *noted.lock().unwrap() = trace.split_once(':').unwrap().1.trim().to_owned();
-            let length = SLEEP.len();
-            format!(
-                "POST {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n{trace}\r\n\
-                 content-length: {length}\r\n\r\n{SLEEP}"
-            )
+            sleeps(path, trace)
         });
+        // Nobody's time grows by it.
+        fetch(&server, "patient", "http", &authority, &[]);
+        let log = server.log("slow");
+        assert_eq!(log.matches("Task timed out after 2.00 seconds").count(), count + 1, "{log}");
         let before = server.metric(STOPPED);
         fetch(&server, "hurried", "http", &authority, &[]).expect(504);
         let stopped = || (server.metric(STOPPED) > before).then_some(());

@@ -410,12 +410,12 @@ impl Execute for Executor {
         invocation: Invocation,
         permit: Permit,
     ) -> BoxFuture<'static, Result<Outcome, InvokeError>> {
-        let inner = Arc::clone(&self.0);
-        let unit = inner.unit(version);
-        let (long_run, long) = (inner.long_run.clone(), unit.expects_long());
         if invocation.deadline().is_some_and(|at| at <= clock::now()) {
             return Box::pin(async { Err(InvokeError::Expired) });
         }
+        let inner = Arc::clone(&self.0);
+        let unit = inner.unit(version);
+        let (long_run, long) = (inner.long_run.clone(), unit.expects_long());
         let Invocation { id, payload, caller, attempt } = invocation;
         let run = Run::new(inner, unit, permit, Ticket { id, caller, attempt }, long);
         let meter = run.meter();

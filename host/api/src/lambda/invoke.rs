@@ -175,14 +175,12 @@ pub(crate) fn is_ready(function: &Function, version: &Version) -> Result<(), Api
     Err(ApiError::lambda("ResourceConflictException", message))
 }
 
-/// Tells an alias's rollback rule how its version did.
-/// Who calls at `by` wanted it to end by then: if it had to, that tells nothing of the version.
+/// Tells an alias's rollback rule how its version did; not of a failure after `by`, when its caller's time was over: that
+/// tells nothing of the version.
 pub(crate) fn watch(alias: Option<&Alias>, outcome: &Outcome, by: Option<Instant>) {
-    if by.is_some_and(|by| outcome.result.is_err() && by <= clock::now()) {
-        return;
-    }
-    if let Some(alias) = alias.filter(|alias| alias.rollback.is_some()) {
-        let (version, failed) = (&outcome.version, outcome.result.is_err());
+    let Some(alias) = alias.filter(|alias| alias.rollback.is_some()) else { return };
+    let (version, failed) = (&outcome.version, outcome.result.is_err());
+    if !failed || by.is_none_or(|by| clock::now() < by) {
         alias.watch.note(&version.label, clock::unix_ms(), failed, outcome.report.duration);
     }
 }
