@@ -13,7 +13,7 @@ use wambda_tests::outside::{Dns, Web, say};
 use wambda_tests::{Answer, Server, eventually, guest};
 
 /// A role that may reach these hosts (`HOST:PORT`, with wildcards).
-fn role(server: &Server, name: &str, hosts: &[&str]) {
+pub(crate) fn role(server: &Server, name: &str, hosts: &[&str]) {
     server.role(name);
     policy(server, name, hosts);
 }

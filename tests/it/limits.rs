@@ -45,7 +45,7 @@ fn the_memory_of_all_guests_together_is_bounded() {
     server.deploy("b", &guest("event"), "memory=128&timeout=10");
     server.invoke("a", r#"{"do":"take","mb":40}"#).expect(200);
     let answer = server.invoke("b", r#"{"do":"take","mb":70}"#).expect(500);
-    assert!(answer.text().contains("memory budget"), "{}", answer.text());
+    assert!(answer.text().contains("part of the server's memory"), "{}", answer.text());
     // Idle instances make room: `a` still holds 40 MB, until `b` needs them.
     server.invoke("b", r#"{"do":"take","mb":40}"#).expect(200);
     assert!(server.metric("wambda_memory_used_bytes") <= f64::from(64 << 20));
@@ -74,8 +74,9 @@ fn memory_is_there_before_an_instance_is_made() {
         clients.into_iter().flat_map(|client| client.join().unwrap()).collect::<Vec<_>>()
     });
     let count = |status| answers.iter().filter(|s| **s == status).count();
-    println!("{} went well, {} were refused", count(200), count(503));
-    assert!(count(200) > 10 && count(200) + count(503) == answers.len(), "{answers:?}");
+    // The function has had its part of the memory, which is less than all of it.
+    println!("{} went well, {} were refused", count(200), count(429));
+    assert!(count(200) > 5 && count(200) + count(429) == answers.len(), "{answers:?}");
     server.assert_well();
 }
 
@@ -289,6 +290,22 @@ fn looking_at_an_upload_is_limited_and_not_noticed() {
     server.assert_well();
 }
 
+/// A core module that is small and slow to check: the server itself does not do that.
+#[test]
+fn modules_that_are_slow_to_check_are_checked_in_the_child() {
+    let server = Server::start();
+    let cpu = || server.metric("process_cpu_seconds_total");
+    let upload = crate::hostile::slow_to_check();
+    assert!(upload.len() < 1 << 20, "{}", upload.len());
+    let before = cpu();
+    let answer = server.put("slow", &upload, "").expect(400);
+    let (took, spent) = (answer.took.as_secs_f64(), cpu() - before);
+    println!("it took {took} s, and {spent} CPU-seconds of the server");
+    // Counted in whole seconds.
+    assert!(spent <= 1.0, "the server spent {spent} CPU-seconds of {took} s on it");
+    server.assert_well();
+}
+
 #[test]
 fn ten_compile_bombs_in_a_row_are_not_noticed() {
     let server = Server::with(&["--compile-cpu", "1"]);
@@ -349,6 +366,12 @@ fn a_call_that_does_not_come_back_is_told_of() {
     eventually(Duration::from_secs(5), || {
         (server.metric("wambda_stuck_polls") == 0.0).then_some(())
     });
+    // Whoever looks after the server reads which function it was, once for each time.
+    let said = server.said().find("a call does not come back", Duration::from_secs(5));
+    assert!(said.contains("ERROR") && said.contains("function=\"fill\""), "{said}");
+    let back = server.said().find("has come back", Duration::from_secs(5));
+    assert!(back.contains("function=\"fill\""), "{back}");
+    assert!(said.lines().count() <= 2 && back.lines().count() <= 2, "{said}\n{back}");
     server.assert_well();
 }
 

@@ -4,6 +4,7 @@
 
 #![allow(clippy::disallowed_methods)] // tests measure and wait
 
+mod allocations;
 mod aws;
 mod cli;
 mod clients;
@@ -12,6 +13,7 @@ mod durability;
 mod egress;
 mod events;
 mod fairness;
+mod forks;
 mod front;
 mod hostile;
 mod http_kinds;
@@ -24,6 +26,7 @@ mod logs;
 mod memory;
 mod native;
 mod pool;
+mod shares;
 mod smith;
 mod stopping;
 mod wall;

@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods)] // tests measure and wait
 
 pub mod outside;
+pub mod said;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -12,6 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use said::Said;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use ureq::Agent;
@@ -100,6 +104,7 @@ pub struct Server {
     arguments: Vec<String>,
     env: Vec<(String, String)>,
     agent: Agent,
+    said: Said,
     _dir: Option<tempfile::TempDir>,
 }
 
@@ -143,13 +148,19 @@ impl Server {
     fn on_with(data: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Self {
         let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
         let env: Vec<_> = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let (child, url) = spawn(data, &arguments, &env);
-        let config = Agent::config_builder().http_status_as_error(false).build();
-        Self { child, url, data: data.to_owned(), arguments, env, agent: config.into(), _dir: None }
+        let said = Said::default();
+        let (child, url) = spawn(data, &arguments, &env, &said);
+        let agent = Agent::config_builder().http_status_as_error(false).build().into();
+        Self { child, url, data: data.to_owned(), arguments, env, agent, said, _dir: None }
     }
 
     pub fn data(&self) -> &Path {
         &self.data
+    }
+
+    /// What the server has written to its standard error.
+    pub fn said(&self) -> &Said {
+        &self.said
     }
 
     pub fn pid(&self) -> u32 {
@@ -218,6 +229,26 @@ impl Server {
         self.get(&format!("/v1/functions/{name}/logs?format=text&limit=4096")).expect(200).text()
     }
 
+    /// Publishes a layer by Lambda's API.
+    pub fn publish_layer(&self, name: &str, zip: &[u8]) -> Answer {
+        let body = serde_json::json!({"Content": {"ZipFile": BASE64.encode(zip)}}).to_string();
+        let path = format!("/2018-10-31/layers/{name}/versions");
+        self.request("POST", &path, &[("content-type", "application/json")], body.as_bytes())
+    }
+
+    /// Gives a function its layers. They stay when its code changes.
+    #[track_caller]
+    pub fn set_layers(&self, function: &str, arns: &[&str]) {
+        let body = serde_json::json!({"Layers": arns}).to_string();
+        let path = format!("/2015-03-31/functions/{function}/configuration");
+        let json = [("content-type", "application/json")];
+        self.request("PUT", &path, &json, body.as_bytes()).expect(200);
+        eventually(Duration::from_secs(20), || {
+            let described = self.get(&path).expect(200).json();
+            (described["LastUpdateStatus"] == "Successful").then_some(())
+        });
+    }
+
     /// Calls IAM, in its query protocol.
     #[track_caller]
     pub fn iam(&self, action: &str, fields: &[(&str, &str)]) -> String {
@@ -268,7 +299,7 @@ impl Server {
     /// Starts again on the same data; a port of its own again.
     pub fn restart(&mut self) -> Duration {
         let began = Instant::now();
-        (self.child, self.url) = spawn(&self.data, &self.arguments, &self.env);
+        (self.child, self.url) = spawn(&self.data, &self.arguments, &self.env, &self.said);
         began.elapsed()
     }
 
@@ -315,6 +346,11 @@ impl Server {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 
+    /// Its threads.
+    pub fn threads(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap().count()
+    }
+
     /// The server is alive, has not panicked, and answers quickly.
     #[track_caller]
     pub fn assert_well(&self) {
@@ -330,8 +366,17 @@ impl Drop for Server {
     }
 }
 
-fn spawn(data: &Path, arguments: &[String], env: &[(String, String)]) -> (Child, String) {
-    let mut child = Command::new(program())
+fn spawn(
+    data: &Path,
+    arguments: &[String],
+    env: &[(String, String)],
+    said: &Said,
+) -> (Child, String) {
+    // Whoever wants allocations counted says so in the environment.
+    let counts = env.iter().any(|(key, _)| key == "WAMBDA_COUNTED");
+    let program =
+        if counts { program().with_file_name("examples").join("counted") } else { program() };
+    let mut child = Command::new(program)
         .args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--data-dir"])
         .arg(data)
         .args(arguments)
@@ -339,8 +384,10 @@ fn spawn(data: &Path, arguments: &[String], env: &[(String, String)]) -> (Child,
         .env_remove("RUST_BACKTRACE")
         .envs(env.iter().map(|(key, value)| (key, value)))
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    said.listen(child.stderr.take().unwrap());
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let url = line.trim().strip_prefix("wambda listening on ").expect("the ready line").to_owned();

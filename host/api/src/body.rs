@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use http::HeaderMap;
 use http::header::EXPECT;
 use http_body_util::{BodyExt, Limited};
@@ -154,7 +155,12 @@ impl Rest {
     /// The next bytes of the body; trailers are ignored.
     async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
         loop {
-            let Ok(frame) = tokio::time::timeout(patience(), self.frame()).await else {
+            // Most bodies are here with their heads: no timer for them.
+            let frame = match self.frame().now_or_never() {
+                Some(frame) => Ok(frame),
+                None => tokio::time::timeout(patience(), self.frame()).await,
+            };
+            let Ok(frame) = frame else {
                 // Who is silent is not waited for again, to take the rest.
                 self.waits = true;
                 let seconds = patience().as_secs_f64();

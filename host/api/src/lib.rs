@@ -87,6 +87,7 @@ pub struct Api {
     pub ready: watch::Receiver<bool>,
     /// Links to code and layers.
     pub downloads: Downloads,
+    printed: tokio::sync::Mutex<Option<system::Printed>>,
     /// The count of good answers, by surface: the others are looked up.
     good: [IntCounter; Surface::ALL.len()],
 }
@@ -244,24 +245,25 @@ impl Api {
             before_metrics,
             ready,
             downloads: Downloads::default(),
+            printed: tokio::sync::Mutex::default(),
             good,
         }
     }
 
     /// Answers one request. Never fails: what goes wrong is an answer too.
-    pub async fn handle(self: Arc<Self>, request: Request, peer: SocketAddr) -> Response {
-        let (surface, answered) = router::route(&self, request, peer).await;
+    pub async fn handle(self: &Arc<Self>, request: Request, peer: SocketAddr) -> Response {
+        let (surface, answered) = router::route(self, request, peer).await;
         let response = answered.unwrap_or_else(|error| error.respond(surface));
         self.count(surface, response.status());
         response
     }
 
     /// Answers one request on a connection beyond those that there may be: what looking after the server needs.
-    pub async fn handle_beyond(self: Arc<Self>, request: Request, peer: SocketAddr) -> Response {
+    pub async fn handle_beyond(self: &Arc<Self>, request: Request, peer: SocketAddr) -> Response {
         let surface = router::surface_of(request.uri().path());
         let mut message = "as many connections are open as may be, in all or from your address";
         if router::is_upkeep(&request) {
-            let answer = Arc::clone(&self).handle(request, peer);
+            let answer = self.handle(request, peer);
             match tokio::time::timeout(CONNECTIONS_RESERVED_PATIENCE, answer).await {
                 Ok(answer) => return answer,
                 Err(_) => {

@@ -14,13 +14,15 @@ use wambda_model::invocation::Caller;
 use wambda_model::limits::{EVENT_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX, PAYLOAD_BYTES_MAX};
 use wambda_model::scaling::ScalingReport;
 use wambda_model::{
-    Draft, FunctionName, Invocation, Invoke, InvokeError, Outcome, Payload, Permit, Reply, Version,
+    Draft, Function, FunctionError, FunctionName, Invocation, Invoke, InvokeError, Outcome,
+    Payload, Permit, Reply, RequestId, Version,
 };
 
 use crate::body::Whole;
 use crate::name::Named;
 use crate::{
-    Api, ApiError, Request, Response, Surface, auth, gateway, lambda, logs, query, queues, reply,
+    Api, ApiError, Request, Response, Surface, auth, body, gateway, lambda, logs, query, queues,
+    reply,
 };
 
 pub(crate) fn version_of(api: &Api, name: &FunctionName) -> Result<Arc<Version>, ApiError> {
@@ -283,38 +285,68 @@ fn ratio(value: u64, unit: u64) -> Value {
     if value.is_multiple_of(unit) { json!(value / unit) } else { json!(value as f64 / unit as f64) }
 }
 
-/// `POST /v1/functions/{name}/invoke`
-pub(crate) async fn invoke(
+/// The answer to an invocation of a function that is not there: strangers prove who they are first.
+pub(crate) async fn refuse(
     api: &Api,
     name: &FunctionName,
     request: Request,
     peer: SocketAddr,
-) -> Result<Response, ApiError> {
-    let function = api.catalog.get(name);
-    if function.is_none() && !api.auth.required {
-        return Err(ApiError::no_function(name));
+) -> ApiError {
+    let missing = ApiError::no_function(name);
+    if !api.auth.required {
+        return missing;
     }
+    let (parts, incoming) = request.into_parts();
+    let body = (incoming, PAYLOAD_BYTES_MAX);
+    match auth::receive(api, Surface::Native, &parts, body, peer).await {
+        Err(error) => error,
+        Ok((_, who)) => authorize(api, &who, name, None).err().unwrap_or(missing),
+    }
+}
+
+/// Whether `who` may invoke the function of that name.
+fn authorize(
+    api: &Api,
+    who: &auth::Who,
+    name: &FunctionName,
+    function: Option<&Function>,
+) -> Result<(), ApiError> {
+    let named = Named { name: name.clone(), qualifier: None };
+    lambda::invoke::authorize(api, who, &named, function)
+}
+
+/// `POST /v1/functions/{name}/invoke`
+pub(crate) async fn invoke(
+    api: &Api,
+    function: Arc<Function>,
+    request: Request,
+    peer: SocketAddr,
+) -> Result<Response, ApiError> {
     let is_event = is_event(request.uri().query().unwrap_or_default())?;
     let (parts, incoming) = request.into_parts();
-    let limit = function.as_ref().filter(|_| !api.auth.required);
-    let limit = limit.map_or(PAYLOAD_BYTES_MAX, |f| f.latest.config.payload_bytes);
+    // Strangers learn nothing of a function, its limits included.
+    let own = (!api.auth.required).then_some(function.latest.config.payload_bytes);
+    let limit = own.unwrap_or(PAYLOAD_BYTES_MAX);
     let limit = if is_event { limit.min(EVENT_BYTES_MAX) } else { limit };
-    let (event, who) = auth::receive(api, Surface::Native, &parts, (incoming, limit), peer).await?;
-    if !who.trusted {
-        let named = Named { name: name.clone(), qualifier: None };
-        lambda::invoke::authorize(api, &who, &named, function.as_deref())?;
-    }
-    let function = function.ok_or_else(|| ApiError::no_function(name))?;
+    let (event, stranger) = if api.auth.required {
+        let body = (incoming, limit);
+        let received = Box::pin(auth::receive(api, Surface::Native, &parts, body, peer));
+        let (event, who) = received.await?;
+        authorize(api, &who, function.name(), Some(&function))?;
+        (event, Some(who))
+    } else {
+        (body::read(&api.room, (&parts.headers, peer), incoming, limit).await?, None)
+    };
     let version = &function.latest;
     lambda::invoke::is_ready(&function, version)?;
     let chain = lambda::invoke::chain(&parts.headers, &function)?;
     if is_event {
-        let identity = (!who.trusted).then(|| Arc::from(who.arn()));
+        let identity = stranger.map(|who| Arc::from(who.arn()));
         let known = identity.is_some() || chain.trace.is_some();
         let caller = known.then_some(Caller { identity, ..chain });
         let (bytes, headers) = (event.into_bytes(), &parts.headers);
         let accepted = queues::accept(api, &function, None, bytes, caller.as_ref(), headers);
-        return Ok(queues::accepted(accepted.await?));
+        return Ok(queues::accepted(Box::pin(accepted).await?));
     }
     let mut invocation = Invocation::new(Payload::Event(event.into_bytes()));
     if chain.trace.is_some() {
@@ -326,20 +358,21 @@ pub(crate) async fn invoke(
     let mut response = match result {
         Ok(Reply::Event(bytes)) => reply::result(StatusCode::OK, bytes),
         Ok(Reply::Http(_)) => return Err(ApiError::internal("a streamed reply to an event")),
-        Err(error) => {
-            let timed_out = error.kill == Some(wambda_model::KillReason::Timeout);
-            let status = if timed_out {
-                StatusCode::GATEWAY_TIMEOUT
-            } else {
-                StatusCode::INTERNAL_SERVER_ERROR
-            };
-            let mut response = reply::result(status, error.to_json(id));
-            reply::error_header(response.headers_mut(), &error);
-            response
-        }
+        Err(error) => failed(id, &error),
     };
     reply::report_headers(response.headers_mut(), id, &report);
     Ok(response)
+}
+
+/// The answer of a function that failed.
+fn failed(id: RequestId, error: &FunctionError) -> Response {
+    let status = match error.kill {
+        Some(wambda_model::KillReason::Timeout) => StatusCode::GATEWAY_TIMEOUT,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    let mut response = reply::result(status, error.to_json(id));
+    reply::error_header(response.headers_mut(), error);
+    response
 }
 
 /// Whether the caller does not wait for the answer.
@@ -370,7 +403,7 @@ pub(crate) async fn run(
         return Ok(api.invoke.invoke(version, invocation).await?);
     }
     let invocation = as_http(version, invocation)?;
-    as_event(version, api.invoke.invoke(version, invocation).await?).await
+    Box::pin(as_event(version, api.invoke.invoke(version, invocation).await?)).await
 }
 
 /// The event of an invocation as a request.

@@ -63,8 +63,9 @@ pub fn put_id(headers: &mut HeaderMap, name: HeaderName, id: RequestId) {
 
 /// Puts an invocation's report into headers.
 pub fn report_headers(headers: &mut HeaderMap, id: RequestId, report: &Report) {
-    // For heads of other makers; [`result`] has made room.
-    headers.reserve(HEAD_ROOM);
+    if headers.capacity() - headers.len() < HEAD_ROOM {
+        headers.reserve(HEAD_ROOM);
+    }
     put_id(headers, REQUEST_ID, id);
     headers.insert(DURATION, milliseconds(report.duration));
     if let Some(init) = report.init {

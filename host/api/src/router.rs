@@ -7,8 +7,8 @@ use http::Method;
 use http::header::{CONTENT_TYPE, HOST, TRANSFER_ENCODING};
 use hyper::body::Body as _;
 use matchit::Router;
-use wambda_model::FunctionName;
 use wambda_model::limits::HEAD_BYTES_MAX;
+use wambda_model::{Function, FunctionName};
 
 use crate::auth::{self, Who};
 use crate::queues::{self, Ask};
@@ -101,13 +101,26 @@ pub(crate) async fn route(
         return (surface, Err(error));
     }
     if let Some(id) = url::url_id(&request) {
-        return (Surface::Url, url::serve_host(api, &id, request, peer).await);
+        return (Surface::Url, Box::pin(url::serve_host(api, &id, request, peer)).await);
     }
+    // The others' futures are large, and this one is copied for every request.
     match surface {
-        Surface::Lambda => (surface, lambda::serve(api, request, peer).await),
-        Surface::Native | Surface::Url => (surface, own(api, surface, request, peer).await),
-        _ => small(api, request, peer).await,
+        Surface::Native if let Some(function) = invoked(api, &request) => {
+            (surface, native::invoke(api, function, request, peer).await)
+        }
+        Surface::Lambda => (surface, Box::pin(lambda::serve(api, request, peer)).await),
+        Surface::Native | Surface::Url => {
+            (surface, Box::pin(own(api, surface, request, peer)).await)
+        }
+        _ => Box::pin(small(api, request, peer)).await,
     }
+}
+
+/// The function that `POST /v1/functions/{name}/invoke` is for, when it is there and spelled plainly: the way that most
+/// requests take, without a copy.
+fn invoked(api: &Api, request: &Request) -> Option<Arc<Function>> {
+    let name = request.uri().path().strip_prefix("/v1/functions/")?.strip_suffix("/invoke")?;
+    (request.method() == Method::POST).then(|| api.catalog.find(name))?
 }
 
 /// What is told apart by a header, the body, or not at all.
@@ -195,7 +208,11 @@ async fn own(
     match *matched.value {
         Route::Invoke => {
             only(&request, &Method::POST, "POST")?;
-            native::invoke(api, &function_name(&name)?, request, peer).await
+            let name = function_name(&name)?;
+            match api.catalog.get(&name) {
+                Some(function) => native::invoke(api, function, request, peer).await,
+                None => Err(native::refuse(api, &name, request, peer).await),
+            }
         }
         Route::Url => url::serve(api, &name, request, peer).await,
         Route::Invocation => {
@@ -249,14 +266,12 @@ fn method_of(request: &Request) -> Method {
     }
 }
 
-/// Functions, for whoever may.
-async fn functions(
-    api: &Arc<Api>,
-    place: Place<'_>,
-    request: Request,
-    peer: SocketAddr,
-) -> Result<Response, ApiError> {
-    let method = method_of(&request);
+/// What a request is about, and what it does in the words of policies: all that can be said before its body is read.
+fn asked(
+    place: &Place<'_>,
+    method: &Method,
+    query: Option<&str>,
+) -> Result<(Option<FunctionName>, &'static str), ApiError> {
     let name = match place.route {
         Route::Functions => None,
         _ => Some(function_name(place.name)?),
@@ -266,9 +281,13 @@ async fn functions(
         Route::Rollback => "PUT, GET, DELETE",
         _ => "GET",
     };
-    let action = match (place.route, &method) {
+    let action = match (place.route, method) {
         (Route::Functions, &Method::GET) => "lambda:ListFunctions",
-        (Route::Function, &Method::PUT) => "lambda:UpdateFunctionCode",
+        (Route::Function, &Method::PUT) => {
+            // The query is checked before the body is read, and the body before it is compiled.
+            native::check_query(query.unwrap_or_default())?;
+            "lambda:UpdateFunctionCode"
+        }
         (Route::Function | Route::Scaling | Route::Grants, &Method::GET) => "lambda:GetFunction",
         (Route::Function, &Method::DELETE) => "lambda:DeleteFunction",
         (Route::Logs, &Method::GET) => "logs:FilterLogEvents",
@@ -276,14 +295,30 @@ async fn functions(
         (Route::Rollback, &Method::PUT | &Method::DELETE) => "lambda:UpdateAlias",
         (_, method) => return Err(ApiError::no_method(method, allowed)),
     };
+    Ok((name, action))
+}
+
+/// Functions, for whoever may.
+async fn functions(
+    api: &Arc<Api>,
+    place: Place<'_>,
+    request: Request,
+    peer: SocketAddr,
+) -> Result<Response, ApiError> {
+    let method = method_of(&request);
+    let asked = asked(&place, &method, request.uri().query());
     let (parts, incoming) = request.into_parts();
+    let (name, action) = match asked {
+        Ok(asked) => asked,
+        Err(error) => {
+            // What it sends is taken, so that its connection can be used again.
+            drop(body::Rest::new(&parts.headers, incoming));
+            return Err(error);
+        }
+    };
     // An upload is the only body, and signed like any other.
     let upload = place.route == Route::Function && method == Method::PUT;
     let limit = if upload { wambda_model::limits::UPLOAD_BYTES_MAX as u64 } else { 0 };
-    if upload {
-        // The query is checked before the body is read, and the body before it is compiled.
-        native::check_query(parts.uri.query().unwrap_or_default())?;
-    }
     let incoming = (incoming, limit.max(SMALL_BYTES_MAX));
     let (whole, who) = auth::receive(api, Surface::Native, &parts, incoming, peer).await?;
     authorize(api, &who, action, name.as_ref())?;
@@ -418,10 +453,7 @@ fn check_host(request: &Request) -> Result<(), ApiError> {
             Err(ApiError::invalid("InvalidHost", "the request has no Host header"))
         }
         // An authority without user information: what is in it matters to functions, not to us.
-        Some(host)
-            if !host.as_bytes().iter().all(|b| b.is_ascii_graphic() && !b"/?#@\\,".contains(b))
-                || !has_port(host.as_bytes()) =>
-        {
+        Some(host) if !is_authority(host.as_bytes()) => {
             Err(ApiError::invalid("InvalidHost", "the Host header is not valid"))
         }
         Some(host)
@@ -438,12 +470,26 @@ fn check_host(request: &Request) -> Result<(), ApiError> {
     }
 }
 
-/// Whether what follows the host is a port, or nothing.
-fn has_port(host: &[u8]) -> bool {
-    let within_brackets = host.iter().rposition(|byte| *byte == b']').map_or(0, |end| end + 1);
-    let rest = host.get(within_brackets..).unwrap_or_default();
-    let port = rest.iter().position(|byte| *byte == b':').and_then(|colon| rest.get(colon + 1..));
-    port.is_none_or(|port| port.len() <= 5 && port.iter().all(u8::is_ascii_digit))
+/// Whether a host may have this byte. All of it is graphic; what is told apart from it is left out.
+fn is_of_host(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !matches!(byte, b'/' | b'?' | b'#' | b'@' | b'\\' | b',')
+}
+
+/// Whether it is a host, and what follows it a port, or nothing. In one pass: every request has one.
+fn is_authority(host: &[u8]) -> bool {
+    let (mut within_brackets, mut port) = (false, None);
+    for byte in host {
+        match (byte, &mut port) {
+            (byte, _) if !is_of_host(*byte) => return false,
+            (b'[', _) => within_brackets = true,
+            (b']', _) => (within_brackets, port) = (false, None),
+            (b':', None) if !within_brackets => port = Some(0),
+            (digit, Some(length)) if digit.is_ascii_digit() && *length < 5 => *length += 1,
+            (_, Some(_)) => return false,
+            _ => {}
+        }
+    }
+    !within_brackets
 }
 
 /// The head is bounded as a whole; hyper bounds its parts and its buffer.

@@ -49,9 +49,11 @@ struct Door<'a> {
 
 /// The id of a function URL, when `Host` names one.
 pub(crate) fn url_id(request: &Request) -> Option<String> {
-    let host = request.headers().get(HOST)?.to_str().ok()?;
-    let (id, rest) = host.split_once('.')?;
-    (rest.starts_with("lambda-url.") && !id.is_empty()).then(|| id.to_ascii_lowercase())
+    let host = request.headers().get(HOST)?.as_bytes();
+    let dot = host.iter().position(|byte| *byte == b'.')?;
+    let (id, rest) = host.split_at_checked(dot)?;
+    let is_url = rest.starts_with(b".lambda-url.") && !id.is_empty();
+    is_url.then(|| std::str::from_utf8(id).ok().map(str::to_ascii_lowercase))?
 }
 
 /// Answers a request to `{url-id}.lambda-url.…`.

@@ -2,6 +2,7 @@
 //! queues, and move what is in them. Who runs them is in `sources`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -97,6 +98,8 @@ pub struct Events {
     queues: Arc<dyn Queues>,
     catalog: CatalogCell,
     settings: EventSettings,
+    /// Bytes of all queues as of some second, with what was taken since, and that second.
+    stored: (AtomicU64, AtomicU64),
 }
 
 impl std::fmt::Debug for Events {
@@ -160,7 +163,26 @@ impl Events {
     /// Over these queues.
     #[must_use]
     pub fn new(queues: Arc<dyn Queues>, catalog: CatalogCell, settings: EventSettings) -> Self {
-        Self { queues, catalog, settings }
+        Self { queues, catalog, settings, stored: Default::default() }
+    }
+
+    /// Counts `more` bytes among what all queues hold, if they may hold so many. Once a second it is looked at what that
+    /// is: queues are many.
+    fn take(&self, more: u64) -> Result<(), EventError> {
+        let (bytes, second) = &self.stored;
+        let now_s = self.queues.now_ms() / 1_000;
+        if second.swap(now_s, Relaxed) != now_s {
+            let all = self.queues.infos();
+            bytes.store(all.iter().map(|(_, info)| info.bytes()).sum(), Relaxed);
+        }
+        let (limit, held) = (self.settings.storage_bytes, bytes.fetch_add(more, Relaxed));
+        if held.saturating_add(more) > limit {
+            bytes.fetch_sub(more, Relaxed);
+            return Err(EventError::Full(format!(
+                "all queues together may hold {limit} bytes, and hold {held}: try again later"
+            )));
+        }
+        Ok(())
     }
 
     /// Where they are kept.
@@ -192,6 +214,7 @@ impl Events {
         if size > limit {
             return Err(EventError::TooLarge { limit, size });
         }
+        self.take(size)?;
         let envelope = Envelope::new(function.name().clone(), qualifier, caller);
         let mut message = event_message(function, &envelope, event, self.queues.now_ms());
         message.dedup = key.map(|key| Dedup { key, window: IDEMPOTENCY_WINDOW });

@@ -176,7 +176,7 @@ impl Functions {
             metrics,
             clock,
             identity,
-            account: Arc::new(Gate::new(concurrency)),
+            account: Arc::new(Gate::shared(concurrency)),
             concurrency,
             roles: std::sync::RwLock::new(Arc::new(|_| Grants::default())),
             commit: Mutex::default(),

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use papaya::HashMap;
+use rustc_hash::FxBuildHasher;
 use wambda_model::invocation::InstanceCounts;
 use wambda_model::scaling::ScalingReport;
 use wambda_model::{
@@ -25,7 +26,7 @@ const INSTANCE_BYTES_GUESS: u64 = 2 << 20;
 pub struct Dispatcher {
     execute: Arc<dyn Execute>,
     /// By the number of their version.
-    lanes: HashMap<u64, Arc<Lane>>,
+    lanes: HashMap<u64, Arc<Lane>, FxBuildHasher>,
     /// Functions whose gauges were shown in the last round.
     shown: Mutex<BTreeMap<usize, Shown>>,
     /// Second of the last sample.
@@ -54,7 +55,8 @@ impl Dispatcher {
     ) -> Self {
         Self {
             execute,
-            lanes: HashMap::new(),
+            // The numbers are our own.
+            lanes: HashMap::with_hasher(FxBuildHasher),
             shown: Mutex::default(),
             sampled: AtomicU64::new(0),
             catalog,
@@ -246,7 +248,7 @@ impl Invoke for Dispatcher {
             drop(permit);
             return Box::pin(async move { Err(error) });
         }
-        self.execute.execute(version, invocation, permit)
+        self.execute.execute(version, invocation, permit.begin(self.clock.now()))
     }
 
     fn set_backlog(&self, version: &Arc<Version>, backlog: Backlog) {

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use wambda_model::gate::Turn;
+use wambda_model::invocation::Ran;
 use wambda_model::limits::{QUEUE_AGE_MAX, QUEUE_BYTES_MAX};
 use wambda_model::scaling::{Decision, ScalingReport};
 use wambda_model::{Backlog, Budget, Clock, InvokeError, Permit, Release, ThrottleReason, Version};
@@ -567,8 +568,8 @@ impl Release for Lane {
         self.nudge();
     }
 
-    fn release(self: Arc<Self>, taken: Instant, cpu: Option<Duration>) {
-        let now = self.clock.now();
+    fn release(self: Arc<Self>, taken: Instant, ran: Option<Ran>) {
+        let now = ran.map_or_else(|| self.clock.now(), |ran| ran.ended);
         let mut state = self.lock();
         state.running = state.running.saturating_sub(1);
         if state.running == 0 {
@@ -577,8 +578,8 @@ impl Release for Lane {
         self.give_back(&mut state);
         let own = state.own;
         learn(&mut state.service_s, now.saturating_duration_since(taken));
-        if let Some(cpu) = cpu {
-            learn(&mut state.cpu_s, cpu);
+        if let Some(ran) = ran {
+            learn(&mut state.cpu_s, ran.cpu);
         }
         let waiting = !state.waiters.is_empty();
         drop(state);
@@ -610,10 +611,11 @@ impl Waiting {
             tokio::select! {
                 biased;
                 granted = &mut self.granted => {
-                    let waited = self.lane.clock.now().saturating_duration_since(self.since);
+                    let now = self.lane.clock.now();
+                    let waited = now.saturating_duration_since(self.since);
                     version.metrics.queue_wait.observe(waited.as_secs_f64());
                     let permit = granted.ok().and_then(|mut handed| handed.permit.take());
-                    return permit.ok_or_else(|| InvokeError::Unavailable("the queue is gone".to_owned()));
+                    return permit.map(|permit| permit.begin(now)).ok_or_else(|| InvokeError::Unavailable("the queue is gone".to_owned()));
                 }
                 () = tokio::time::sleep_until(until) => {
                     self.lane.nudge();

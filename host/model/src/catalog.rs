@@ -150,6 +150,12 @@ impl Catalog {
     /// The function of that name.
     #[must_use]
     pub fn get(&self, name: &FunctionName) -> Option<&Arc<Function>> {
+        self.find(name.as_str())
+    }
+
+    /// The function of that name, which may be none.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<&Arc<Function>> {
         self.functions.get(name)
     }
 
@@ -239,6 +245,12 @@ impl CatalogCell {
     #[must_use]
     pub fn get(&self, name: &FunctionName) -> Option<Arc<Function>> {
         self.0.load().get(name).map(Arc::clone)
+    }
+
+    /// The function of that name, which may be none.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<Arc<Function>> {
+        self.0.load().find(name).map(Arc::clone)
     }
 
     /// The version that an unqualified invocation of `name` runs.

@@ -3,6 +3,8 @@
 //! Schedulers and queues take a [`Clock`]; measuring code on the hot path calls [`now`] directly,
 //! because a virtual call for a stopwatch buys nothing.
 
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// A source of monotonic and wall-clock time.
@@ -40,4 +42,42 @@ pub fn unix_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// What [`wall_ms`] counts from, and the wall-clock time there in microseconds since the Unix epoch.
+static ORIGIN: LazyLock<(Instant, AtomicU64)> =
+    LazyLock::new(|| (now(), AtomicU64::new(unix_ms().saturating_mul(1_000))));
+
+/// Takes over what somebody has done to the wall clock; to be called now and then.
+pub fn adjust() {
+    let (origin, unix_us) = &*ORIGIN;
+    let passed = u64::try_from(now().saturating_duration_since(*origin).as_micros());
+    let there = unix_ms().saturating_mul(1_000).saturating_sub(passed.unwrap_or(0));
+    // Within a millisecond it is the same: time should not tremble.
+    if unix_us.load(Relaxed).abs_diff(there) > 1_000 {
+        unix_us.store(there, Relaxed);
+    }
+}
+
+/// Wall-clock time in milliseconds since the Unix epoch at `at`, without asking the operating system; changes of the
+/// clock are there with the next [`adjust`].
+#[must_use]
+pub fn wall_ms(at: Instant) -> u64 {
+    let (origin, unix_us) = &*ORIGIN;
+    let passed = u64::try_from(at.saturating_duration_since(*origin).as_micros());
+    unix_us.load(Relaxed).saturating_add(passed.unwrap_or(0)) / 1_000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wall_time_follows_the_clock() {
+        assert!(wall_ms(now()).abs_diff(unix_ms()) <= 2);
+        ORIGIN.1.fetch_add(60_000_000, Relaxed);
+        assert!(wall_ms(now()).abs_diff(unix_ms()) > 59_000);
+        adjust();
+        assert!(wall_ms(now()).abs_diff(unix_ms()) <= 2);
+    }
 }

@@ -150,6 +150,10 @@ pub enum ThrottleReason {
     QueueAge,
     /// The function's concurrency is 0.
     Concurrency,
+    /// The function's instances hold as much memory as those of one function may.
+    Memory,
+    /// The function's instances hold as many slots as those of one function may.
+    Instances,
 }
 
 impl ThrottleReason {
@@ -161,6 +165,8 @@ impl ThrottleReason {
             Self::QueueBytes => "queue_bytes",
             Self::QueueAge => "queue_age",
             Self::Concurrency => "concurrency",
+            Self::Memory => "memory",
+            Self::Instances => "instances",
         }
     }
 }

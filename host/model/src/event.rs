@@ -13,7 +13,7 @@ use crate::ids::FunctionName;
 use crate::invocation::Caller;
 use crate::limits::{
     ATTEMPTS_KEPT, ERROR_CHARS_MAX, EVENT_AGE_DEFAULT_S, EVENT_AGE_MAX_S, EVENT_AGE_MIN_S,
-    EVENT_RETRIES_DEFAULT, EVENT_RETRIES_MAX, RESULT_KEPT_BYTES_MAX,
+    EVENT_RETRIES_DEFAULT, EVENT_RETRIES_MAX, EVENT_STORAGE_BYTES_DEFAULT, RESULT_KEPT_BYTES_MAX,
 };
 
 /// How a qualifier's asynchronous invocations are handled. Nothing said means the default.
@@ -345,6 +345,8 @@ pub struct EventSettings {
     pub lease_slack: std::time::Duration,
     /// How long outcomes are kept.
     pub outcome_age: std::time::Duration,
+    /// Bytes that all queues may hold together for an event to be taken.
+    pub storage_bytes: u64,
 }
 
 impl Default for EventSettings {
@@ -355,6 +357,7 @@ impl Default for EventSettings {
             backoff: [seconds(1), seconds(300)],
             lease_slack: seconds(60),
             outcome_age: seconds(3_600),
+            storage_bytes: EVENT_STORAGE_BYTES_DEFAULT,
         }
     }
 }

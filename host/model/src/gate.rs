@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{
-    AtomicBool, AtomicU32,
+    AtomicBool, AtomicU32, AtomicU64,
     Ordering::{Relaxed, SeqCst},
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -29,6 +29,8 @@ pub struct Gate {
     waiting: Mutex<VecDeque<Waiting>>,
     /// Whether somebody is in the queue; so that nobody locks it for nothing.
     is_awaited: AtomicBool,
+    /// Whether the last places are for functions that have none.
+    keeps_some: bool,
 }
 
 /// A place in a gate's queue.
@@ -43,6 +45,9 @@ struct Waiting {
 const CALLS_MAX: usize = 64;
 /// Those longest in the queue are compared when it opens, and so many of them.
 const COMPARED_MAX: usize = 64;
+/// One in so many of the account's places is for functions of which nothing runs: calls that do nothing for long would
+/// take every place otherwise, until they end.
+const NEWCOMERS: u32 = 16;
 
 impl Gate {
     /// A gate that lets `limit` through at once.
@@ -53,7 +58,15 @@ impl Gate {
             running: AtomicU32::new(0),
             waiting: Mutex::default(),
             is_awaited: AtomicBool::new(false),
+            keeps_some: false,
         }
+    }
+
+    /// A gate for many functions, of which none gets all of its places: of sixteen the last one is for functions that
+    /// have none.
+    #[must_use]
+    pub fn shared(limit: u32) -> Self {
+        Self { keeps_some: true, ..Self::new(limit) }
     }
 
     /// How many it lets through at once.
@@ -79,15 +92,21 @@ impl Gate {
         self.is_awaited.load(SeqCst)
     }
 
-    /// Whether one more may pass now.
-    #[must_use]
-    pub fn is_open(&self) -> bool {
-        self.running() < self.limit()
+    /// How many it lets through at once of those that have `taken` places.
+    fn limit_of(&self, taken: u32) -> u32 {
+        let limit = self.limit();
+        let kept = if self.keeps_some && taken > 0 { limit / NEWCOMERS } else { 0 };
+        limit - kept
     }
 
-    /// Passes, when the gate is open.
-    fn try_enter(&self) -> bool {
-        let limit = self.limit();
+    /// Whether one more may pass now, who has `taken` places.
+    fn is_open(&self, taken: u32) -> bool {
+        self.running() < self.limit_of(taken)
+    }
+
+    /// Passes, when the gate is open for one who has `taken` places.
+    fn try_enter(&self, taken: u32) -> bool {
+        let limit = self.limit_of(taken);
         let one_more = |running: u32| (running < limit).then_some(running + 1);
         self.running.fetch_update(SeqCst, Relaxed, one_more).is_ok()
     }
@@ -108,13 +127,14 @@ impl Gate {
     /// Calls those who wait, while it is open: after leaving, and after taking a place in the queue.
     pub fn call(&self) {
         for _ in 0..CALLS_MAX {
-            if !self.is_awaited() || !self.is_open() {
+            if !self.is_awaited() || !self.is_open(0) {
                 return;
             }
             let mut waiting = self.lock();
-            let compared = waiting.iter().take(COMPARED_MAX).enumerate();
-            let least = compared.min_by_key(|(_, waiting)| waiting.taken.load(Relaxed));
-            let next = least.map(|(at, _)| at).and_then(|at| waiting.remove(at));
+            let compared = waiting.iter().map(|waiting| waiting.taken.load(Relaxed));
+            let least = compared.take(COMPARED_MAX).enumerate().min_by_key(|(_, taken)| *taken);
+            let Some((at, _)) = least.filter(|(_, taken)| self.is_open(*taken)) else { return };
+            let next = waiting.remove(at);
             self.is_awaited.store(!waiting.is_empty(), SeqCst);
             drop(waiting);
             if let Some(next) = next.and_then(|next| next.who.upgrade()) {
@@ -145,6 +165,10 @@ pub struct Share {
     taken: Arc<AtomicU32>,
     /// Invocations of the function that want a core and have none.
     pub starved: AtomicU32,
+    /// Bytes that its instances hold of the memory budget.
+    pub memory: Arc<AtomicU64>,
+    /// Slots that its instances hold.
+    pub slots: Arc<AtomicU32>,
 }
 
 impl Share {
@@ -157,6 +181,8 @@ impl Share {
             account: Arc::clone(account),
             taken: Arc::default(),
             starved: AtomicU32::new(0),
+            memory: Arc::default(),
+            slots: Arc::default(),
         }
     }
 
@@ -191,7 +217,7 @@ impl Share {
     #[must_use]
     pub fn try_enter(&self, own: bool, called: bool) -> bool {
         let gate = self.gate(own);
-        let passes = (called || !gate.is_awaited()) && gate.try_enter();
+        let passes = (called || !gate.is_awaited()) && gate.try_enter(self.taken.load(Relaxed));
         if passes {
             self.taken.fetch_add(1, Relaxed);
         }
@@ -236,14 +262,42 @@ mod tests {
     #[test]
     fn a_gate_counts() {
         let gate = Gate::new(2);
-        assert!(gate.try_enter() && gate.try_enter() && !gate.try_enter());
+        assert!(gate.try_enter(0) && gate.try_enter(1) && !gate.try_enter(0));
         gate.leave(1);
-        assert!(gate.is_open());
+        assert!(gate.is_open(1));
         gate.force(5);
         gate.set_limit(3);
-        assert!(!gate.try_enter());
+        assert!(!gate.try_enter(0));
         gate.leave(100);
         assert_eq!(gate.running(), 0);
+    }
+
+    #[test]
+    fn nobody_gets_all_of_the_accounts_places() {
+        let gate = Gate::shared(32);
+        let mut sleepers = 0;
+        while gate.try_enter(sleepers) {
+            sleepers += 1;
+        }
+        assert_eq!(sleepers, 30);
+        assert!(gate.try_enter(0) && gate.try_enter(0) && !gate.try_enter(0));
+        // Who waits and has some is not called for what is kept.
+        struct Called(AtomicU32);
+        impl Turn for Called {
+            fn turn(self: Arc<Self>) {
+                self.0.fetch_add(1, Relaxed);
+            }
+        }
+        let who = Arc::new(Called(AtomicU32::new(0)));
+        let turn: Arc<dyn Turn> = Arc::clone(&who) as Arc<dyn Turn>;
+        gate.wait(Waiting { who: Arc::downgrade(&turn), taken: Arc::new(AtomicU32::new(30)) });
+        gate.leave(1);
+        gate.call();
+        assert_eq!(who.0.load(Relaxed), 0);
+        gate.leave(2);
+        gate.call();
+        assert_eq!(who.0.load(Relaxed), 1);
+        assert_eq!(Gate::shared(8).limit_of(7), 8, "small ones keep nothing");
     }
 
     #[test]

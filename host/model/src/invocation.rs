@@ -144,7 +144,16 @@ pub struct Permit {
     /// None only while it is being dropped.
     owner: Option<Arc<dyn Release>>,
     taken: Instant,
-    cpu: Option<Duration>,
+    ran: Option<Ran>,
+}
+
+/// What ran under a permit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ran {
+    /// When it ended.
+    pub ended: Instant,
+    /// CPU time that it took.
+    pub cpu: Duration,
 }
 
 /// Takes permits back.
@@ -152,15 +161,28 @@ pub trait Release: Send + Sync {
     /// What runs under one that had to wait for a core has come to it.
     fn begun(self: Arc<Self>) {}
 
-    /// One permit is free again, taken at `taken`; what ran under it, if something did, took `cpu`.
-    fn release(self: Arc<Self>, taken: Instant, cpu: Option<Duration>);
+    /// One permit is free again, taken at `taken`; `ran` is what ran under it, if something did.
+    fn release(self: Arc<Self>, taken: Instant, ran: Option<Ran>);
 }
 
 impl Permit {
     /// A permit of `owner`, taken at `taken`.
     #[must_use]
     pub fn new(owner: Arc<dyn Release>, taken: Instant) -> Self {
-        Self { owner: Some(owner), taken, cpu: None }
+        Self { owner: Some(owner), taken, ran: None }
+    }
+
+    /// The same, but what runs under it begins only now.
+    #[must_use]
+    pub fn begin(mut self, now: Instant) -> Self {
+        self.taken = now;
+        self
+    }
+
+    /// When it was taken, and what runs under it begins.
+    #[must_use]
+    pub fn taken(&self) -> Instant {
+        self.taken
     }
 
     /// What runs under it has come to a core, for which it had to wait.
@@ -171,15 +193,15 @@ impl Permit {
     }
 
     /// Tells what ran under it.
-    pub fn note_cpu(&mut self, cpu: Duration) {
-        self.cpu = Some(cpu);
+    pub fn note(&mut self, ran: Ran) {
+        self.ran = Some(ran);
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(owner) = self.owner.take() {
-            owner.release(self.taken, self.cpu);
+            owner.release(self.taken, self.ran);
         }
     }
 }

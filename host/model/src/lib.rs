@@ -25,7 +25,7 @@ pub mod scaling;
 pub mod series;
 
 pub use body::{Body, BodyError};
-pub use budget::{Budget, Charge};
+pub use budget::{Budget, Charge, Short};
 pub use build::{Build, BuildError, Inspection};
 pub use catalog::{Catalog, CatalogCell, Function, Target, Version};
 pub use clock::{Clock, SystemClock};
@@ -38,5 +38,5 @@ pub use invocation::{
     Backlog, BoxFuture, Caller, Execute, Invocation, Invoke, Outcome, Payload, Permit, Release,
     Reply, Report, StartKind,
 };
-pub use logs::{LogEntry, LogLine, LogRing, LogRoom, Stream};
+pub use logs::{Ending, LogEntry, LogLine, LogRing, LogRoom, Stream};
 pub use metrics::{FunctionMetrics, Metrics};

@@ -117,6 +117,8 @@ pub const EVENT_AGE_MAX_S: u64 = 21_600;
 pub const EVENTS_MAX: u64 = 2_000_000;
 /// Bytes of the events that wait for one function.
 pub const EVENTS_BYTES_MAX: u64 = 4 << 30;
+/// Bytes of all queues together, dead letters included, beyond which no event is taken.
+pub const EVENT_STORAGE_BYTES_DEFAULT: u64 = 64 << 30;
 /// Letters of a dead-letter queue, or messages of a user's queue.
 pub const LETTERS_MAX: u64 = 1_000_000;
 /// Their bytes.
@@ -164,6 +166,8 @@ pub const CODE_STORAGE_BYTES_DEFAULT: u64 = 75 << 30;
 pub const LAYERS_MAX: usize = 5;
 /// Inflated bytes of a function's layers together (Lambda: 250 MB with the code).
 pub const LAYERS_BYTES_MAX: u64 = 262_144_000;
+/// Bytes of the largest file that a core module may have in its layers.
+pub const PREVIEW_1_FILE_BYTES_MAX: u64 = 8 << 20;
 /// Files of one layer.
 pub const LAYER_FILES_MAX: usize = 10_000;
 /// Longest an upload is waited for, before its function is said to be pending.
@@ -211,6 +215,17 @@ pub const HOSTCALL_BYTES_MAX: usize = 12 << 20;
 pub const HANDLES_MAX: usize = 4_096;
 /// Host resources (streams, pollables, fields) of one instance.
 pub const RESOURCES_MAX: usize = 1_024;
+/// The same of a core module: two for each timer that it polls, of some hundred bytes each.
+pub const PREVIEW_1_RESOURCES_MAX: usize = 32_768;
+/// The same of one that has layers: a stream of a file may hold 64 KiB that were read ahead.
+pub const RESOURCES_WITH_FILES_MAX: usize = 192;
+/// Directories that an instance may be listing at once, and what their listings may take together: the host makes each
+/// whole. One is always allowed.
+pub const LISTINGS_MAX: u32 = 64;
+/// Directories that an invocation on WASI 0.3 may list.
+pub const STREAMED_LISTINGS_MAX: u32 = 32;
+/// See [`LISTINGS_MAX`].
+pub const LISTINGS_BYTES_MAX: u64 = 3 << 20;
 /// Bytes of one `get-random-bytes`.
 pub const RANDOM_BYTES_MAX: u64 = 64 << 10;
 /// Bytes of the header fields a guest may build.
@@ -258,7 +273,7 @@ pub const COMPILE_CPU_SECONDS: u64 = 120;
 /// CPU seconds for unpacking an upload and saying what it is.
 pub const INSPECT_CPU_SECONDS: u64 = 20;
 /// Largest core module that is looked at in the server; anything else is looked at in a child process.
-pub const INSPECT_IN_PLACE_BYTES_MAX: usize = 1 << 20;
+pub const INSPECT_IN_PLACE_BYTES_MAX: usize = 64 << 10;
 /// Wall-clock time of one compilation.
 pub const COMPILE_WALL: Duration = Duration::from_secs(300);
 /// Address space of the compiling child.

@@ -106,14 +106,72 @@ impl LogLine {
             Self::Report { report, memory_limit } => report_text(id, report, *memory_limit),
         }
     }
+}
 
-    /// What an entry with this line takes in memory.
+/// How an invocation ended, for its last lines.
+#[derive(Debug, Clone)]
+pub struct Ending {
+    /// The version's label, when nothing was logged before: the first line is still missing then.
+    pub start: Option<Arc<str>>,
+    /// What the invocation took.
+    pub report: Report,
+    /// The function's memory limit.
+    pub memory_limit: u64,
+}
+
+/// What the ring holds: a line, or all that the platform says of an invocation, which most consist of.
+#[derive(Debug)]
+enum Held {
+    Line(LogLine),
+    Ending(Ending),
+}
+
+/// Lines of one invocation that were logged together.
+#[derive(Debug)]
+struct Record {
+    /// Of its first line.
+    seq: u64,
+    unix_ms: u64,
+    id: RequestId,
+    log_stream: Arc<str>,
+    held: Held,
+}
+
+impl Record {
+    /// What it takes in memory.
     fn bytes(&self) -> usize {
-        size_of::<LogEntry>()
-            + match self {
-                Self::Output { text, .. } | Self::Note(text) => text.len(),
-                _ => 0,
+        let text = match &self.held {
+            Held::Line(LogLine::Output { text, .. } | LogLine::Note(text)) => text.len(),
+            _ => 0,
+        };
+        size_of::<Self>() + text
+    }
+
+    /// How many lines it has.
+    fn count(&self) -> u64 {
+        match &self.held {
+            Held::Line(_) => 1,
+            Held::Ending(ending) => 2 + u64::from(ending.start.is_some()),
+        }
+    }
+
+    /// Its lines, oldest first.
+    fn entries(&self) -> impl DoubleEndedIterator<Item = LogEntry> {
+        let lines = match &self.held {
+            Held::Line(line) => [None, None, Some(line.clone())],
+            Held::Ending(Ending { start, report, memory_limit }) => {
+                let start = start.clone().map(|version| LogLine::Start { version });
+                let (report, memory_limit) = (*report, *memory_limit);
+                [start, Some(LogLine::End), Some(LogLine::Report { report, memory_limit })]
             }
+        };
+        let next = self.seq + self.count();
+        let entry = move |(back, line): (u64, Option<LogLine>)| {
+            let (seq, log_stream) = (next - back, Arc::clone(&self.log_stream));
+            line.map(|line| LogEntry { seq, unix_ms: self.unix_ms, id: self.id, log_stream, line })
+        };
+        let [a, b, c] = lines;
+        [(3, a), (2, b), (1, c)].into_iter().filter(|(_, line)| line.is_some()).filter_map(entry)
     }
 }
 
@@ -162,7 +220,8 @@ pub struct LogRing {
 
 #[derive(Debug, Default)]
 struct Ring {
-    entries: VecDeque<LogEntry>,
+    records: VecDeque<Record>,
+    lines: u64,
     bytes: usize,
     last_seq: u64,
     followers: BTreeMap<u64, Waker>,
@@ -170,13 +229,24 @@ struct Ring {
 }
 
 impl Ring {
-    /// Drops the oldest entries until there are `bytes` at most.
+    /// Appends what is held of an invocation.
+    fn push(&mut self, id: RequestId, unix_ms: u64, log_stream: Arc<str>, held: Held) {
+        let record = Record { seq: self.last_seq + 1, unix_ms, id, log_stream, held };
+        let count = record.count();
+        self.last_seq += count;
+        self.lines += count;
+        self.bytes += record.bytes();
+        self.records.push_back(record);
+    }
+
+    /// Drops the oldest lines until there are `bytes` at most.
     fn trim(&mut self, bytes: usize) {
-        while self.entries.len() > LOG_RING_LINES || self.bytes > bytes {
-            let Some(oldest) = self.entries.pop_front() else {
+        while self.lines > LOG_RING_LINES as u64 || self.bytes > bytes {
+            let Some(oldest) = self.records.pop_front() else {
                 break;
             };
-            self.bytes -= oldest.line.bytes();
+            self.lines -= oldest.count();
+            self.bytes -= oldest.bytes();
         }
     }
 }
@@ -201,11 +271,11 @@ impl LogRing {
     /// Gives up what is not its own any more, since others log as well.
     pub fn trim(&self) {
         let mut ring = self.lock();
-        let was_empty = ring.entries.is_empty();
+        let was_empty = ring.records.is_empty();
         ring.trim(self.room.each());
         self.count(was_empty, &ring);
-        if ring.entries.capacity() > ring.entries.len() * 2 {
-            ring.entries.shrink_to_fit();
+        if ring.records.capacity() > ring.records.len() * 2 {
+            ring.records.shrink_to_fit();
         }
     }
 
@@ -217,25 +287,34 @@ impl LogRing {
         log_stream: &Arc<str>,
         lines: impl IntoIterator<Item = LogLine>,
     ) {
+        self.append(|ring| {
+            for line in lines {
+                ring.push(id, unix_ms, Arc::clone(log_stream), Held::Line(line));
+            }
+        });
+    }
+
+    /// Appends the last lines of one invocation, as [`Self::push`] does.
+    pub fn end(&self, id: RequestId, unix_ms: u64, log_stream: &Arc<str>, ending: Ending) {
+        self.append(|ring| ring.push(id, unix_ms, Arc::clone(log_stream), Held::Ending(ending)));
+    }
+
+    fn append(&self, add: impl FnOnce(&mut Ring)) {
         let mut ring = self.lock();
-        let was_empty = ring.entries.is_empty();
-        for line in lines {
-            ring.last_seq += 1;
-            ring.bytes += line.bytes();
-            let seq = ring.last_seq;
-            let log_stream = Arc::clone(log_stream);
-            ring.entries.push_back(LogEntry { seq, unix_ms, id, log_stream, line });
-        }
+        let was_empty = ring.records.is_empty();
+        add(&mut ring);
         ring.trim(self.room.each());
         self.count(was_empty, &ring);
-        for (_, follower) in std::mem::take(&mut ring.followers) {
-            follower.wake();
+        if !ring.followers.is_empty() {
+            for (_, follower) in std::mem::take(&mut ring.followers) {
+                follower.wake();
+            }
         }
     }
 
     /// Whether it holds something counts.
     fn count(&self, was_empty: bool, ring: &Ring) {
-        match (was_empty, ring.entries.is_empty()) {
+        match (was_empty, ring.records.is_empty()) {
             (true, false) => drop(self.room.rings.fetch_add(1, Relaxed)),
             (false, true) => drop(self.room.rings.fetch_sub(1, Relaxed)),
             _ => {}
@@ -246,8 +325,10 @@ impl LogRing {
     #[must_use]
     pub fn read(&self, seq: u64, since_ms: u64, limit: usize) -> Vec<LogEntry> {
         let ring = self.lock();
-        let wanted = |e: &&LogEntry| e.seq > seq && e.unix_ms >= since_ms;
-        ring.entries.iter().filter(wanted).take(limit).cloned().collect()
+        let wanted =
+            |record: &&Record| record.seq + record.count() > seq + 1 && record.unix_ms >= since_ms;
+        let entries = ring.records.iter().filter(wanted).flat_map(Record::entries);
+        entries.filter(|entry| entry.seq > seq).take(limit).collect()
     }
 
     /// The last lines of one invocation, `bytes` at most, as Lambda returns them.
@@ -256,7 +337,8 @@ impl LogRing {
         let ring = self.lock();
         let mut lines: Vec<String> = Vec::new();
         let mut size = 0;
-        for entry in ring.entries.iter().rev().filter(|entry| entry.id == id) {
+        let own = ring.records.iter().rev().filter(|record| record.id == id);
+        for entry in own.flat_map(|record| record.entries().rev()) {
             let line = entry.text();
             size += line.len() + 1;
             lines.push(line);
@@ -277,16 +359,16 @@ impl LogRing {
     /// Forgets every entry.
     pub fn clear(&self) {
         let mut ring = self.lock();
-        let was_empty = ring.entries.is_empty();
-        ring.entries = VecDeque::new();
-        ring.bytes = 0;
+        let was_empty = ring.records.is_empty();
+        ring.records = VecDeque::new();
+        (ring.lines, ring.bytes) = (0, 0);
         self.count(was_empty, &ring);
     }
 
     /// Whether there is no entry.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.lock().entries.is_empty()
+        self.lock().records.is_empty()
     }
 
     /// Waits until there is an entry after `seq`.
@@ -328,6 +410,14 @@ mod tests {
     use crate::invocation::StartKind;
     use std::time::Duration;
 
+    const REPORT: Report = Report {
+        duration: Duration::from_micros(1_234),
+        init: Some(Duration::from_micros(500)),
+        cpu: Duration::from_micros(900),
+        memory_bytes: 3 * MIB + 1,
+        start: StartKind::Cold,
+    };
+
     fn line(text: &str) -> LogLine {
         LogLine::Output { stream: Stream::Stdout, text: text.into() }
     }
@@ -343,6 +433,44 @@ mod tests {
         assert_eq!((kept.len(), kept[0].text().as_str()), (LOG_RING_LINES, "10"));
         ring.push(id, 0, &"1".into(), [line(&"x".repeat(LOG_RING_BYTES)), line("last")]);
         assert_eq!(ring.read(0, 0, usize::MAX).len(), 1);
+    }
+
+    #[test]
+    fn what_is_held_together_is_read_line_by_line() {
+        let ring = LogRing::new(&LogRoom::new(1 << 30));
+        let (quiet, loud) = (RequestId::random(), RequestId::random());
+        let ending = |start: Option<&str>| Ending {
+            start: start.map(Into::into),
+            report: REPORT,
+            memory_limit: MIB,
+        };
+        ring.end(quiet, 10, &"s".into(), ending(Some("7")));
+        ring.push(loud, 20, &"s".into(), [LogLine::Start { version: "7".into() }, line("a")]);
+        ring.end(loud, 30, &"s".into(), ending(None));
+        let seen = |seq, since, limit| {
+            let entries = ring.read(seq, since, limit);
+            let first = |e: &LogEntry| e.text().split(' ').next().unwrap().to_owned();
+            entries.iter().map(|e| (e.seq, first(e))).collect::<Vec<_>>()
+        };
+        let all = ["START", "END", "REPORT", "START", "a", "END", "REPORT"];
+        let all: Vec<_> = (1..).zip(all.map(str::to_owned)).collect();
+        assert_eq!(seen(0, 0, 99), all);
+        for seq in 0..=7 {
+            assert_eq!(
+                seen(seq, 0, 2),
+                all[seq as usize..].iter().take(2).cloned().collect::<Vec<_>>()
+            );
+        }
+        assert_eq!(seen(0, 11, 99), all[3..]);
+        for (id, lines) in [(quiet, 3), (loud, 4)] {
+            let tail = String::from_utf8(ring.tail(id, 10_000)).unwrap();
+            assert!(tail.starts_with("START") && tail.lines().count() == lines, "{tail}");
+        }
+        for _ in 0..LOG_RING_LINES {
+            ring.end(quiet, 40, &"s".into(), ending(Some("7")));
+        }
+        let kept = ring.read(0, 0, usize::MAX).len();
+        assert!((LOG_RING_LINES - 3..=LOG_RING_LINES).contains(&kept), "{kept}");
     }
 
     #[test]
@@ -411,14 +539,8 @@ mod tests {
 
     #[test]
     fn report_lines_look_like_lambdas() {
-        let report = Report {
-            duration: Duration::from_micros(1_234),
-            init: Some(Duration::from_micros(500)),
-            cpu: Duration::from_micros(900),
-            memory_bytes: 3 * MIB + 1,
-            start: StartKind::Cold,
-        };
-        let text = LogLine::Report { report, memory_limit: 128 * MIB }.text(RequestId::random());
+        let text =
+            LogLine::Report { report: REPORT, memory_limit: 128 * MIB }.text(RequestId::random());
         let wanted = "\tDuration: 1.23 ms\tBilled Duration: 2 ms\tMemory Size: 128 MB\t\
                       Max Memory Used: 4 MB\tInit Duration: 0.50 ms\tCPU Time: 0.90 ms\t\
                       Start: cold";

@@ -286,7 +286,9 @@ impl Metrics {
             let _ = self.starts.remove_label_values(&[label, start]);
             let _ = self.instances.remove_label_values(&[label, start]);
         }
-        for reason in ["queue_count", "queue_bytes", "queue_age", "concurrency"] {
+        for reason in
+            ["queue_count", "queue_bytes", "queue_age", "concurrency", "memory", "instances"]
+        {
             let _ = self.throttles.remove_label_values(&[label, reason]);
         }
         for reason in ScaleReason::ALL.map(ScaleReason::as_str) {

@@ -12,10 +12,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use ring::hmac;
 use wambda_model::Digest;
+use wambda_model::limits::STORE_MEMORIES_MAX;
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
-use crate::engine::{EngineKind, compatibility};
+use crate::engine::{EngineKind, TABLES_A_SLOT, compatibility};
 
 /// The directory of artifacts.
 #[derive(Debug)]
@@ -30,6 +31,20 @@ pub struct Artifacts {
 pub(crate) enum Loaded {
     Module(Module),
     Component(Component),
+}
+
+impl Loaded {
+    /// Slots of the pool that an instance takes: of memories, or of tables, of which there are [`TABLES_A_SLOT`] as many.
+    /// Of instances within instances there are enough for all.
+    pub(crate) fn slots(&self) -> u32 {
+        let needed = match self {
+            Self::Module(module) => Some(module.resources_required()),
+            Self::Component(component) => component.resources_required(),
+        };
+        let needed =
+            needed.map(|needed| needed.num_memories.max(needed.num_tables.div_ceil(TABLES_A_SLOT)));
+        needed.unwrap_or(u32::MAX).clamp(1, STORE_MEMORIES_MAX as u32)
+    }
 }
 
 /// Bytes of a file; none when it is not there.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use wambda_model::limits::{PAYLOAD_BYTES_MAX, RESPONSE_BYTES_EXTRA};
-use wambda_model::{FunctionError, KillReason, RequestId, Version, clock};
+use wambda_model::{FunctionError, KillReason, RequestId, Short, Version, clock};
 use wasmtime::{Store, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
@@ -159,8 +159,15 @@ pub(crate) fn failure(
     let limit = version.config.memory_bytes;
     match state.limiter.denied() {
         Some(Denied::Limit(wanted)) => return FunctionError::memory(id, limit, wanted),
-        Some(Denied::Budget) => {
-            let what = "the server's memory budget is used up".to_owned();
+        Some(Denied::Budget(short)) => {
+            let what = match short {
+                Short::All => "the server's memory budget is used up".to_owned(),
+                Short::Own(wanted) => {
+                    format!(
+                        "the function's part of the server's memory is used up, at {wanted} bytes"
+                    )
+                }
+            };
             let killed = FunctionError::memory(id, limit, state.limiter.bytes());
             return FunctionError { message: format!("RequestId: {id} Error: {what}"), ..killed };
         }
@@ -195,7 +202,8 @@ pub(crate) fn clocked(
 
 /// As functions are told of it, in milliseconds since the Unix epoch.
 pub(crate) fn deadline_after(time: Duration) -> u64 {
-    clock::unix_ms().saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+    let now = clock::wall_ms(clock::now());
+    now.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn stack(backtrace: &WasmBacktrace) -> Vec<String> {

@@ -10,7 +10,7 @@ use wasmparser::{
     WasmFeatures, types::Types,
 };
 
-use crate::precheck;
+use crate::precheck::{self, Signatures};
 
 /// The accepted kinds, for error messages.
 const ACCEPTED: &str = "a component that exports wambda:function/event-handler@0.1, \
@@ -101,20 +101,27 @@ fn no_kind(outline: &Outline, missing: Option<&Import>) -> String {
 /// Walks the binary once: the outermost exports and imports, and every function body.
 fn outline(wasm: &[u8]) -> Result<Outline, String> {
     let mut outline = Outline::default();
-    let mut depth = 0usize;
+    // Of the modules and components around what is read.
+    let mut around: Vec<Signatures> = Vec::new();
     for payload in Parser::new(0).parse_all(wasm) {
         let payload = payload.map_err(|e| {
             format!("the wasm is damaged: {} (at byte {})", e.message(), e.offset())
         })?;
-        match payload {
-            Payload::Version { encoding, .. } if depth == 0 => {
+        if let Payload::Version { encoding, .. } = payload {
+            if around.is_empty() {
                 outline.component = encoding == Encoding::Component;
             }
-            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
-            Payload::End(_) => depth = depth.saturating_sub(1),
+            around.push(Signatures::default());
+            continue;
+        }
+        let is_outermost = around.len() == 1;
+        let Some(signatures) = around.last_mut() else { continue };
+        signatures.note(&payload).map_err(|e| e.to_string())?;
+        match payload {
+            Payload::End(_) => drop(around.pop()),
             Payload::CodeSectionStart { count, .. } => precheck::functions(count)?,
-            Payload::CodeSectionEntry(body) => precheck::body(&body)?,
-            payload if depth == 0 => note(&mut outline, payload).map_err(|e| e.to_string())?,
+            Payload::CodeSectionEntry(body) => precheck::body(&body, signatures.next())?,
+            payload if is_outermost => note(&mut outline, payload).map_err(|e| e.to_string())?,
             _ => {}
         }
     }

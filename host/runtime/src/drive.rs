@@ -8,15 +8,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::Sleep;
-use wambda_model::{BoxFuture, KillReason, Version, clock};
+use wambda_model::{BoxFuture, InvokeError, KillReason, Outcome, Version};
 
 use crate::engine::Ticker;
-use crate::meter::{INLINE_SLICES, Meter, since_origin};
+use crate::executor::panicked;
+use crate::meter::{INLINE_SLICES, Meter, now_ns};
 use crate::watchdog;
 
 /// The wall-clock deadline passed while the guest waited for the host.
@@ -46,6 +46,8 @@ pub(crate) struct Guarded<'a, F> {
     meter: &'a Meter,
     ticker: &'a Ticker,
     version: &'a Version,
+    /// When the first poll is, if that is known: asking costs as much as a small part of a call.
+    first: Option<u64>,
     /// Between its slices.
     starving: Option<Starving<'a>>,
     sleep: Option<Pin<Box<Sleep>>>,
@@ -58,25 +60,29 @@ impl<'a, F: Future> Guarded<'a, F> {
         ticker: &'a Ticker,
         version: &'a Version,
     ) -> Self {
-        Self { future, meter, ticker, version, starving: None, sleep: None }
+        Self { future, meter, ticker, version, first: None, starving: None, sleep: None }
+    }
+
+    /// The first poll is `now`.
+    pub(crate) fn from(self, now: u64) -> Self {
+        Self { first: Some(now), ..self }
     }
 }
 
 /// Ends what was begun for a poll even when the guest's poll panics.
-struct Running<'a>(&'a Ticker);
+struct Running;
 
-impl<'a> Running<'a> {
-    fn new(ticker: &'a Ticker, version: &Version, begin: Instant) -> Self {
-        ticker.enter();
-        watchdog::begin(since_origin(begin), version.uid);
-        Self(ticker)
+impl Running {
+    fn new(ticker: &Ticker, version: &Version, begin: u64) -> Self {
+        watchdog::begin(begin, version.uid);
+        ticker.rouse();
+        Self
     }
 }
 
-impl Drop for Running<'_> {
+impl Drop for Running {
     fn drop(&mut self) {
         watchdog::end();
-        self.0.leave();
     }
 }
 
@@ -87,9 +93,10 @@ impl<F: Future> Future for Guarded<'_, F> {
         let this = self.get_mut();
         this.starving = None;
         let slices = this.meter.slices();
-        let begin = clock::now();
-        if begin >= this.meter.deadline() {
+        let begin = this.first.take().unwrap_or_else(now_ns);
+        if begin >= this.meter.deadline_ns() {
             // Behind others who run: what is over must not take another slice from them.
+            this.meter.end(begin);
             this.meter.kill(KillReason::Timeout);
             return Poll::Ready(Err(TimedOut));
         }
@@ -97,9 +104,9 @@ impl<F: Future> Future for Guarded<'_, F> {
         let running = Running::new(this.ticker, this.version, begin);
         let polled = this.future.as_mut().poll(cx);
         drop(running);
-        let now = clock::now();
+        let now = now_ns();
         this.meter.poll_end(now);
-        let deadline = this.meter.deadline();
+        let deadline = this.meter.deadline_ns();
         if let Poll::Ready(done) = polled {
             if now < deadline {
                 return Poll::Ready(Ok(done));
@@ -108,8 +115,8 @@ impl<F: Future> Future for Guarded<'_, F> {
             this.meter.kill(KillReason::Timeout);
             return Poll::Ready(Err(TimedOut));
         }
-        let sleep =
-            this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
+        let at = this.meter.deadline();
+        let sleep = this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at.into())));
         if now >= deadline || sleep.as_mut().poll(cx).is_ready() {
             this.meter.kill(KillReason::Timeout);
             return Poll::Ready(Err(TimedOut));
@@ -168,6 +175,17 @@ impl<T: Send + 'static> Future for Drive<T> {
             Some(task) => Pin::new(task).poll(cx).map_err(|_| Panicked),
             None => Poll::Ready(Err(Panicked)),
         }
+    }
+}
+
+/// An invocation that is driven; a panic of host code is the platform's failure.
+pub(crate) struct Driven(pub(crate) Drive<Result<Outcome, InvokeError>>);
+
+impl Future for Driven {
+    type Output = Result<Outcome, InvokeError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(|done| done.unwrap_or_else(|Panicked| Err(panicked())))
     }
 }
 

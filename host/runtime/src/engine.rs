@@ -2,7 +2,7 @@
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::Thread;
 use std::time::Duration;
 
@@ -11,9 +11,14 @@ use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Strategy,
 };
 
+use crate::watchdog;
+
 /// Least and most bytes of a free slot that stay in memory.
 const RESIDENT_MIN: u64 = 64 << 10;
 const RESIDENT_MAX: u64 = 4 << 20;
+
+/// Tables that there are for each slot.
+pub(crate) const TABLES_A_SLOT: u32 = 4;
 
 /// Slots of the engine for WASI 0.3.
 const CONCURRENT_SLOTS_MAX: u32 = 512;
@@ -122,8 +127,11 @@ fn pool(kind: EngineKind, room: Room) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_memories(slots)
         .total_component_instances(slots)
-        .total_core_instances(slots * 6)
-        .total_tables(slots * 4)
+        // They are counted, and nothing is kept for them.
+        .total_core_instances(
+            slots.saturating_mul(u32::try_from(limits::STORE_INSTANCES_MAX).unwrap_or(64)),
+        )
+        .total_tables(slots * TABLES_A_SLOT)
         .total_stacks(slots)
         .max_unused_warm_slots(slots)
         .table_elements(200_000)
@@ -161,6 +169,7 @@ fn swap_is_on() -> bool {
 pub struct Engines {
     main: Engine,
     concurrent: Option<Engine>,
+    slots: u32,
     ticker: Arc<Ticker>,
 }
 
@@ -179,7 +188,12 @@ impl Engines {
         let main = make(EngineKind::Main)?;
         let concurrent = wasi03.then(|| make(EngineKind::Concurrent)).transpose()?;
         let ticked = std::iter::once(main.clone()).chain(concurrent.clone()).collect();
-        Ok(Self { main, concurrent, ticker: Ticker::start(ticked)? })
+        Ok(Self { main, concurrent, slots: room.slots, ticker: Ticker::start(ticked)? })
+    }
+
+    /// Slots of the engine of that kind.
+    pub(crate) fn slots(&self, kind: EngineKind) -> u32 {
+        kind.slots(self.slots)
     }
 
     /// The engine of that kind, when it is there.
@@ -237,7 +251,6 @@ pub fn compatibility(engine: &Engine) -> String {
 /// Advances the engines' epochs while guests run, and sleeps while none does.
 #[derive(Debug)]
 pub(crate) struct Ticker {
-    running: AtomicUsize,
     parked: AtomicBool,
     thread: std::sync::OnceLock<Thread>,
 }
@@ -247,16 +260,13 @@ const IDLE_TICKS: u32 = 100;
 
 impl Ticker {
     fn start(engines: Vec<Engine>) -> std::io::Result<Arc<Self>> {
-        let this = Arc::new(Self {
-            running: AtomicUsize::new(0),
-            parked: AtomicBool::new(false),
-            thread: std::sync::OnceLock::new(),
-        });
+        let this =
+            Arc::new(Self { parked: AtomicBool::new(false), thread: std::sync::OnceLock::new() });
         let weak = Arc::downgrade(&this);
         let run = move || {
             let mut idle = 0;
             while let Some(ticker) = weak.upgrade() {
-                idle = if ticker.running.load(SeqCst) > 0 { 0 } else { idle + 1 };
+                idle = if watchdog::runs_any() { 0 } else { idle + 1 };
                 if idle > IDLE_TICKS {
                     ticker.park();
                     idle = IDLE_TICKS;
@@ -275,23 +285,19 @@ impl Ticker {
     fn park(&self) {
         self.parked.store(true, SeqCst);
         // A guest that began before the line above did not unpark: look once more.
-        if self.running.load(SeqCst) == 0 {
+        if !watchdog::runs_any() {
             std::thread::park_timeout(Duration::from_secs(1));
         }
         self.parked.store(false, SeqCst);
     }
 
-    pub(crate) fn enter(&self) {
-        self.running.fetch_add(1, SeqCst);
+    /// A guest runs, as the watchdog knows by now.
+    pub(crate) fn rouse(&self) {
         if self.parked.load(SeqCst)
             && let Some(thread) = self.thread.get()
         {
             thread.unpark();
         }
-    }
-
-    pub(crate) fn leave(&self) {
-        self.running.fetch_sub(1, SeqCst);
     }
 }
 

@@ -7,27 +7,30 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use papaya::HashMap;
+use rustc_hash::FxBuildHasher;
 use tokio::runtime::Handle;
 use wambda_egress::Egress;
 use wambda_model::invocation::InstanceCounts;
+use wambda_model::limits::PREVIEW_1_FILE_BYTES_MAX;
 use wambda_model::{
     BoxFuture, Budget, Build, BuildError, Digest, Execute, FunctionError, Inspection, Invocation,
-    InvokeError, KillReason, Kind, Metrics, Outcome, Payload, Permit, RequestId, Version, clock,
+    InvokeError, KillReason, Kind, Metrics, Outcome, Payload, Permit, RequestId, Short,
+    ThrottleReason, Version, clock,
 };
 
 use crate::artifact::Artifacts;
 use crate::call;
 use crate::child;
 use crate::compiler::Compiler;
-use crate::drive::{Drive, Guarded, Panicked};
+use crate::drive::{Drive, Driven, Guarded, Panicked};
 use crate::engine::{EngineKind, Engines, Room, Ticker};
 use crate::helper::Helper;
 use crate::inspector::Inspector;
-use crate::instance::{Instance, Mold};
-use crate::layer::LayerDirs;
+use crate::instance::{Instance, Kept, Mold, Seats};
+use crate::layer::{LayerDirs, Tree};
 use crate::limiter::Denied;
 use crate::link::Linkers;
-use crate::meter::Meter;
+use crate::meter::{Meter, now_ns};
 use crate::pool::{Fault, Ready, Unit};
 use crate::run::{Run, Ticket};
 use crate::sink::Sink;
@@ -83,7 +86,7 @@ pub(crate) struct Inner {
     artifacts: Arc<Artifacts>,
     inspector: Inspector,
     compiler: Compiler,
-    units: HashMap<u64, Arc<Unit>>,
+    units: HashMap<u64, Arc<Unit>, FxBuildHasher>,
     region: Arc<str>,
     budget: Arc<Budget>,
     long_run: Handle,
@@ -125,7 +128,8 @@ impl Executor {
             compiler,
             artifacts,
             engines,
-            units: HashMap::new(),
+            // The numbers are our own.
+            units: HashMap::with_hasher(FxBuildHasher),
             region: config.region,
             budget: config.budget,
             long_run: config.long_run,
@@ -195,7 +199,7 @@ impl Inner {
             return Ok(None);
         };
         let prepared = self.linkers.prepare(kind, engine_kind, &loaded)?;
-        Ok(Some(Ready { prepared, engine: engine_kind, opt: None }))
+        Ok(Some(Ready { prepared, engine: engine_kind, slots: loaded.slots(), opt: None }))
     }
 
     /// The version's code, loaded at its first use.
@@ -214,7 +218,9 @@ impl Inner {
             let loaded =
                 tokio::task::spawn_blocking(load).await.map_err(|e| internal(e.to_string()))?;
             if let Some(ready) = loaded.map_err(|e| internal(format!("{e:#}")))? {
-                let opt = self.layers.get(&version.attributes.layers).await.map_err(internal)?;
+                let opt = self.layers.get(&version.attributes.layers).await;
+                let opt = opt.map_err(InvokeError::Unavailable)?;
+                check_files(opt.as_deref(), version)?;
                 return Ok(Ready { opt, ..ready });
             }
             if attempt == 0 {
@@ -237,7 +243,7 @@ impl Inner {
         unit: &Unit,
         ready: &Ready,
         order: &Order,
-    ) -> Result<Result<Instance, FunctionError>, InvokeError> {
+    ) -> Result<Result<Box<Instance>, FunctionError>, InvokeError> {
         let (version, Order { id, meter, sink, ahead }) = (&unit.version, order);
         let engine = self.engines.get(ready.engine);
         let mold = Mold {
@@ -252,21 +258,21 @@ impl Inner {
         };
         loop {
             // Before it begins: who fails half way has worked for nothing.
-            let mut charge = self.budget.charge();
-            if !charge.reserve(unit.expected_bytes(), !ahead) {
-                return Err(InvokeError::Unavailable(NO_MEMORY.to_owned()));
-            }
-            let cast = pin!(mold.cast(Arc::clone(meter), charge));
+            let mut charge = self.budget.charge(&version.share.memory);
+            let room = charge.reserve(unit.expected_bytes(), !ahead);
+            room.map_err(|short| self.no_memory(version, short, *ahead))?;
+            let seats = self.seats(version, ready, *ahead)?;
+            let cast = pin!(mold.cast(Arc::clone(meter), charge, seats));
             let Ok(made) = Guarded::new(cast, meter, self.ticker(), version).await else {
                 return Ok(Err(call::clocked(KillReason::Timeout, *id, version, meter)));
             };
             let stillborn = match made {
-                Ok(instance) => return Ok(Ok(instance)),
+                Ok(instance) => return Ok(Ok(Box::new(instance))),
                 Err(stillborn) => stillborn,
             };
             let state = stillborn.store.data();
-            if state.limiter.denied() == Some(Denied::Budget) {
-                return Err(InvokeError::Unavailable(NO_MEMORY.to_owned()));
+            if let Some(Denied::Budget(short)) = state.limiter.denied() {
+                return Err(self.no_memory(version, short, *ahead));
             }
             if !stillborn.error.is::<wasmtime::PoolConcurrencyLimitError>() {
                 return Ok(Err(call::failure(&stillborn.error, state, *id, version)));
@@ -277,6 +283,30 @@ impl Inner {
                 return Err(InvokeError::Unavailable(what));
             }
         }
+    }
+
+    /// Why there is no memory for an instance.
+    fn no_memory(&self, version: &Version, short: Short, ahead: bool) -> InvokeError {
+        match short {
+            Short::All => InvokeError::Unavailable(NO_MEMORY.to_owned()),
+            Short::Own(value) => {
+                if !ahead {
+                    version.metrics.throttled(ThrottleReason::Memory);
+                }
+                refused(ThrottleReason::Memory, self.budget.each(), value)
+            }
+        }
+    }
+
+    /// Slots for one more instance. A function has three quarters of them at most, so that it is not alone.
+    fn seats(&self, version: &Version, ready: &Ready, ahead: bool) -> Result<Seats, InvokeError> {
+        let limit = self.engines.slots(ready.engine) / 4 * 3;
+        Seats::take(&version.share.slots, ready.slots, limit).map_err(|value| {
+            if !ahead {
+                version.metrics.throttled(ThrottleReason::Instances);
+            }
+            refused(ThrottleReason::Instances, limit.into(), value.into())
+        })
     }
 
     /// Retires the least recently used idle instance of all versions.
@@ -300,11 +330,11 @@ impl Inner {
     }
 
     /// One instance ahead of time, within the limits of an invocation.
-    async fn prewarm(self: Arc<Self>, unit: Arc<Unit>) -> Result<Instance, Fault> {
+    async fn prewarm(self: Arc<Self>, unit: Arc<Unit>) -> Result<Box<Instance>, Fault> {
         let order = Order {
             id: RequestId::random(),
             meter: Arc::new(Meter::new()),
-            sink: Arc::default(),
+            sink: Sink::new(&unit.version),
             ahead: true,
         };
         let (meter, long_run) = (Arc::clone(&order.meter), self.long_run.clone());
@@ -312,7 +342,7 @@ impl Inner {
         let make = Box::pin(async move {
             let ready = self.ready(&unit).await?;
             let config = &unit.version.config;
-            order.meter.arm(clock::now(), config.timeout(), config.cpu());
+            order.meter.arm(now_ns(), config.timeout(), config.cpu());
             self.instantiate(&unit, &ready, &order).await
         });
         match Drive::new(make, meter, long_run, false).await {
@@ -330,6 +360,24 @@ impl Inner {
     }
 }
 
+fn refused(reason: ThrottleReason, limit: u64, value: u64) -> InvokeError {
+    let retry_after = Duration::from_secs(1);
+    InvokeError::Throttled { reason, limit, value, reserved: false, retry_after }
+}
+
+/// WASI preview 1 reads a file by way of as much of the host's memory as the guest asks for.
+fn check_files(opt: Option<&Tree>, version: &Version) -> Result<(), InvokeError> {
+    match opt.map(Tree::largest) {
+        Some(largest) if !version.component && largest > PREVIEW_1_FILE_BYTES_MAX => {
+            Err(InvokeError::InvalidRequest(format!(
+                "a core module may have layers with files of {PREVIEW_1_FILE_BYTES_MAX} bytes, these have one of \
+                 {largest}: make it a component"
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Why there is no instance.
 const NO_MEMORY: &str = "the memory budget of the server is used up";
 
@@ -344,7 +392,7 @@ pub(crate) struct Order {
 }
 
 /// Drops instances where it does not hold anybody up: giving memory back takes a while.
-pub(crate) fn dispose(instances: Vec<Instance>) {
+pub(crate) fn dispose(instances: Vec<Kept>) {
     if !instances.is_empty() {
         drop(tokio::task::spawn_blocking(move || drop(instances)));
     }
@@ -389,7 +437,7 @@ impl Build for Executor {
     }
 
     fn stored(&self) -> u64 {
-        self.0.artifacts.stored()
+        self.0.artifacts.stored() + self.0.layers.stored()
     }
 
     fn forget(&self, digest: &Digest) {
@@ -421,8 +469,7 @@ impl Execute for Executor {
         let meter = run.meter();
         match payload {
             Payload::Event(event) if !version.kind.is_http() => {
-                let drive = Drive::new(Box::pin(run.event(event)), meter, long_run, long);
-                Box::pin(async move { drive.await.unwrap_or_else(|Panicked| Err(panicked())) })
+                Box::pin(Driven(Drive::new(Box::pin(run.event(event)), meter, long_run, long)))
             }
             Payload::Http(request) if version.kind.is_http() => {
                 Box::pin(run.http(request, long_run, long))

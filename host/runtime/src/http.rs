@@ -6,6 +6,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use ::http::HeaderName;
+use ::http::header;
 use bytes::Bytes;
 use http_body::Frame;
 use http_body_util::BodyExt;
@@ -122,30 +124,33 @@ impl http_body::Body for Held {
 }
 
 /// Headers that belong to one connection and not to a response (RFC 9110, 7.6.1).
-const HOP_BY_HOP: [&str; 8] = [
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
+const HOP_BY_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    header::PROXY_AUTHENTICATE,
+    HeaderName::from_static("proxy-connection"),
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
 ];
 
 /// Makes a guest's response fit for the wire: no hop-by-hop headers, one length at most, no trailers.
 pub(crate) fn tidy(response: ::http::Response<WasiBody>) -> Head {
     let (mut parts, body) = response.into_parts();
-    for name in HOP_BY_HOP {
+    for name in &HOP_BY_HOP {
         parts.headers.remove(name);
     }
-    let mut lengths = parts.headers.get_all(::http::header::CONTENT_LENGTH).iter();
-    let first = lengths.next();
-    if lengths.any(|other| Some(other) != first) {
-        return Err("the response has two different content-length headers".to_owned());
+    let mut lengths = parts.headers.get_all(header::CONTENT_LENGTH).iter();
+    let (first, mut others) = (lengths.next(), 0);
+    for other in lengths {
+        if Some(other) != first {
+            return Err("the response has two different content-length headers".to_owned());
+        }
+        others += 1;
     }
-    if let Some(length) = first.cloned() {
-        parts.headers.insert(::http::header::CONTENT_LENGTH, length);
+    if let Some(length) = first.filter(|_| others > 0).cloned() {
+        parts.headers.insert(header::CONTENT_LENGTH, length);
     }
     if !(200..600).contains(&parts.status.as_u16()) {
         let status = parts.status.as_u16();

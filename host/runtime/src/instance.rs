@@ -1,6 +1,7 @@
 //! One live instance of one version, of whichever kind.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Instant;
 
 use wambda_egress::Egress;
@@ -28,6 +29,29 @@ pub(crate) enum Entry {
     Http3(Service),
 }
 
+/// Slots of the pool that an instance takes of those that its function may have; given back when dropped.
+pub(crate) struct Seats {
+    taken: Arc<AtomicU32>,
+    count: u32,
+}
+
+impl Seats {
+    /// Takes `count` more, if the function has `limit` at most then; or else how many it would have.
+    pub(crate) fn take(taken: &Arc<AtomicU32>, count: u32, limit: u32) -> Result<Self, u32> {
+        let more = |taken: u32| taken.checked_add(count).filter(|sum| *sum <= limit);
+        match taken.fetch_update(Relaxed, Relaxed, more) {
+            Ok(_) => Ok(Self { taken: Arc::clone(taken), count }),
+            Err(taken) => Err(taken.saturating_add(count)),
+        }
+    }
+}
+
+impl Drop for Seats {
+    fn drop(&mut self) {
+        self.taken.fetch_sub(self.count, Relaxed);
+    }
+}
+
 /// A live instance.
 pub(crate) struct Instance {
     pub(crate) store: Store<State>,
@@ -37,7 +61,12 @@ pub(crate) struct Instance {
     pub(crate) uses: u32,
     pub(crate) born: Instant,
     pub(crate) last_used: Instant,
+    /// After the store, whose slots they are.
+    _seats: Seats,
 }
+
+/// An instance that goes from hand to hand: boxed, since each hand would copy it.
+pub(crate) type Kept = Box<Instance>;
 
 /// What an instance is made from.
 pub(crate) struct Mold<'a> {
@@ -67,6 +96,7 @@ impl Mold<'_> {
         &self,
         meter: Arc<Meter>,
         charge: Charge,
+        seats: Seats,
     ) -> Result<Instance, Stillborn> {
         let state = State::new(self, Arc::clone(&meter), charge);
         let mut store = Store::new(self.engine, state);
@@ -78,7 +108,8 @@ impl Mold<'_> {
         match enter(self.prepared, &mut store).await {
             Ok(entry) => {
                 let born = clock::now();
-                Ok(Instance { store, entry, meter, uses: 0, born, last_used: born })
+                let (uses, last_used) = (0, born);
+                Ok(Instance { store, entry, meter, uses, born, last_used, _seats: seats })
             }
             Err(error) => Err(Stillborn { error, store }),
         }

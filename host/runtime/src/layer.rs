@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
-use wambda_model::limits::{LAYER_FILES_MAX, LAYERS_BYTES_MAX, ZIP_RATIO_MAX};
+use wambda_model::limits::{
+    LAYER_FILES_MAX, LAYERS_BYTES_MAX, LISTINGS_BYTES_MAX, LISTINGS_MAX, ZIP_RATIO_MAX,
+};
 use wambda_model::{BoxFuture, BuildError, Digest, LayerUse};
 use zip::ZipArchive;
 
@@ -27,6 +29,8 @@ pub type LayerSource =
 /// Where layers are unpacked.
 pub struct LayerDirs {
     dir: PathBuf,
+    /// Bytes that all of them may take.
+    limit: u64,
     source: LayerSource,
     /// What is unpacked, by its layers in their order.
     trees: Mutex<HashMap<Vec<Digest>, Weak<Tree>>>,
@@ -34,17 +38,35 @@ pub struct LayerDirs {
 
 /// Unpacked layers. The directory is removed with it.
 #[derive(Debug)]
-pub(crate) struct Tree(PathBuf);
+pub(crate) struct Tree {
+    path: PathBuf,
+    /// Bytes that a listing of its largest directory takes.
+    listing_bytes: u64,
+    /// Inflated bytes, of all files and of the largest.
+    bytes: u64,
+    largest: u64,
+}
 
 impl Tree {
     pub(crate) fn path(&self) -> &Path {
-        &self.0
+        &self.path
+    }
+
+    /// Bytes of its largest file.
+    pub(crate) fn largest(&self) -> u64 {
+        self.largest
+    }
+
+    /// How many of its directories may be listed at once.
+    pub(crate) fn listings(&self) -> u32 {
+        let fit = LISTINGS_BYTES_MAX / self.listing_bytes.max(1);
+        u32::try_from(fit).unwrap_or(u32::MAX).clamp(1, LISTINGS_MAX)
     }
 }
 
 impl Drop for Tree {
     fn drop(&mut self) {
-        let path = std::mem::take(&mut self.0);
+        let path = std::mem::take(&mut self.path);
         let remove = move || {
             if let Err(error) = fs::remove_dir_all(&path) {
                 tracing::warn!(path = %path.display(), %error, "cannot remove unpacked layers");
@@ -65,18 +87,18 @@ impl std::fmt::Debug for LayerDirs {
 }
 
 impl LayerDirs {
-    /// A cache below `data_dir`, empty.
+    /// A cache below `data_dir`, empty, for `limit` bytes.
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn open(data_dir: &Path, source: LayerSource) -> std::io::Result<Self> {
+    pub fn open(data_dir: &Path, limit: u64, source: LayerSource) -> std::io::Result<Self> {
         let dir = data_dir.join("layers");
         match fs::remove_dir_all(&dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         DirBuilder::new().mode(0o700).create(&dir)?;
-        Ok(Self { dir, source, trees: Mutex::default() })
+        Ok(Self { dir, limit, source, trees: Mutex::default() })
     }
 
     /// The directory of these layers; none when there are none.
@@ -87,6 +109,12 @@ impl LayerDirs {
         let key: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
         if let Some(known) = self.lock().get(&key).and_then(Weak::upgrade) {
             return Ok(Some(known));
+        }
+        let (limit, taken) = (self.limit, self.stored());
+        if taken >= limit {
+            return Err(format!(
+                "layers may take {limit} bytes unpacked, those in use take {taken} already"
+            ));
         }
         let mut zips = Vec::new();
         for layer in layers {
@@ -106,6 +134,11 @@ impl LayerDirs {
         Ok(Some(tree))
     }
 
+    /// Bytes of what is unpacked.
+    pub(crate) fn stored(&self) -> u64 {
+        self.lock().values().filter_map(Weak::upgrade).map(|tree| tree.bytes).sum()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Vec<Digest>, Weak<Tree>>> {
         self.trees.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -120,65 +153,112 @@ fn unpack_all(dir: &Path, zips: &[Bytes]) -> Result<Tree, BuildError> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let path = dir.join(NEXT.fetch_add(1, Relaxed).to_string());
     DirBuilder::new().mode(0o700).create(&path).map_err(|error| failed(&error))?;
-    let tree = Tree(path);
-    let mut left = LAYERS_BYTES_MAX;
-    zips.iter().try_for_each(|zip| walk(zip, &mut left, Some(&tree.0)))?;
+    let mut tree = Tree { path, listing_bytes: 0, bytes: 0, largest: 0 };
+    let mut walk = Walk::new(Some(tree.path.clone()));
+    zips.iter().try_for_each(|zip| walk.unpack(zip))?;
+    tree.listing_bytes = walk.listings.values().copied().max().unwrap_or(0);
+    (tree.bytes, tree.largest) = (LAYERS_BYTES_MAX - walk.left, walk.largest);
     Ok(tree)
 }
 
 /// Checks that a zip can be unpacked.
 pub(crate) fn check(zip: &Bytes) -> Result<(), BuildError> {
-    walk(zip, &mut LAYERS_BYTES_MAX.clone(), None)
+    Walk::new(None).unpack(zip)
 }
 
-/// Inflates every file within `left` bytes, into `target` if there is one.
-fn walk(zip: &Bytes, left: &mut u64, target: Option<&Path>) -> Result<(), BuildError> {
-    let bad = |e: zip::result::ZipError| {
-        BuildError::Invalid(format!(
-            "Could not unzip uploaded file. Please check your file, then try to upload again: {e}"
-        ))
-    };
-    let mut archive = ZipArchive::new(Cursor::new(zip)).map_err(bad)?;
-    if archive.len() > LAYER_FILES_MAX {
-        let found = archive.len();
-        return Err(BuildError::Invalid(format!(
-            "a layer may have {LAYER_FILES_MAX} files, got {found}"
-        )));
+/// Bytes that an entry of a listing takes besides its name.
+const ENTRY_BYTES: u64 = 64;
+
+/// The way through one zip after another.
+struct Walk {
+    /// Bytes that files may still have.
+    left: u64,
+    /// Where files are written, if they are.
+    target: Option<PathBuf>,
+    /// Bytes of the largest file so far.
+    largest: u64,
+    /// What a listing of each directory takes.
+    listings: HashMap<PathBuf, u64>,
+}
+
+impl Walk {
+    fn new(target: Option<PathBuf>) -> Self {
+        Self { left: LAYERS_BYTES_MAX, target, largest: 0, listings: HashMap::new() }
     }
-    let mut dirs = HashSet::new();
-    for at in 0..archive.len() {
-        let mut entry = archive.by_index(at).map_err(bad)?;
-        let shown = entry.name().map_err(bad)?.into_owned();
-        let invalid = |why: &str| Err(BuildError::Invalid(format!("zip entry {shown:?} {why}")));
-        if entry.encrypted() {
-            return invalid("is encrypted");
-        }
-        let inner = entry.enclosed_name().filter(|_| !shown.starts_with('/'));
-        let Some(inner) = inner.filter(|_| !entry.is_symlink()) else {
-            return invalid("is a link or leaves the archive");
+
+    /// Inflates every file.
+    fn unpack(&mut self, zip: &Bytes) -> Result<(), BuildError> {
+        let bad = |e: zip::result::ZipError| {
+            BuildError::Invalid(format!(
+                "Could not unzip uploaded file. Please check your file, then try to upload again: {e}"
+            ))
         };
-        if inner.as_os_str().len() > PATH_BYTES_MAX || inner.components().count() > PATH_DEPTH_MAX {
+        let mut archive = ZipArchive::new(Cursor::new(zip)).map_err(bad)?;
+        if archive.len() > LAYER_FILES_MAX {
+            let found = archive.len();
             return Err(BuildError::Invalid(format!(
-                "the path of a layer's file may have {PATH_BYTES_MAX} bytes and {PATH_DEPTH_MAX} parts"
+                "a layer may have {LAYER_FILES_MAX} files, got {found}"
             )));
         }
-        // Directories take space as well, and nobody has to name them.
-        let above = inner.ancestors().skip(usize::from(!entry.is_dir()));
-        dirs.extend(above.map(Path::to_owned));
+        let mut dirs = HashSet::new();
+        for at in 0..archive.len() {
+            let mut entry = archive.by_index(at).map_err(bad)?;
+            let shown = entry.name().map_err(bad)?.into_owned();
+            let inner = plain_path(&entry, &shown)?;
+            self.note(&inner, entry.is_dir(), &mut dirs)?;
+            if entry.is_dir() {
+                make_dir(self.target.as_ref().map(|target| target.join(&inner)).as_deref())?;
+            } else {
+                let packed = entry.compressed_size().max(1);
+                let most = self.left.min(packed.saturating_mul(ZIP_RATIO_MAX).max(64 << 10));
+                let bytes = self.inflate(&mut entry, &inner, (&shown, most))?;
+                self.left -= bytes;
+                self.largest = self.largest.max(bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts a file, and the directories that it makes: they take space as well, and nobody has to name them.
+    fn note(
+        &mut self,
+        inner: &Path,
+        is_dir: bool,
+        dirs: &mut HashSet<PathBuf>,
+    ) -> Result<(), BuildError> {
+        let mut list = |path: &Path| {
+            if let (Some(parent), Some(name)) = (path.parent(), path.file_name()) {
+                *self.listings.entry(parent.to_owned()).or_default() +=
+                    name.len() as u64 + ENTRY_BYTES;
+            }
+        };
+        if !is_dir {
+            list(inner);
+        }
+        for dir in inner.ancestors().skip(usize::from(!is_dir)) {
+            if !dirs.contains(dir) {
+                list(dir);
+                dirs.insert(dir.to_owned());
+            }
+        }
         if dirs.len() > LAYER_FILES_MAX {
             return Err(BuildError::Invalid(format!(
                 "a layer may have {LAYER_FILES_MAX} directories"
             )));
         }
-        if entry.is_dir() {
-            make_dir(target.map(|target| target.join(&inner)).as_deref())?;
-            continue;
-        }
-        let packed = entry.compressed_size().max(1);
-        let most = (*left).min(packed.saturating_mul(ZIP_RATIO_MAX).max(64 << 10));
-        let path = target.map(|target| target.join(&inner));
+        Ok(())
+    }
+
+    /// Inflates one file, of `most` bytes at most; how many it has.
+    fn inflate(
+        &self,
+        entry: &mut impl Read,
+        inner: &Path,
+        (shown, most): (&str, u64),
+    ) -> Result<u64, BuildError> {
+        let path = self.target.as_ref().map(|target| target.join(inner));
         make_dir(path.as_deref().and_then(Path::parent))?;
-        let mut limited = (&mut entry).take(most + 1);
+        let mut limited = entry.take(most + 1);
         let written = match &path {
             Some(path) => copy(&mut limited, path),
             None => std::io::copy(&mut limited, &mut std::io::sink()),
@@ -188,13 +268,37 @@ fn walk(zip: &Bytes, left: &mut u64, target: Option<&Path>) -> Result<(), BuildE
             None => BuildError::Invalid(format!("zip entry {shown:?} is damaged: {error}")),
         })?;
         if written > most {
-            return invalid(&format!(
-                "inflates beyond {most} bytes: {LAYERS_BYTES_MAX} in all, {ZIP_RATIO_MAX} times its packed size"
+            return Err(invalid(
+                shown,
+                &format!(
+                    "inflates beyond {most} bytes: {LAYERS_BYTES_MAX} in all, {ZIP_RATIO_MAX} times its packed size"
+                ),
             ));
         }
-        *left -= written;
+        Ok(written)
     }
-    Ok(())
+}
+
+fn invalid(shown: &str, why: &str) -> BuildError {
+    BuildError::Invalid(format!("zip entry {shown:?} {why}"))
+}
+
+/// The path of an entry, which leads nowhere else.
+fn plain_path<R: Read>(
+    entry: &zip::read::ZipFile<'_, R>,
+    shown: &str,
+) -> Result<PathBuf, BuildError> {
+    if entry.encrypted() {
+        return Err(invalid(shown, "is encrypted"));
+    }
+    let inner = entry.enclosed_name().filter(|_| !shown.starts_with('/') && !entry.is_symlink());
+    let inner = inner.ok_or_else(|| invalid(shown, "is a link or leaves the archive"))?;
+    if inner.as_os_str().len() > PATH_BYTES_MAX || inner.components().count() > PATH_DEPTH_MAX {
+        return Err(BuildError::Invalid(format!(
+            "the path of a layer's file may have {PATH_BYTES_MAX} bytes and {PATH_DEPTH_MAX} parts"
+        )));
+    }
+    Ok(inner)
 }
 
 fn make_dir(path: Option<&Path>) -> Result<(), BuildError> {
@@ -237,7 +341,7 @@ mod tests {
             let found = zips.iter().find(|zip| Digest::of(zip) == digest).cloned();
             Box::pin(async move { found.ok_or_else(|| "missing".to_owned()) })
         });
-        let dirs = LayerDirs::open(dir.path(), source).unwrap();
+        let dirs = LayerDirs::open(dir.path(), 1 << 20, source).unwrap();
         let used = |zip: &Bytes| LayerUse {
             arn: String::new(),
             digest: Digest::of(zip),

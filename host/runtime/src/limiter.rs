@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use wambda_model::Charge;
 use wambda_model::limits::{
     STORE_INSTANCES_MAX, STORE_MEMORIES_MAX, STORE_TABLES_MAX, TABLE_ELEMENT_BYTES,
 };
+use wambda_model::{Charge, Short};
 use wasmtime::ResourceLimiter;
 
 /// Why a growth was denied.
@@ -15,8 +15,8 @@ use wasmtime::ResourceLimiter;
 pub(crate) enum Denied {
     /// The function's limit; the instance wanted this many bytes in all.
     Limit(u64),
-    /// The process-wide budget.
-    Budget,
+    /// The process-wide budget, or the function's part of it.
+    Budget(Short),
 }
 
 #[derive(Debug)]
@@ -63,15 +63,15 @@ impl Limiter {
 
     fn grow(&mut self, more: u64) -> bool {
         let wanted = self.charge.bytes().saturating_add(more);
-        self.denied = if wanted > self.limit {
-            Some(Denied::Limit(wanted))
-        } else if !self.charge.grow(more, !self.ahead) {
-            Some(Denied::Budget)
-        } else {
-            self.gauge.store(wanted, Relaxed);
-            return true;
-        };
-        false
+        if wanted > self.limit {
+            self.denied = Some(Denied::Limit(wanted));
+            return false;
+        }
+        match self.charge.grow(more, !self.ahead) {
+            Ok(()) => self.gauge.store(wanted, Relaxed),
+            Err(short) => self.denied = Some(Denied::Budget(short)),
+        }
+        self.charge.bytes() >= wanted
     }
 }
 
@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn memories_and_tables_are_summed() {
         let budget = Budget::new(1 << 20);
-        let mut limiter = Limiter::new(300 << 10, budget.charge(), false);
+        let mut limiter = Limiter::new(300 << 10, budget.charge(&Arc::default()), false);
         assert!(limiter.memory_growing(0, 128 << 10, None).unwrap());
         assert!(limiter.memory_growing(0, 128 << 10, None).unwrap());
         assert!(
@@ -140,18 +140,20 @@ mod tests {
     #[test]
     fn the_budget_is_shared_and_given_back() {
         let budget = Budget::new(100);
-        let mut first = Limiter::new(1_000, budget.charge(), false);
-        assert!(first.memory_growing(0, 80, None).unwrap());
-        let mut second = Limiter::new(1_000, budget.charge(), false);
+        let mut first = Limiter::new(1_000, budget.charge(&Arc::default()), false);
+        assert!(first.memory_growing(0, 70, None).unwrap());
+        let mut second = Limiter::new(1_000, budget.charge(&Arc::default()), false);
+        assert!(!second.memory_growing(0, 70, None).unwrap());
+        assert_eq!(second.denied(), Some(Denied::Budget(Short::All)));
         assert!(!second.memory_growing(0, 80, None).unwrap());
-        assert_eq!(second.denied(), Some(Denied::Budget));
+        assert_eq!(second.denied(), Some(Denied::Budget(Short::Own(80))));
         drop(first);
-        assert!(second.memory_growing(0, 80, None).unwrap());
+        assert!(second.memory_growing(0, 70, None).unwrap());
     }
 
     #[test]
     fn a_declared_maximum_is_no_denial() {
-        let mut limiter = Limiter::new(1_000, Budget::new(1_000).charge(), false);
+        let mut limiter = Limiter::new(1_000, Budget::new(1_000).charge(&Arc::default()), false);
         assert!(!limiter.memory_growing(0, 80, Some(64)).unwrap());
         assert_eq!(limiter.denied(), None);
     }

@@ -2,9 +2,15 @@
 //! instance costs neither name look-ups nor type checks.
 
 use wambda_model::Kind;
-use wasmtime::component::{self, Component};
-use wasmtime::{Linker, Module};
+use wambda_model::limits::STREAMED_LISTINGS_MAX;
+use wasmtime::component::{self, Access, Component, Resource, ResourceType};
+use wasmtime::{Linker, Module, StoreContextMut};
+use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView};
 use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi::p2::bindings::filesystem::types::{
+    Descriptor, DirectoryEntryStream, ErrorCode, Host, HostDescriptor, HostDirectoryEntryStream,
+};
+use wasmtime_wasi::p3::bindings::filesystem::types::HostDescriptorWithStore;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 
@@ -42,6 +48,7 @@ impl Linkers {
                 let mut linker = Self::component(engine)?;
                 wasmtime_wasi::p3::add_to_linker(&mut linker)?;
                 wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+                bound_streamed_listings(&mut linker)?;
                 Some(linker)
             }
             None => None,
@@ -53,6 +60,7 @@ impl Linkers {
         let mut linker = component::Linker::new(engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+        bound_listings(&mut linker)?;
         Ok(linker)
     }
 
@@ -99,4 +107,66 @@ impl Linkers {
             Kind::Core => wasmtime::bail!("a component cannot be of kind core"),
         }
     }
+}
+
+/// The versions of WASI that wasmtime offers; older ones are satisfied by them.
+const FILES: &str = "wasi:filesystem/types@0.2.12";
+const FILES_03: &str = "wasi:filesystem/types@0.3.0";
+
+/// Bounds how many directories a guest lists at once: wasmtime makes each listing whole, and holds it until the guest
+/// lets go of it.
+fn bound_listings(linker: &mut component::Linker<State>) -> wasmtime::Result<()> {
+    linker.allow_shadowing(true);
+    let mut files = linker.instance(FILES)?;
+    files.func_wrap_async(
+        "[method]descriptor.read-directory",
+        |mut store: StoreContextMut<'_, State>, (dir,): (Resource<Descriptor>,)| {
+            Box::new(async move {
+                let state = store.data_mut();
+                if !state.may_list() {
+                    return Ok((Err(ErrorCode::InsufficientMemory),));
+                }
+                // Counted while it is made as well.
+                state.listings += 1;
+                let made = state.filesystem().read_directory(dir).await;
+                let made = match made {
+                    Ok(listing) => return Ok((Ok(listing),)),
+                    Err(error) => error,
+                };
+                state.listings -= 1;
+                Ok((Err(state.filesystem().convert_error_code(made)?),))
+            })
+        },
+    )?;
+    let listing = ResourceType::host::<DirectoryEntryStream>();
+    files.resource_async("directory-entry-stream", listing, |mut store, number| {
+        Box::new(async move {
+            let state = store.data_mut();
+            state.listings = state.listings.saturating_sub(1);
+            let own = Resource::<DirectoryEntryStream>::new_own(number);
+            HostDirectoryEntryStream::drop(&mut state.filesystem(), own)
+        })
+    })?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+/// Bounds how many directories a guest of WASI 0.3 lists in an invocation: each listing holds a thread until it has been
+/// read, and nothing tells when the guest lets go of it.
+fn bound_streamed_listings(linker: &mut component::Linker<State>) -> wasmtime::Result<()> {
+    linker.allow_shadowing(true);
+    linker.instance(FILES_03)?.func_wrap(
+        "[method]descriptor.read-directory",
+        |mut store: StoreContextMut<'_, State>, (dir,): (Resource<Descriptor>,)| {
+            let state = store.data_mut();
+            state.listed += 1;
+            if state.listed > STREAMED_LISTINGS_MAX {
+                wasmtime::bail!("an invocation may list {STREAMED_LISTINGS_MAX} directories");
+            }
+            let access = Access::<_, WasiFilesystem>::new(store, |state| state.filesystem());
+            WasiFilesystem::read_directory(access, dir).map(|listing| (listing,))
+        },
+    )?;
+    linker.allow_shadowing(false);
+    Ok(())
 }

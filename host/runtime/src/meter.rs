@@ -28,6 +28,8 @@ pub(crate) struct Meter {
     cpu_used: AtomicU64,
     poll_wall: AtomicU64,
     poll_cpu: AtomicU64,
+    /// When the last poll ended.
+    ended: AtomicU64,
     slices: AtomicU32,
     killed: AtomicU8,
 }
@@ -44,6 +46,11 @@ fn origin() -> Instant {
 /// Nanoseconds since the process began.
 pub(crate) fn since_origin(at: Instant) -> u64 {
     nanos(at.saturating_duration_since(origin()))
+}
+
+/// Nanoseconds since the process began.
+pub(crate) fn now_ns() -> u64 {
+    since_origin(clock::now())
 }
 
 /// CPU time of this thread in nanoseconds.
@@ -63,14 +70,15 @@ impl Meter {
             cpu_used: zero(),
             poll_wall: zero(),
             poll_cpu: AtomicU64::new(NOT_PRECISE),
+            ended: zero(),
             slices: AtomicU32::new(0),
             killed: AtomicU8::new(0),
         }
     }
 
     /// Starts over for an invocation that began at `now`.
-    pub(crate) fn arm(&self, now: Instant, timeout: Duration, cpu: Duration) {
-        self.deadline.store(since_origin(now) + nanos(timeout), Relaxed);
+    pub(crate) fn arm(&self, now: u64, timeout: Duration, cpu: Duration) {
+        self.deadline.store(now.saturating_add(nanos(timeout)), Relaxed);
         self.timeout.store(nanos(timeout), Relaxed);
         self.cpu_limit.store(nanos(cpu), Relaxed);
         self.cpu_used.store(0, Relaxed);
@@ -117,25 +125,46 @@ impl Meter {
     }
 
     /// The guest is about to run on this thread.
-    pub(crate) fn poll_begin(&self, now: Instant) {
-        self.poll_wall.store(since_origin(now), Relaxed);
+    pub(crate) fn poll_begin(&self, now: u64) {
+        self.poll_wall.store(now, Relaxed);
         let precise = self.slices() > 0;
         self.poll_cpu.store(if precise { thread_cpu() } else { NOT_PRECISE }, Relaxed);
     }
 
     /// It no longer runs.
-    pub(crate) fn poll_end(&self, now: Instant) {
+    pub(crate) fn poll_end(&self, now: u64) {
+        self.end(now);
         let used = match self.poll_cpu.load(Relaxed) {
-            NOT_PRECISE => since_origin(now).saturating_sub(self.poll_wall.load(Relaxed)),
+            NOT_PRECISE => now.saturating_sub(self.poll_wall.load(Relaxed)),
             start => thread_cpu().saturating_sub(start),
         };
         self.cpu_used.fetch_add(used, Relaxed);
     }
 
+    /// Nothing runs after `now`.
+    pub(crate) fn end(&self, now: u64) {
+        self.ended.store(now, Relaxed);
+    }
+
+    /// Nanoseconds since the process began at the deadline.
+    pub(crate) fn deadline_ns(&self) -> u64 {
+        self.deadline.load(Relaxed)
+    }
+
+    /// From `began` to the end of the last poll.
+    pub(crate) fn since(&self, began: u64) -> Duration {
+        Duration::from_nanos(self.ended.load(Relaxed).saturating_sub(began))
+    }
+
+    /// When the last poll ended.
+    pub(crate) fn ended(&self) -> Instant {
+        origin() + Duration::from_nanos(self.ended.load(Relaxed))
+    }
+
     /// The guest used up a slice: go on after letting others run, or stop.
     pub(crate) fn slice_end(&self) -> UpdateDeadline {
         self.slices.fetch_add(1, Relaxed);
-        let now = since_origin(clock::now());
+        let now = now_ns();
         if self.poll_cpu.load(Relaxed) == NOT_PRECISE {
             let passed = now.saturating_sub(self.poll_wall.load(Relaxed));
             self.cpu_used.fetch_add(passed, Relaxed);
@@ -167,7 +196,7 @@ mod tests {
             (long, short, Some(KillReason::Cpu)),
         ] {
             let meter = Meter::new();
-            let now = clock::now();
+            let now = now_ns();
             meter.arm(now, timeout, cpu);
             meter.poll_begin(now);
             std::thread::sleep(Duration::from_millis(1));
@@ -179,14 +208,14 @@ mod tests {
     #[test]
     fn sleeping_costs_no_cpu_once_precise() {
         let meter = Meter::new();
-        meter.arm(clock::now(), Duration::from_secs(60), Duration::from_secs(60));
-        meter.poll_begin(clock::now());
+        meter.arm(now_ns(), Duration::from_secs(60), Duration::from_secs(60));
+        meter.poll_begin(now_ns());
         let _ = meter.slice_end();
-        meter.poll_end(clock::now());
+        meter.poll_end(now_ns());
         let before = meter.cpu();
-        meter.poll_begin(clock::now());
+        meter.poll_begin(now_ns());
         std::thread::sleep(Duration::from_millis(50));
-        meter.poll_end(clock::now());
+        meter.poll_end(now_ns());
         assert!(meter.cpu() - before < Duration::from_millis(20), "{:?}", meter.cpu() - before);
     }
 }

@@ -11,7 +11,7 @@ use wambda_model::limits::{INSTANCE_AGE_MAX, INSTANCE_USES_MAX};
 use wambda_model::{InvokeError, Reuse, StartKind, Version, clock};
 
 use crate::engine::EngineKind;
-use crate::instance::Instance;
+use crate::instance::{Instance, Kept};
 use crate::layer::Tree;
 use crate::link::Prepared;
 
@@ -24,6 +24,8 @@ const REUSE_TRAPS_OFTEN: u32 = 4;
 pub(crate) struct Ready {
     pub(crate) prepared: Prepared,
     pub(crate) engine: EngineKind,
+    /// Slots of the pool that an instance takes.
+    pub(crate) slots: u32,
     /// What its instances find at `/opt`.
     pub(crate) opt: Option<Arc<Tree>>,
 }
@@ -56,8 +58,8 @@ pub(crate) struct Unit {
 #[derive(Default)]
 struct Idle {
     /// Least recently used first.
-    warm: Vec<Instance>,
-    virgin: Vec<Instance>,
+    warm: Vec<Kept>,
+    virgin: Vec<Kept>,
 }
 
 /// Why an instance could not be made ahead of time.
@@ -134,7 +136,7 @@ impl Unit {
     }
 
     /// An idle instance: the most recently used one, or else a virgin one.
-    pub(crate) fn take(&self) -> Option<(Instance, StartKind)> {
+    pub(crate) fn take(&self) -> Option<(Box<Instance>, StartKind)> {
         let mut idle = self.lock();
         if let Some(instance) = idle.warm.pop() {
             self.uses_reused.fetch_add(1, Relaxed);
@@ -173,7 +175,11 @@ impl Unit {
     }
 
     /// Takes an instance back after a good invocation. Returns it when it is not to be kept.
-    pub(crate) fn give_back(&self, mut instance: Instance, now: Instant) -> Option<Instance> {
+    pub(crate) fn give_back(
+        &self,
+        mut instance: Box<Instance>,
+        now: Instant,
+    ) -> Option<Box<Instance>> {
         let worn = instance.uses >= INSTANCE_USES_MAX || now - instance.born >= INSTANCE_AGE_MAX;
         if !self.reuses() || worn || self.retired.load(Relaxed) {
             return Some(instance);
@@ -184,7 +190,7 @@ impl Unit {
     }
 
     /// Adds an instance made ahead of time. Returns it when it is not wanted any more.
-    pub(crate) fn add_virgin(&self, instance: Instance) -> Option<Instance> {
+    pub(crate) fn add_virgin(&self, instance: Box<Instance>) -> Option<Box<Instance>> {
         self.stillborn.store(0, Relaxed);
         self.not_before_ms.store(0, Relaxed);
         if self.retired.load(Relaxed) {
@@ -208,7 +214,7 @@ impl Unit {
 
     /// A guest trapped. When reused instances trap often and fresh ones never did, reuse is switched
     /// off; returns what was idle and used then.
-    pub(crate) fn note_trap(&self, start: StartKind) -> Option<Vec<Instance>> {
+    pub(crate) fn note_trap(&self, start: StartKind) -> Option<Vec<Kept>> {
         if start != StartKind::Warm {
             self.traps_fresh.fetch_add(1, Relaxed);
             return None;
@@ -238,10 +244,10 @@ impl Unit {
 
     /// Sets the number of instances wanted in all. Returns the idle ones beyond it, least recently
     /// used first, and those that have grown old.
-    pub(crate) fn aim(&self, target: u32) -> Vec<Instance> {
+    pub(crate) fn aim(&self, target: u32) -> Vec<Kept> {
         self.target.store(target, Relaxed);
         let now = clock::now();
-        let aged = |instance: &mut Instance| now - instance.born >= INSTANCE_AGE_MAX;
+        let aged = |instance: &mut Box<Instance>| now - instance.born >= INSTANCE_AGE_MAX;
         let mut out: Vec<_> = self.lock().warm.extract_if(.., aged).collect();
         let surplus = self.counts().total().saturating_sub(target) as usize;
         let mut idle = self.lock();
@@ -276,7 +282,7 @@ impl Unit {
     }
 
     /// Nothing is kept from now on. Returns what was idle.
-    pub(crate) fn retire(&self) -> Vec<Instance> {
+    pub(crate) fn retire(&self) -> Vec<Kept> {
         self.retired.store(true, Relaxed);
         self.aim(0)
     }
@@ -284,14 +290,14 @@ impl Unit {
     /// When the least recently used idle instance was used.
     pub(crate) fn oldest_idle(&self) -> Option<Instant> {
         let idle = self.lock();
-        let oldest = |list: &Vec<Instance>| list.iter().map(|i| i.last_used).min();
+        let oldest = |list: &Vec<Kept>| list.iter().map(|i| i.last_used).min();
         oldest(&idle.warm).into_iter().chain(oldest(&idle.virgin)).min()
     }
 
     /// Removes one idle instance, the least recently used one.
-    pub(crate) fn shed(&self) -> Option<Instance> {
+    pub(crate) fn shed(&self) -> Option<Box<Instance>> {
         let mut idle = self.lock();
-        let used = |list: &[Instance]| list.first().map(|instance| instance.last_used);
+        let used = |list: &[Box<Instance>]| list.first().map(|instance| instance.last_used);
         let list = match (used(&idle.warm), used(&idle.virgin)) {
             (Some(warm), Some(virgin)) if warm <= virgin => &mut idle.warm,
             (Some(_), None) => &mut idle.warm,

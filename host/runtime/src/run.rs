@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use wambda_model::invocation::Caller;
+use wambda_model::invocation::{Caller, Ran};
 use wambda_model::limits::LOG_LINE_BYTES_MAX;
 use wambda_model::{
     Body, FunctionError, InvokeError, KillReason, Kind, Outcome, Permit, Reply, Report, RequestId,
@@ -24,7 +24,7 @@ use crate::drive::{Drive, Guarded, Panicked, TimedOut};
 use crate::executor::{Inner, Order, dispose, panicked};
 use crate::http::{self, End, Guest, Head, Streaming};
 use crate::instance::Instance;
-use crate::meter::{LONG_CALL, Meter};
+use crate::meter::{LONG_CALL, Meter, now_ns, since_origin};
 use crate::pool::Unit;
 use crate::sink::Sink;
 
@@ -51,10 +51,12 @@ pub(crate) struct Run {
     inner: Arc<Inner>,
     unit: Arc<Unit>,
     meter: Arc<Meter>,
-    taken: Option<(Instance, StartKind)>,
+    taken: Option<(Box<Instance>, StartKind)>,
     ticket: Ticket,
     /// Counted among the busy ones.
     busy: bool,
+    /// Begins on the long-run threads, after those who are before it there.
+    queued: bool,
     /// Counted among those that want a core and have none.
     starved: bool,
     /// Given back last: whoever gets it next finds this instance idle again.
@@ -66,10 +68,11 @@ type Called<T> = Result<wasmtime::Result<T>, TimedOut>;
 
 /// An instance at work, and what its report needs.
 struct Shift {
-    instance: Instance,
+    instance: Box<Instance>,
     start: StartKind,
     init: Option<Duration>,
-    began: Instant,
+    /// Nanoseconds since the process began.
+    began: u64,
 }
 
 impl Run {
@@ -91,7 +94,17 @@ impl Run {
             Some((instance, _)) => Arc::clone(&instance.meter),
             None => Arc::new(Meter::new()),
         };
-        Self { inner, unit, meter, taken, ticket, busy: true, starved: queues, permit }
+        Self {
+            inner,
+            unit,
+            meter,
+            taken,
+            ticket,
+            busy: true,
+            queued: queues,
+            starved: queues,
+            permit,
+        }
     }
 
     pub(crate) fn meter(&self) -> Arc<Meter> {
@@ -116,7 +129,8 @@ impl Run {
         }
         let called: Called<Answer> = {
             let call = pin!(call::event(&mut shift.instance, &version, &self.ticket, event));
-            Guarded::new(call, &self.meter, self.inner.ticker(), &self.unit.version).await
+            let (meter, ticker) = (&*self.meter, self.inner.ticker());
+            Guarded::new(call, meter, ticker, &self.unit.version).from(shift.began).await
         };
         let (result, report) = self.settle(&shift, called);
         let result = result.and_then(|answer| {
@@ -180,7 +194,7 @@ impl Run {
         let good = Arc::new(OnceLock::new());
         let (on_head, relay_good) = (Arc::clone(&at_head), Arc::clone(&good));
         let relay = http::Relay::new(head, move |given| {
-            let duration = clock::now() - began;
+            let duration = Duration::from_nanos(now_ns().saturating_sub(began));
             let memory_bytes = memory.load(Relaxed);
             let _ = on_head.set(Report { duration, init, cpu: meter.cpu(), memory_bytes, start });
             let _ = relay_good.set(given.as_ref().err().cloned());
@@ -221,8 +235,10 @@ impl Run {
         let cpu = version.config.cpu();
         let trace = self.ticket.caller.as_deref().and_then(|caller| caller.trace.clone());
         if let Some((mut instance, start)) = self.taken.take() {
-            let began = clock::now();
-            self.meter.arm(began, self.timeout(began), cpu);
+            // What waited for a core has waited; the others have just got their permit.
+            let began = if self.queued { clock::now() } else { self.permit.taken() };
+            let (timeout, began) = (self.timeout(began), since_origin(began));
+            self.meter.arm(began, timeout, cpu);
             instance.data().begin(id, capture);
             instance.data().follow(trace);
             instance.store.set_epoch_deadline(1);
@@ -232,9 +248,9 @@ impl Run {
         // Loading is the platform's work, and not on the function's clock.
         let ready = self.inner.ready(&unit).await?;
         let began = clock::now();
-        self.meter.arm(began, self.timeout(began), cpu);
-        let sink = Arc::new(Sink::default());
-        sink.begin(id, version, capture);
+        self.meter.arm(since_origin(began), self.timeout(began), cpu);
+        let sink = Sink::new(version);
+        sink.begin(id, capture);
         let order = Order { id, meter: self.meter(), sink, ahead: false };
         let made = self.inner.instantiate(&unit, &ready, &order).await?;
         let began = clock::now();
@@ -242,11 +258,12 @@ impl Run {
         match made {
             Ok(mut instance) => {
                 instance.data().follow(trace);
+                let began = since_origin(began);
                 Ok(Ok(Shift { instance, start: StartKind::Cold, init, began }))
             }
             Err(error) => {
                 let report = Report { init, cpu: self.meter.cpu(), ..NOTHING_RAN };
-                order.sink.end(Some(note(&error)), report);
+                order.sink.end(Some(note(&error)), report, began);
                 self.count(Some(&error), report);
                 Ok(Err((error, report)))
             }
@@ -263,7 +280,7 @@ impl Run {
             Err(TimedOut) => Err(call::clocked(KillReason::Timeout, id, version, &self.meter)),
         };
         let report = Report {
-            duration: clock::now() - shift.began,
+            duration: self.meter.since(shift.began),
             init: shift.init,
             cpu: self.meter.cpu(),
             memory_bytes: state.limiter.bytes(),
@@ -275,7 +292,8 @@ impl Run {
     /// Logs and counts the end, and keeps the instance or lets it go.
     fn finish(&mut self, shift: Shift, error: Option<&FunctionError>, report: Report) {
         let Shift { mut instance, start, .. } = shift;
-        instance.store.data().sink.end(error.map(note), report);
+        let ended = self.meter.ended();
+        instance.store.data().sink.end(error.map(note), report, ended);
         self.count(error, report);
         // Instantiation says nothing about the next call.
         let long = self.meter.was_long() && report.duration > LONG_CALL;
@@ -285,7 +303,7 @@ impl Run {
         self.end_busy();
         instance.uses += 1;
         let gone = match error.and_then(|e| e.kill) {
-            None => self.unit.give_back(instance, clock::now()),
+            None => self.unit.give_back(instance, ended),
             Some(kill) => {
                 if kill == KillReason::Trap {
                     self.blame(start);
@@ -336,7 +354,8 @@ impl Run {
         // One that was stopped by a clock would have taken more.
         let stopped = error.and_then(|error| error.kill);
         let clocked = matches!(stopped, Some(KillReason::Timeout | KillReason::Cpu));
-        self.permit.note_cpu(if clocked { report.cpu * 2 } else { report.cpu });
+        let cpu = if clocked { report.cpu * 2 } else { report.cpu };
+        self.permit.note(Ran { ended: self.meter.ended(), cpu });
         let metrics = &self.version().metrics;
         metrics.ran(error.map_or("success", FunctionError::outcome), &report);
         if let Some(reason) = error.and_then(|e| e.kill) {

@@ -4,11 +4,12 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
 use wambda_model::limits::LOG_LINE_BYTES_MAX;
-use wambda_model::{LogLine, Report, RequestId, Stream, Version, clock};
+use wambda_model::{Ending, LogLine, Report, RequestId, Stream, Version, clock};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
@@ -16,19 +17,17 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 const WRITE_MAX: usize = 64 << 10;
 
 /// The output of one instance, invocation after invocation.
-#[derive(Debug, Default)]
-pub(crate) struct Sink(Mutex<State>);
-
-#[derive(Debug, Default)]
-struct State {
-    current: Option<Current>,
+#[derive(Debug)]
+pub(crate) struct Sink {
+    version: Arc<Version>,
+    /// The invocation that output belongs to.
+    current: Mutex<Option<Current>>,
 }
 
 /// The invocation that output belongs to.
 #[derive(Debug)]
 struct Current {
     id: RequestId,
-    version: Arc<Version>,
     started: bool,
     left: u64,
     stdout: Vec<u8>,
@@ -38,17 +37,21 @@ struct Current {
 }
 
 impl Sink {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Of an instance of `version`; what is written belongs to nobody yet.
+    pub(crate) fn new(version: &Arc<Version>) -> Arc<Self> {
+        Arc::new(Self { version: Arc::clone(version), current: Mutex::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Current>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Output from now on belongs to this invocation. `capture` makes standard output the result.
-    pub(crate) fn begin(&self, id: RequestId, version: &Arc<Version>, capture: bool) {
-        self.lock().current = Some(Current {
+    pub(crate) fn begin(&self, id: RequestId, capture: bool) {
+        *self.lock() = Some(Current {
             id,
-            version: Arc::clone(version),
             started: false,
-            left: version.config.log_bytes,
+            left: self.version.config.log_bytes,
             stdout: Vec::new(),
             stderr: Vec::new(),
             reply: capture.then(|| (Vec::new(), false)),
@@ -57,15 +60,14 @@ impl Sink {
 
     /// A command's result so far, or none when it exceeded the payload limit.
     pub(crate) fn take_reply(&self) -> Option<Bytes> {
-        let mut state = self.lock();
-        let (bytes, exceeded) = state.current.as_mut()?.reply.take()?;
+        let (bytes, exceeded) = self.lock().as_mut()?.reply.take()?;
         (!exceeded).then(|| bytes.into())
     }
 
-    /// The invocation is over: logs its end.
-    pub(crate) fn end(&self, note: Option<String>, report: Report) {
-        let Some(mut current) = self.lock().current.take() else { return };
-        let mut lines = Vec::with_capacity(4);
+    /// The invocation was over at `ended`: logs its end.
+    pub(crate) fn end(&self, note: Option<String>, report: Report, ended: Instant) {
+        let Some(mut current) = self.lock().take() else { return };
+        let mut lines = Vec::new();
         for stream in [Stream::Stdout, Stream::Stderr] {
             let rest = std::mem::take(current.buffer(stream));
             if !rest.is_empty() {
@@ -73,16 +75,17 @@ impl Sink {
             }
         }
         lines.extend(note.map(|text| LogLine::Note(text.into())));
-        lines.push(LogLine::End);
-        let memory_limit = current.version.config.memory_bytes;
-        lines.push(LogLine::Report { report, memory_limit });
-        current.log(lines);
+        current.log(&self.version, lines);
+        let version = &self.version;
+        let start = (!current.started).then(|| Arc::clone(&version.label));
+        let ending = Ending { start, report, memory_limit: version.config.memory_bytes };
+        version.logs.end(current.id, clock::wall_ms(ended), &version.log_stream, ending);
     }
 
     /// Output of the present invocation; nobody's, when there is none.
     pub(crate) fn write(&self, stream: Stream, bytes: &[u8]) {
-        if let Some(current) = self.lock().current.as_mut() {
-            current.write(stream, bytes);
+        if let Some(current) = self.lock().as_mut() {
+            current.write(&self.version, stream, bytes);
         }
     }
 }
@@ -96,9 +99,9 @@ impl Current {
         if stream == Stream::Stdout { &mut self.stdout } else { &mut self.stderr }
     }
 
-    fn write(&mut self, stream: Stream, bytes: &[u8]) {
+    fn write(&mut self, version: &Version, stream: Stream, bytes: &[u8]) {
         if let (Stream::Stdout, Some((reply, exceeded))) = (stream, self.reply.as_mut()) {
-            let limit = self.version.config.payload_bytes;
+            let limit = version.config.payload_bytes;
             *exceeded |= (reply.len() + bytes.len()) as u64 > limit;
             if !*exceeded {
                 reply.extend_from_slice(bytes);
@@ -124,22 +127,21 @@ impl Current {
             rest = if at.is_some() { after.split_at(1).1 } else { after };
         }
         if self.left == 0 {
-            let limit = self.version.config.log_bytes;
+            let limit = version.config.log_bytes;
             let text = format!("[log output truncated: this invocation's limit is {limit} bytes]");
             lines.push(LogLine::Note(text.into()));
         }
-        self.log(lines);
+        self.log(version, lines);
     }
 
-    fn log(&mut self, lines: Vec<LogLine>) {
+    fn log(&mut self, version: &Version, lines: Vec<LogLine>) {
         if lines.is_empty() {
             return;
         }
-        let start =
-            (!self.started).then(|| LogLine::Start { version: Arc::clone(&self.version.label) });
+        let start = (!self.started).then(|| LogLine::Start { version: Arc::clone(&version.label) });
         self.started = true;
         let lines = start.into_iter().chain(lines);
-        self.version.logs.push(self.id, clock::unix_ms(), &self.version.log_stream, lines);
+        version.logs.push(self.id, clock::wall_ms(clock::now()), &version.log_stream, lines);
     }
 }
 

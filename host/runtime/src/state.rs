@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use wambda_egress::Egress;
-use wambda_model::limits::{FIELDS_BYTES_MAX, RANDOM_BYTES_MAX, RESOURCES_MAX};
+use wambda_model::limits::{
+    FIELDS_BYTES_MAX, PREVIEW_1_RESOURCES_MAX, RANDOM_BYTES_MAX, RESOURCES_MAX,
+    RESOURCES_WITH_FILES_MAX,
+};
 use wambda_model::{Charge, RequestId, Stream, Version};
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::p1::WasiP1Ctx;
@@ -28,6 +31,10 @@ pub(crate) struct State {
     version: Arc<Version>,
     /// What the guest finds at `/opt`, read-only.
     opt: Option<Arc<Tree>>,
+    /// Directories that the guest is listing.
+    pub(crate) listings: u32,
+    /// Directories that it has listed in this invocation, by WASI 0.3.
+    pub(crate) listed: u32,
     region: Arc<str>,
     /// What a command finds on its standard input.
     stdin: Bytes,
@@ -46,7 +53,8 @@ pub(crate) struct State {
 impl State {
     pub(crate) fn new(mold: &Mold<'_>, meter: Arc<Meter>, charge: Charge) -> Self {
         let mut table = ResourceTable::new();
-        table.set_max_capacity(RESOURCES_MAX);
+        let most = if mold.opt.is_some() { RESOURCES_WITH_FILES_MAX } else { RESOURCES_MAX };
+        table.set_max_capacity(most);
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(FIELDS_BYTES_MAX);
         Self {
@@ -55,6 +63,8 @@ impl State {
             sink: Arc::clone(mold.sink),
             version: Arc::clone(mold.version),
             opt: mold.opt.cloned(),
+            listings: 0,
+            listed: 0,
             region: Arc::clone(mold.region),
             stdin: Bytes::new(),
             extra_env: Vec::new(),
@@ -71,7 +81,8 @@ impl State {
     /// Another invocation begins on this instance.
     pub(crate) fn begin(&mut self, id: RequestId, capture: bool) {
         self.limiter.begin();
-        self.sink.begin(id, &self.version, capture);
+        self.listed = 0;
+        self.sink.begin(id, capture);
         if let Some(outbound) = &mut self.outbound {
             outbound.begin();
         }
@@ -130,10 +141,20 @@ impl State {
         builder
     }
 
-    /// WASI preview 1.
+    /// Whether the guest may list one more directory.
+    pub(crate) fn may_list(&self) -> bool {
+        self.opt.as_ref().is_some_and(|opt| self.listings < opt.listings())
+    }
+
+    /// WASI preview 1. Not with `allow_blocking_current_thread`: it would sleep on this thread for the guest.
     pub(crate) fn p1(&mut self) -> &mut WasiP1Ctx {
         if self.p1.is_none() {
-            self.p1 = Some(Box::new(self.builder().build_p1()));
+            let mut p1 = self.builder().build_p1();
+            // It has a table of its own: with open files in it, or with some entries for each timer that is polled.
+            let most =
+                if self.opt.is_some() { RESOURCES_WITH_FILES_MAX } else { PREVIEW_1_RESOURCES_MAX };
+            p1.ctx().table.set_max_capacity(most);
+            self.p1 = Some(Box::new(p1));
         }
         self.p1.get_or_insert_with(|| Box::new(WasiCtxBuilder::new().build_p1()))
     }

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{
     AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
+    Ordering::{Acquire, Relaxed, Release, SeqCst},
 };
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -37,12 +37,19 @@ thread_local! {
     };
 }
 
-/// A guest of `version` is polled on this thread from `since` on.
+/// A guest of `version` is polled on this thread from `since` on. Whoever finds the ticker parked after this has to
+/// rouse it: sequentially consistent with [`runs_any`].
 pub(crate) fn begin(since: u64, version: u64) {
     let _ = DESK.try_with(|desk| {
         desk.version.store(version, Relaxed);
-        desk.since.store(since.max(1), Release);
+        desk.since.store(since.max(1), SeqCst);
     });
+}
+
+/// Whether a guest is polled now, on any thread.
+pub(crate) fn runs_any() -> bool {
+    let desks = DESKS.lock().unwrap_or_else(PoisonError::into_inner);
+    desks.iter().filter_map(Weak::upgrade).any(|desk| desk.since.load(SeqCst) > 0)
 }
 
 /// Its poll has come back.

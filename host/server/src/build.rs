@@ -23,7 +23,7 @@ use wambda_control::functions::Parts as ControlParts;
 use wambda_control::{Directories, Events, Functions, Groups, Layers, Mappings};
 use wambda_dispatch::{Dispatcher, dispatcher::TICK};
 use wambda_egress::Egress;
-use wambda_model::{Budget, CatalogCell, Clock, Digest, Execute, Metrics, SystemClock};
+use wambda_model::{Budget, CatalogCell, Clock, Digest, Execute, Metrics, SystemClock, clock};
 use wambda_runtime::executor::CodeSource;
 use wambda_runtime::layer::{LayerDirs, LayerSource};
 use wambda_runtime::{Executor, RuntimeConfig, artifact::Artifacts};
@@ -46,6 +46,9 @@ const PAGE_OF_ITS_OWN: usize = 1 << 20;
 const FORGET_PERIOD: Duration = Duration::from_secs(60);
 /// Niceness of the threads for long calls: short ones go first.
 const LONG_RUN_NICE: i32 = 10;
+/// Threads for what blocks: disks, checks of large uploads. What waits for one is bounded by who asked for it: a
+/// connection waits for one at a time, and a guest's files are few.
+const BLOCKING_THREADS_MAX: usize = 64;
 /// Tasks that a thread runs before it looks for what has arrived.
 const EVENT_INTERVAL: u32 = 4;
 /// Period of judging rollback rules.
@@ -72,6 +75,7 @@ pub fn serve(settings: &Settings) -> Result<()> {
         // Between so many calls it looks for requests: each may take half a millisecond, and who is to be refused
         // waits for them.
         .event_interval(EVENT_INTERVAL)
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
         .enable_all()
         .build()?;
     let long_run = long_run(cores)?;
@@ -113,6 +117,7 @@ fn long_run(cores: usize) -> Result<Runtime> {
         .on_thread_start(lower)
         .enable_all()
         .event_interval(EVENT_INTERVAL)
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
         .build()?)
 }
 
@@ -366,7 +371,8 @@ fn executor(
         Box::pin(async move { Layers::zip(&*blobs, digest).await })
     });
     let config = RuntimeConfig {
-        layers: LayerDirs::open(&settings.data_dir, layers).context("cannot open the layers")?,
+        layers: LayerDirs::open(&settings.data_dir, settings.code_storage, layers)
+            .context("cannot open the layers")?,
         // This very file, whatever is at its path by then.
         program: PathBuf::from("/proc/self/exe"),
         artifacts: Artifacts::open(&settings.data_dir).context("cannot open the artifacts")?,
@@ -402,6 +408,7 @@ async fn upkeep(dispatcher: Arc<Dispatcher>, functions: Arc<Functions>) {
                 functions.trim_logs();
             }
             dispatcher.tick();
+            clock::adjust();
             give_back();
         };
         // Counted where it happened.

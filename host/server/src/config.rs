@@ -155,6 +155,9 @@ pub struct ServeArgs {
     /// Megabytes of code and layers that are kept: uploads, and what they are unpacked and compiled to [default: 76800]
     #[arg(long, env = "WAMBDA_CODE_STORAGE")]
     pub code_storage: Option<u64>,
+    /// Megabytes that all queues may hold together for an event to be taken [default: 65536]
+    #[arg(long, env = "WAMBDA_EVENT_STORAGE")]
+    pub event_storage: Option<u64>,
     /// Seconds after which a guest's operation that has not come back is told of, in the log and in
     /// wambda_stuck_polls [default: 30]
     #[arg(long, env = "WAMBDA_STUCK_AFTER")]
@@ -320,6 +323,7 @@ impl ServeArgs {
             backoff: pair("--retry-backoff", self.retry_backoff.take(), defaults.backoff)?,
             lease_slack: one("--lease-slack", self.lease_slack, defaults.lease_slack)?,
             outcome_age: one("--keep-outcomes", self.keep_outcomes, defaults.outcome_age)?,
+            storage_bytes: bytes("--event-storage", self.event_storage, 1, defaults.storage_bytes)?,
         })
     }
 
@@ -353,6 +357,7 @@ impl ServeArgs {
             peer_rate: self.peer_rate.or(file.peer_rate),
             body_memory: self.body_memory.or(file.body_memory),
             code_storage: self.code_storage.or(file.code_storage),
+            event_storage: self.event_storage.or(file.event_storage),
             log_memory: self.log_memory.or(file.log_memory),
             stuck_after: self.stuck_after.or(file.stuck_after),
             compile_cpu: self.compile_cpu.or(file.compile_cpu),

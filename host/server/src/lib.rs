@@ -6,6 +6,7 @@ pub mod config;
 pub mod listen;
 mod patient;
 mod places;
+mod serving;
 pub mod telemetry;
 pub mod wall;
 

@@ -3,6 +3,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use wambda_model::limits::READER_BYTES_MIN;
+
+use crate::serving::Watched;
 
 /// A stream whose writes fail when the peer takes nothing for a while.
 pub(crate) struct Patient {
@@ -19,12 +22,13 @@ pub(crate) struct Patient {
     patience: Option<Pin<Box<Sleep>>>,
     /// Bytes that were taken since it runs.
     taken: u64,
+    watched: Arc<Watched>,
 }
 
 impl Patient {
-    /// Writes to `stream` fail when nothing of them was taken for `longest`.
-    pub(crate) fn new(stream: TcpStream, longest: Duration) -> Self {
-        Self { stream, longest, patience: None, taken: 0 }
+    /// Writes to `stream` fail when nothing of them was taken for `longest`; `watched` hears when all is written.
+    pub(crate) fn new(stream: TcpStream, longest: Duration, watched: Arc<Watched>) -> Self {
+        Self { stream, longest, patience: None, taken: 0, watched }
     }
 
     /// A peer has `longest` for each [`READER_BYTES_MIN`], from the first time that it makes us wait until
@@ -86,6 +90,7 @@ impl AsyncWrite for Patient {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // All is written: what is asked for next has its own time.
         (self.patience, self.taken) = (None, 0);
+        self.watched.flushed();
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

@@ -1,4 +1,4 @@
-//! Uploads that are no function, pretend to be one, or cost the compiler dearly.
+//! Uploads that are no function, or pretend to be one. What costs the compiler dearly is in [`super::bombs`].
 
 use std::io::Write;
 
@@ -9,7 +9,11 @@ use crate::wats::{self, core_with};
 
 const MEMORY: &str = "(memory (export \"memory\") 1)";
 
-fn random(bytes: usize) -> Vec<u8> {
+fn module(definitions: &str) -> String {
+    core_with(&format!("{MEMORY} {definitions}"), "(i64.const 0)")
+}
+
+pub(super) fn random(bytes: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = || {
         state ^= state << 13;
@@ -20,7 +24,7 @@ fn random(bytes: usize) -> Vec<u8> {
     (0..bytes).map(|_| next()).collect()
 }
 
-fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
+pub(super) fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
     let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     for (name, bytes) in entries {
         writer.start_file(*name, zip::write::SimpleFileOptions::default()).unwrap();
@@ -29,12 +33,8 @@ fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
     writer.finish().unwrap().into_inner()
 }
 
-fn bomb(definitions: &str) -> Vec<u8> {
-    wat(&core_with(&format!("{MEMORY} {definitions}"), "(i64.const 0)"))
-}
-
 pub(super) fn cases() -> Vec<Case> {
-    [shapes(), zips(), bombs()].into_iter().flatten().collect()
+    [shapes(), features(), compiled(), zips(), forged()].into_iter().flatten().collect()
 }
 
 fn shapes() -> Vec<Case> {
@@ -74,6 +74,66 @@ fn shapes() -> Vec<Case> {
     ]
 }
 
+/// Features of WebAssembly that guests do not get.
+fn features() -> Vec<Case> {
+    vec![
+        refused(
+            "pages of one byte",
+            core_with("(memory (export \"memory\") 1 (pagesize 1))", "(i64.const 0)"),
+            "custom page sizes",
+        ),
+        refused("exceptions", module("(tag $t) (func (throw $t))"), "exceptions"),
+        refused("types of the collector", module("(type (struct (field i32)))"), "gc"),
+        refused("an array of the collector", module("(type (array i8))"), "gc"),
+        refused("a small number by reference", module("(func (param i31ref))"), ""),
+        refused(
+            "stack switching",
+            module("(type $f (func)) (type $c (cont $f))"),
+            "stack switching",
+        ),
+        refused("a table of 64 bits", module("(table i64 1 funcref)"), "memory64"),
+        refused(
+            "wide arithmetic",
+            module(
+                "(func (drop (drop (i64.add128 (i64.const 0) (i64.const 0) (i64.const 0) (i64.const 0)))))",
+            ),
+            "",
+        ),
+    ]
+}
+
+/// Code that is compiled already: what the server's own compiler made is refused by name, and so is what only
+/// looks like it.
+fn compiled() -> Vec<Case> {
+    const NAMED: &str = "precompiled";
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("in.wasm"), dir.path().join("out.cwasm"));
+    let compile = |engine: &str, wasm: &[u8]| {
+        std::fs::write(&from, wasm).unwrap();
+        let mut command = std::process::Command::new(wambda_tests::program());
+        let output = command.args(["compile", "--engine", engine]).args([&from, &to]).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{output:?}");
+        std::fs::read(&to).unwrap()
+    };
+    let module = compile("main", &wat(&wats::echo()));
+    let component = compile("main", &guest("proxy"));
+    let mut forged = module.clone();
+    let end = forged.len();
+    forged[end - end / 4..].fill(0xcc);
+    vec![
+        refused("a compiled module", module.clone(), NAMED),
+        refused("a compiled component", component, NAMED),
+        refused(
+            "a compiled module for the other engine",
+            compile("wasi03", &wat(&wats::echo())),
+            NAMED,
+        ),
+        refused("a compiled module that is damaged", forged, "ELF"),
+        refused("a compiled module in a zip", zip(&[("f.wasm", &module)]), ""),
+    ]
+}
+
 fn zips() -> Vec<Case> {
     let module = wat(&wats::echo());
     let zeroes = vec![0; 60 << 20];
@@ -102,25 +162,54 @@ fn zips() -> Vec<Case> {
     ]
 }
 
-/// Each of the shapes whose compiling costs much: refused before, or stopped by the child's limits.
-fn bombs() -> Vec<Case> {
-    let locals = "(local i64)".repeat(1_000);
-    let loops = format!("{}{}", "(loop ".repeat(100), ")".repeat(100));
-    let branches = "(if (local.get 0) (then (local.set 1 (i64.const 1))))".repeat(20_000);
-    let long = "(drop (i32.const 1))".repeat(400_000);
+/// Zips that no honest program writes.
+fn forged() -> Vec<Case> {
+    let module = wat(&wats::echo());
+    let stored =
+        zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    let mut link = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    link.add_symlink("f.wasm", "/etc/passwd", stored).unwrap();
+    let link = link.finish().unwrap().into_inner();
+    let mut linked = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    linked.add_symlink("lib", "../..", stored).unwrap();
+    linked.start_file("lib/f.wasm", stored).unwrap();
+    linked.write_all(&module).unwrap();
+    let linked = linked.finish().unwrap().into_inner();
+    let twice = zip(&[("a.wasm", &module), ("b.wasm", &module)]);
+    let twice = replaced(&twice, b"b.wasm", b"a.wasm");
     vec![
-        refused("loops over locals", bomb(&format!("(func {locals} {loops})")), "1000 x 100"),
+        refused("an encrypted zip", encrypted(&zip(&[("f.wasm", &module)])), "encrypted"),
+        refused("a zip with a link", link, "link"),
+        refused("a zip with a link to climb by", linked, "link"),
+        refused("a zip with a name twice", twice, ""),
         refused(
-            "branches over locals",
-            bomb(&format!("(func (param i32) {locals} {branches})")),
-            "branches",
+            "a zip with a name of another case twice",
+            replaced(&zip(&[("a.wasm", &module), ("b.wasm", &module)]), b"b.wasm", b"A.wasm"),
+            "",
         ),
-        refused("one long function", bomb(&format!("(func {long})")), "1048576"),
-        refused("two hundred thousand functions", bomb(&"(func)".repeat(200_001)), "200000"),
         refused(
-            "fifty thousand locals and loops",
-            bomb(&format!("(func (local {}) {loops})", "i64 ".repeat(49_000))),
+            "a zip that climbs in another machine's words",
+            zip(&[(r"..\..\f.wasm", &module)]),
             "",
         ),
     ]
+}
+
+/// Says of every entry that it is encrypted: in front of it, and in the directory.
+pub(super) fn encrypted(zip: &[u8]) -> Vec<u8> {
+    let mut zip = zip.to_vec();
+    for (signature, flags) in [(b"PK\x03\x04", 6), (b"PK\x01\x02", 8)] {
+        let at = zip.windows(4).position(|four| four == signature).unwrap();
+        zip[at + flags] |= 1;
+    }
+    zip
+}
+
+/// The same with each `from` a `to` of the same length.
+fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    while let Some(at) = bytes.windows(from.len()).position(|part| part == from) {
+        bytes[at..at + to.len()].copy_from_slice(to);
+    }
+    bytes
 }

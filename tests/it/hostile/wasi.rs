@@ -76,6 +76,17 @@ pub(super) fn cases() -> Vec<Case> {
         hostile(says("20000"), "print byte by byte", r#"{"do":"print-singly","n":20000}"#),
         hostile(says("64"), "print 64 MB", r#"{"do":"print-blocks","n":64}"#).logging(cut),
         hostile(says(""), "write more than there is room for", r#"{"do":"write-beyond"}"#),
+        hostile(says("true"), "write zeroes", r#"{"do":"write-zeroes","n":4096}"#),
+        hostile(
+            traps("zeroes"),
+            "write a gigabyte of zeroes",
+            r#"{"do":"write-zeroes","n":1073741824}"#,
+        ),
+        hostile(
+            traps("zeroes"),
+            "write all zeroes",
+            r#"{"do":"write-zeroes","n":18446744073709551615}"#,
+        ),
         hostile(
             |name, upload| Case { status: 504, error: TIMED_OUT, ..timeout(name, upload) },
             "spin once more",

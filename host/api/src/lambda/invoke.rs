@@ -26,6 +26,7 @@ use crate::auth::{self, Who};
 use crate::name::{self, Named};
 use crate::{Api, ApiError, Request, Response, Surface, native, queues, reply};
 
+const TRACE: HeaderName = HeaderName::from_static(lineage::HEADER);
 const FUNCTION_ERROR: HeaderName = HeaderName::from_static("x-amz-function-error");
 const LOG_RESULT: HeaderName = HeaderName::from_static("x-amz-log-result");
 pub(crate) const EXECUTED_VERSION: HeaderName = HeaderName::from_static("x-amz-executed-version");
@@ -278,7 +279,8 @@ fn caller(
 /// Who calls, as far as the trace header tells: what the call has come through, one more pass through the function
 /// counted, and when it has to have ended. Refused when it has come through so often that it must be a loop.
 pub(crate) fn chain(headers: &HeaderMap, function: &Function) -> Result<Caller, ApiError> {
-    let Some(trace) = text(headers, lineage::HEADER) else { return Ok(Caller::default()) };
+    let trace = headers.get(TRACE).and_then(|value| value.to_str().ok());
+    let Some(trace) = trace else { return Ok(Caller::default()) };
     let passed = lineage::pass(trace, function.name(), function.details.allows_recursion);
     let passed = passed
         .map_err(|error| ApiError::lambda("RecursiveInvocationException", error.to_string()))?;

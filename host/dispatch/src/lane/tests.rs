@@ -217,8 +217,8 @@ fn computing_calls_are_let_in_as_cores_come_free() {
     let lane = Lane::new(Arc::clone(&version), dynamic, 2, Budget::new(1 << 30));
     // One has shown that a call takes a quarter of a second of a core: with one more on each, half.
     let mut first = granted(&lane).unwrap();
-    first.note_cpu(Duration::from_millis(250));
     clock.pass(Duration::from_millis(250));
+    first.note(Ran { ended: clock.now(), cpu: Duration::from_millis(250) });
     drop(first);
     let mut running: Vec<_> = (0..2).map(|_| granted(&lane).unwrap()).collect();
     let mut waiting = Vec::new();

@@ -237,7 +237,9 @@ impl Deferred {
         let why: Vec<&String> =
             undelivered.iter().chain(refused.iter().map(|(_, why)| why)).collect();
         if !why.is_empty() {
-            tracing::warn!(id = %message.id, function = %envelope.function, ?why, "not delivered");
+            // Its owner sees it in the outcome, and the operator in a metric: it is not for the log, which owners of
+            // functions could fill with it.
+            tracing::debug!(id = %message.id, function = %envelope.function, ?why, "not delivered");
         }
     }
 

@@ -4,6 +4,8 @@
 
 #![allow(clippy::disallowed_methods)] // tests read their seed
 
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::Response;
@@ -11,7 +13,10 @@ use wambda_api::gateway::{
     Origin, event_from_request, event_from_response, request_from_event, response_from_result,
 };
 use wambda_control::Identity;
-use wambda_egress::{Target, address};
+use wambda_egress::{
+    Target,
+    address::{self, Rules},
+};
 use wambda_model::RequestId;
 
 /// What is fuzzed with any bytes.
@@ -140,9 +145,15 @@ pub fn guest_response(data: &[u8]) {
     }
 }
 
-/// The authority of outgoing requests: what was read reads the same again, and no address is both an
-/// address and a name.
+/// The authority of outgoing requests: what was read reads the same again, no address is both an address and a name,
+/// and what it leads to is judged. So are the bytes themselves, as an address: names lead to any.
 pub fn egress_target(data: &[u8]) {
+    if let Some(bytes) = data.first_chunk::<4>() {
+        judge(SocketAddr::from((*bytes, 80)));
+    }
+    if let Some(bytes) = data.first_chunk::<16>() {
+        judge(SocketAddr::from((*bytes, 443)));
+    }
     let Ok(uri) = http::Uri::try_from(data) else { return };
     let Ok(target) = Target::read(&uri) else { return };
     let scheme = if target.tls { "https" } else { "http" };
@@ -151,9 +162,59 @@ pub fn egress_target(data: &[u8]) {
         .unwrap_or_else(|e| panic!("{target:?}: {e}"));
     assert_eq!(Target::read(&again).as_ref().ok(), Some(&target));
     match target.address {
-        Some(ip) => assert_eq!(address::canonical(ip), ip),
+        Some(ip) => {
+            assert_eq!(address::canonical(ip), ip);
+            judge(SocketAddr::new(ip, target.port));
+        }
         None => {
             assert!(target.host.parse::<std::net::IpAddr>().is_err() && !target.host.ends_with('.'))
+        }
+    }
+}
+
+/// The rules about an address, against what the standard library knows of it.
+fn judge(at: SocketAddr) {
+    let elsewhere = SocketAddr::from(([192, 0, 2, 1], 1));
+    let rules = Rules::new(Vec::new(), Vec::new(), elsewhere);
+    let why = rules.forbidden(at);
+    assert!(why.is_some() || !is_inner(at.ip()), "{at} may be dialled");
+    assert!(Rules::new(Vec::new(), Vec::new(), at).forbidden(at).is_some(), "{at} is this server");
+    // The same address in other words is judged the same, or is never dialled.
+    if let IpAddr::V4(v4) = at.ip() {
+        let judged = |v6: Ipv6Addr| rules.forbidden(SocketAddr::new(v6.into(), at.port()));
+        assert_eq!(judged(v4.to_ipv6_mapped()), why, "{v4}");
+        let (high, low) = ((v4.to_bits() >> 16) as u16, v4.to_bits() as u16);
+        for other in [
+            Ipv6Addr::new(0, 0, 0, 0, 0, 0, high, low),
+            Ipv6Addr::new(0, 0, 0, 0, 0xffff, 0, high, low),
+            Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, high, low),
+            Ipv6Addr::new(0x2002, high, low, 0, 0, 0, 0, 1),
+        ] {
+            assert!(judged(other).is_some(), "{other}");
+        }
+    }
+}
+
+/// Whether an address is one of a machine, a network or many, rather than one host of the Internet.
+fn is_inner(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => {
+            let [a, b, ..] = v4.octets();
+            v4.is_loopback()
+                || v4.is_private()
+                || v4.is_link_local()
+                || v4.is_documentation()
+                || a == 0
+                || a >= 224
+                || (a, b & 0xc0) == (100, 64)
+                || (a, b & 0xfe) == (198, 18)
+        }
+        IpAddr::V6(v6) => {
+            v6.is_loopback()
+                || v6.is_multicast()
+                || v6.is_unique_local()
+                || v6.is_unicast_link_local()
+                || v6.to_ipv4().is_some_and(|v4| is_inner(v4.into()))
         }
     }
 }

@@ -1,5 +1,7 @@
 //! An event function that abuses the host's interfaces as the event says.
 
+mod files;
+
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -101,6 +103,12 @@ enum Order {
     /// Looks for a word in memory that it was just given.
     Dig {
         mb: usize,
+    },
+    /// Abuses the files of a layer.
+    Files {
+        act: String,
+        #[serde(default)]
+        n: u64,
     },
     /// Waits a little, over and over.
     Nap {
@@ -239,6 +247,7 @@ fn handle(order: Order, _: Context) -> Result<Value, Error> {
             json!(length)
         }
         Order::Dig { mb } => json!(dig(mb << 20)),
+        Order::Files { act, n } => files::act(&act, n),
         Order::Nap { ms } => loop {
             std::thread::sleep(Duration::from_millis(ms));
         },

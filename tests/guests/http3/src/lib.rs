@@ -1,4 +1,7 @@
-//! A wasi:http 0.3 function: answers with the method and path it was asked with.
+//! A wasi:http 0.3 function: answers with the method and path it was asked with, or does what the path says.
+
+mod abuse;
+mod files;
 
 use wasip3::http::types::{ErrorCode, Fields, Request, Response, Scheme};
 use wasip3::{wit_bindgen, wit_future, wit_stream};
@@ -10,6 +13,9 @@ wasip3::http::service::export!(Function);
 impl wasip3::exports::http::handler::Guest for Function {
     async fn handle(request: Request) -> Result<Response, ErrorCode> {
         let path = request.get_path_with_query().unwrap_or_default();
+        if let Some(order) = path.strip_prefix("/abuse/") {
+            return abuse::act(order, request).await;
+        }
         if path == "/panic" {
             panic!("as you wished");
         }
@@ -18,20 +24,23 @@ impl wasip3::exports::http::handler::Guest for Function {
                 std::hint::black_box(0);
             }
         }
-        let text = match path.as_str() {
+        Ok(answer(match path.as_str() {
             "/fetch" => fetch(&request).await.unwrap_or_else(|code| format!("error {code:?}")),
             _ => format!("{:?} {path}", request.get_method()),
-        };
-        let (mut body, stream) = wit_stream::new();
-        let (trailers, end) = wit_future::new(|| Ok(None));
-        wit_bindgen::spawn_local(async move {
-            body.write_all(text.into_bytes()).await;
-            drop(body);
-            let _ = trailers.write(Ok(None)).await;
-        });
-        let (response, _sent) = Response::new(Fields::new(), Some(stream), end);
-        Ok(response)
+        }))
     }
+}
+
+/// A whole response with this text.
+fn answer(text: String) -> Response {
+    let (mut body, stream) = wit_stream::new();
+    let (trailers, end) = wit_future::new(|| Ok(None));
+    wit_bindgen::spawn_local(async move {
+        body.write_all(text.into_bytes()).await;
+        drop(body);
+        let _ = trailers.write(Ok(None)).await;
+    });
+    Response::new(Fields::new(), Some(stream), end).0
 }
 
 /// Sends the request that the headers name: `x-scheme`, `x-authority`, `x-path`.

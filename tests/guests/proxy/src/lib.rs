@@ -45,9 +45,13 @@ impl Guest for Function {
                 drop(stream);
                 drop(body);
             }
-            "/kept" => {
+            "/kept" | "/half-kept" => {
                 let body = response.body().expect("a body");
                 ResponseOutparam::set(out, Ok(response));
+                if path == "/half-kept" {
+                    let stream = body.write().expect("a stream");
+                    let _ = stream.blocking_write_and_flush(b"half");
+                }
                 std::mem::forget(body);
             }
             "/trailers" => {

@@ -1,0 +1,297 @@
+//! Connections while they are served: cut off when the head of a request is waited for too long, asked to end when
+//! the server stops. Not who may connect ([`crate::places`]), nor who reads too slowly ([`crate::patient`]).
+//!
+//! hyper has a timer for heads, and hyper-util a way to stop. Each request arms and disarms the one, and each poll
+//! asks the other, under locks that all threads share: more than a tenth of what a short request costs. Here a request
+//! costs a few stores to memory that only its connection's thread writes, and one task looks at all connections.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
+};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::{HttpService, service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use wambda_api::{Api, Response};
+use wambda_model::limits::{CONNECTIONS_RESERVED_PATIENCE, HEADERS_MAX, READER_PATIENCE_FACTOR};
+use wambda_model::{Body, BodyError};
+
+use crate::patient::Patient;
+
+/// Bytes that a connection buffers; bounds a request's head as well.
+const BUFFER_BYTES: usize = 64 << 10;
+/// Shortest and longest period of looking at the connections.
+const PERIOD_MIN: Duration = Duration::from_millis(20);
+const PERIOD_MAX: Duration = Duration::from_millis(500);
+/// The connections are looked at so many times in the shortest patience.
+const LOOKS: u32 = 8;
+
+/// Every connection that is open, and the time as they tell it.
+#[derive(Debug)]
+pub(crate) struct Open {
+    /// Milliseconds since the server began, as of the last look, and one more: never [`BUSY`].
+    now: AtomicU64,
+    patience: Duration,
+    all: Mutex<All>,
+    /// The last one has gone.
+    none: Notify,
+}
+
+#[derive(Debug, Default)]
+struct All {
+    served: HashMap<u64, Arc<Watched>>,
+    next: u64,
+    stopping: bool,
+}
+
+/// What a connection waits for, in [`Watched::since`]: nothing, because it answers.
+const BUSY: u64 = 0;
+/// It has waited for too long.
+const OVER: u64 = u64::MAX;
+
+/// What is known of a connection from outside. Its own thread is all but alone in writing here.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    /// Since when it waits for a head; [`BUSY`] or [`OVER`].
+    since: AtomicU64,
+    /// Whether its answer has been handed over, and only has to be written.
+    answered: AtomicBool,
+    /// Whether it is to end after what it answers now.
+    stops: AtomicBool,
+    waker: OnceLock<Waker>,
+    patience_ms: u64,
+    open: Arc<Open>,
+}
+
+impl Watched {
+    /// A request's head is there.
+    fn begin(&self) {
+        self.answered.store(false, Relaxed);
+        self.since.store(BUSY, Release);
+    }
+
+    /// All that was to be written has been.
+    pub(crate) fn flushed(&self) {
+        if self.answered.load(Relaxed) {
+            self.answered.store(false, Relaxed);
+            self.since.store(self.open.now.load(Relaxed), Release);
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Ends its waiting when that has lasted too long. Nothing is taken from a request that has come meanwhile.
+    fn look(&self, now: u64) {
+        let since = self.since.load(Acquire);
+        let waited = now.saturating_sub(since);
+        let is_over = since != BUSY && since != OVER && waited > self.patience_ms;
+        if is_over && self.since.compare_exchange(since, OVER, AcqRel, Relaxed).is_ok() {
+            self.wake();
+        }
+    }
+}
+
+impl Open {
+    /// No connection yet. Each may wait `patience` for a head.
+    pub(crate) fn new(patience: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            now: AtomicU64::new(1),
+            patience,
+            all: Mutex::default(),
+            none: Notify::new(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, All> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at all connections, for ever. Who waits for too long is cut off within two periods.
+    pub(crate) async fn watch(self: Arc<Self>) {
+        let shortest = self.patience.min(CONNECTIONS_RESERVED_PATIENCE);
+        let mut tick = tokio::time::interval((shortest / LOOKS).clamp(PERIOD_MIN, PERIOD_MAX));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let began = tick.tick().await;
+        loop {
+            let passed = tick.tick().await.saturating_duration_since(began);
+            let now = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX).saturating_add(1);
+            self.now.store(now, Relaxed);
+            let all = self.lock();
+            all.served.values().for_each(|watched| watched.look(now));
+        }
+    }
+
+    /// Lets every connection end after what it answers now, and waits for the last one.
+    pub(crate) async fn stop(&self) {
+        {
+            let mut all = self.lock();
+            all.stopping = true;
+            for watched in all.served.values() {
+                watched.stops.store(true, Release);
+                watched.wake();
+            }
+        }
+        loop {
+            let gone = self.none.notified();
+            if self.lock().served.is_empty() {
+                return;
+            }
+            gone.await;
+        }
+    }
+
+    fn enter(self: &Arc<Self>, patience: Duration) -> Entered {
+        let mut all = self.lock();
+        let id = all.next;
+        all.next += 1;
+        let watched = Arc::new(Watched {
+            since: AtomicU64::new(self.now.load(Relaxed)),
+            answered: AtomicBool::new(false),
+            stops: AtomicBool::new(all.stopping),
+            waker: OnceLock::new(),
+            patience_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
+            open: Arc::clone(self),
+        });
+        all.served.insert(id, Arc::clone(&watched));
+        Entered { watched, id }
+    }
+}
+
+/// A connection's place among those that are looked at.
+struct Entered {
+    watched: Arc<Watched>,
+    id: u64,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let open = &self.watched.open;
+        let mut all = open.lock();
+        all.served.remove(&self.id);
+        if all.served.is_empty() {
+            open.none.notify_waiters();
+        }
+    }
+}
+
+/// What each request of a connection needs.
+struct Desk {
+    api: Arc<Api>,
+    peer: SocketAddr,
+    is_reserved: bool,
+    watched: Arc<Watched>,
+}
+
+/// Serves a connection to its end; one that `is_reserved` answers one short question.
+pub(crate) fn serve(
+    open: &Arc<Open>,
+    api: Arc<Api>,
+    (stream, peer): (TcpStream, SocketAddr),
+    is_reserved: bool,
+) -> impl Future<Output = ()> + Send + use<> {
+    let _ = stream.set_nodelay(true);
+    let most = if is_reserved { CONNECTIONS_RESERVED_PATIENCE } else { open.patience };
+    let patience = open.patience.min(most);
+    let entered = open.enter(patience);
+    let watched = Arc::clone(&entered.watched);
+    let stream = Patient::new(stream, patience * READER_PATIENCE_FACTOR, Arc::clone(&watched));
+    let desk = Arc::new(Desk { api, peer, is_reserved, watched });
+    let service = service_fn(move |request| answer(Arc::clone(&desk), request));
+    // Not `pipeline_flush`: it keeps the answer to a request that cannot be parsed in the buffer.
+    let connection = http1::Builder::new()
+        .keep_alive(!is_reserved)
+        .header_read_timeout(None)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(BUFFER_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    drive(entered, connection)
+}
+
+/// Drives a connection until it ends, or is over.
+async fn drive<S>(entered: Entered, connection: http1::Connection<TokioIo<Patient>, S>)
+where
+    S: HttpService<Incoming, ResBody = Answer, Error = Infallible>,
+{
+    let watched = &entered.watched;
+    let mut connection = std::pin::pin!(connection);
+    let mut told = false;
+    poll_fn(|cx: &mut Context<'_>| {
+        // A task has one waker for all its life.
+        watched.waker.get_or_init(|| cx.waker().clone());
+        if watched.since.load(Acquire) == OVER {
+            return Poll::Ready(());
+        }
+        if !told && watched.stops.load(Acquire) {
+            told = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        // How a connection ends is its peer's business.
+        connection.as_mut().poll(cx).map(drop)
+    })
+    .await;
+}
+
+async fn answer(
+    desk: Arc<Desk>,
+    request: hyper::Request<Incoming>,
+) -> Result<hyper::Response<Answer>, Infallible> {
+    desk.watched.begin();
+    let Desk { api, peer, is_reserved, .. } = &*desk;
+    let answered = match is_reserved {
+        false => std::panic::AssertUnwindSafe(api.handle(request, *peer)).catch_unwind().await,
+        true => {
+            std::panic::AssertUnwindSafe(api.handle_beyond(request, *peer)).catch_unwind().await
+        }
+    };
+    let response: Response = answered.unwrap_or_else(|_| api.panicked());
+    Ok(response.map(|body| Answer { body, desk }))
+}
+
+/// An answer's body, that tells when the connection has taken all of it.
+struct Answer {
+    body: Body,
+    desk: Arc<Desk>,
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.desk.watched.answered.store(true, Relaxed);
+    }
+}
+
+impl HttpBody for Answer {
+    type Data = hyper::body::Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<hyper::body::Bytes>, BodyError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

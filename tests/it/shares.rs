@@ -1,0 +1,152 @@
+//! No function gets all there is: of the memory for guests, of the instance slots, of the account's concurrency; nor
+//! all queues the whole disk. Each beside a function that goes on as before.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use wambda_tests::{Server, eventually, guest};
+
+use crate::wats;
+
+/// What the neighbour says.
+fn hello(server: &Server) -> Duration {
+    let answer = server.invoke("hello", "{}").expect(200);
+    assert_eq!(answer.text(), "{}");
+    answer.took
+}
+
+/// Grows until it gets no more, and then holds that until its time is over.
+fn hog() -> String {
+    wats::core_with(
+        "(memory (export \"memory\") 1)",
+        "(loop $l (br_if $l (i32.ne (memory.grow (i32.const 16)) (i32.const -1))))
+         (loop $l (br $l)) (i64.const 0)",
+    )
+}
+
+#[test]
+fn one_function_does_not_get_all_of_the_memory() {
+    let server = Server::with(&["--memory-budget", "64"]);
+    server.deploy("hello", wats::echo().as_bytes(), "");
+    server.deploy("other", wats::counter().as_bytes(), "");
+    server.deploy("hog", hog().as_bytes(), "memory=1024&timeout=3");
+    hello(&server);
+    // The first call shows what the others will want.
+    server.invoke("hog", "x").expect(504);
+    hello(&server);
+    std::thread::scope(|scope| {
+        let holds = scope.spawn(|| server.invoke("hog", "x"));
+        let used = || server.metric("wambda_memory_used_bytes");
+        eventually(Duration::from_secs(2), || (used() > 46e6).then_some(()));
+        assert!(used() < 52e6, "{}", used());
+        // Who is there stays, who is new comes in, and the function itself gets no more of it.
+        for _ in 0..20 {
+            assert_eq!(server.invoke("hello", "{}").expect(200).header("x-wambda-start"), "warm");
+        }
+        assert_eq!(server.invoke("other", "x").expect(200).text(), "1");
+        let refused = server.invoke("hog", "x").expect(429);
+        assert!(refused.message().contains("memory (limit 50331648, now"), "{}", refused.text());
+        assert_eq!(refused.header("retry-after"), "1");
+        holds.join().unwrap().expect(504);
+    });
+    assert_eq!(server.metric("wambda_throttles_total{function=\"hog\",reason=\"memory\"}"), 1.0);
+    server.assert_well();
+}
+
+#[test]
+fn one_function_does_not_get_all_instance_slots() {
+    let server = Server::with(&["--instance-slots", "64"]);
+    let memories = (0..7).map(|_| "(memory 1)").collect::<String>();
+    let definitions = format!("(memory (export \"memory\") 1) {memories}");
+    let wide = wats::core_with(&definitions, "(loop $l (br $l)) (i64.const 0)");
+    server.deploy("hello", wats::echo().as_bytes(), "");
+    server.deploy("other", wats::counter().as_bytes(), "");
+    server.deploy("wide", wide.as_bytes(), "timeout=3");
+    hello(&server);
+    std::thread::scope(|scope| {
+        let calls: Vec<_> = (0..12).map(|_| scope.spawn(|| server.invoke("wide", "x"))).collect();
+        let busy = || server.get("/v1/functions/wide/scaling").json()["instances"]["busy"].as_u64();
+        eventually(Duration::from_secs(2), || (busy() >= Some(4)).then_some(()));
+        for _ in 0..20 {
+            assert_eq!(server.invoke("hello", "{}").expect(200).header("x-wambda-start"), "warm");
+            assert!(busy() <= Some(6), "{:?} of eight memories each", busy());
+        }
+        assert_eq!(server.invoke("other", "x").expect(200).text(), "1");
+        let answers: Vec<_> = calls.into_iter().map(|call| call.join().unwrap()).collect();
+        for answer in answers.iter().filter(|answer| answer.status != 504) {
+            assert_eq!(answer.status, 429, "{}", answer.text());
+        }
+    });
+    server.assert_well();
+}
+
+#[test]
+fn one_function_does_not_get_all_places() {
+    let server = Server::with(&["--concurrency", "32"]);
+    server.deploy("hello", wats::echo().as_bytes(), "");
+    server.deploy("sleep", &guest("event"), "timeout=4");
+    hello(&server);
+    std::thread::scope(|scope| {
+        let event = r#"{"do":"sleep","ms":3000}"#;
+        let calls: Vec<_> =
+            (0..40).map(|_| scope.spawn(|| server.invoke("sleep", event))).collect();
+        let running = || server.get("/v1/functions/sleep/scaling").json()["running"].as_u64();
+        eventually(Duration::from_secs(2), || (running() == Some(30)).then_some(()));
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_secs(1) {
+            let took = hello(&server);
+            assert!(took < Duration::from_millis(500), "{took:?}");
+            assert!(running() <= Some(30));
+        }
+        for call in calls {
+            call.join().unwrap().expect(200);
+        }
+    });
+    server.assert_well();
+}
+
+#[test]
+fn all_queues_together_are_bounded() {
+    let server = Server::with(&["--event-storage", "2"]);
+    for name in ["a", "b"] {
+        server.deploy(name, wats::echo().as_bytes(), "");
+        server.request("POST", &format!("/v1/queues/async:{name}/pause"), &[], b"").expect(200);
+    }
+    let send = |name: &str| {
+        let event = format!("{:?}", "x".repeat(500_000));
+        let path = format!("/v1/functions/{name}/invoke?mode=event");
+        server.request("POST", &path, &[], event.as_bytes())
+    };
+    (0..4).for_each(|_| drop(send("a").expect(202)));
+    let refused = send("b").expect(429);
+    let message = refused.message();
+    assert!(message.contains("may hold 2097152 bytes"), "{message}");
+    assert!(!refused.header("retry-after").is_empty());
+    // It is looked at once a second what there is.
+    server.request("POST", "/v1/queues/async:a/purge", &[], b"").expect(200);
+    eventually(Duration::from_secs(5), || (send("b").status == 202).then_some(()));
+    server.assert_well();
+}
+
+#[test]
+fn metrics_are_true_however_often_they_are_asked_for() {
+    let server = Server::start();
+    server.deploy("hello", wats::echo().as_bytes(), "");
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while !stop.load(Relaxed) {
+                    server.get("/metrics").expect(200);
+                }
+            });
+        }
+        for count in 1..=20 {
+            hello(&server);
+            let series = "wambda_invocations_total{function=\"hello\",outcome=\"success\"}";
+            assert_eq!(server.metric(series), f64::from(count), "as of when it was asked");
+        }
+        stop.store(true, Relaxed);
+    });
+    server.assert_well();
+}
