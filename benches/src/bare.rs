@@ -13,7 +13,8 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
-pub(crate) fn run() -> Result<()> {
+/// Serves until it is killed. With `times` slow heads are cut off, as Wambda does; without it nothing is.
+pub(crate) fn run(times: bool) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -24,7 +25,7 @@ pub(crate) fn run() -> Result<()> {
             tokio::spawn(async move {
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
-                    .header_read_timeout(std::time::Duration::from_secs(20))
+                    .header_read_timeout(times.then_some(std::time::Duration::from_secs(20)))
                     .max_headers(100)
                     .max_buf_size(64 << 10)
                     .serve_connection(TokioIo::new(stream), service_fn(answer));

@@ -11,9 +11,10 @@ use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 
+use crate::CORE;
+use crate::args::Arguments;
 use crate::open::{self, Load, Seen, Until};
 use crate::process::{self, Server};
-use crate::{Arguments, CORE};
 
 /// Counts to a million and a half: a millisecond or two of CPU time, whoever else wants it.
 const WORK: &str = "(module (memory (export \"memory\") 1)

@@ -1,119 +1,140 @@
-//! From samples to a table and a JSON file.
+//! What was measured: as tables on the terminal, as JSON, and as a page (page.rs).
 
-use std::time::Duration;
+use std::path::Path;
 
 use anyhow::Result;
 use serde_json::json;
 
-use crate::load::Latencies;
+use crate::figure::{Figure, number, with_quartiles};
+use crate::hello::{CONNECTIONS, Hello};
+use crate::machine::Machine;
+use crate::page;
 
-/// One slice of one contender.
-pub(crate) struct Sample {
-    cpu_ns: f64,
-    per_second: f64,
-    p50_us: f64,
-    p99_us: f64,
+/// One run.
+pub(crate) struct Report {
+    pub(crate) machine: Machine,
+    /// The profile that the server was built with.
+    pub(crate) profile: String,
+    pub(crate) hello: Option<Hello>,
+    /// Of the comparisons, and of the workloads.
+    pub(crate) figures: Vec<Figure>,
 }
 
-/// One contender.
-pub(crate) struct Row {
-    name: &'static str,
-    about: &'static str,
-    pub(crate) samples: Vec<Sample>,
-}
-
-impl Sample {
-    pub(crate) fn new(cpu_ns: u64, latencies: &Latencies, slice: Duration) -> Self {
-        let count = latencies.len().max(1);
-        let at = |part: usize| latencies.get(count * part / 100).copied().unwrap_or_default();
-        Self {
-            cpu_ns: cpu_ns as f64 / count as f64,
-            per_second: count as f64 / slice.as_secs_f64(),
-            p50_us: f64::from(at(50)),
-            p99_us: f64::from(at(99)),
+/// Figures by their workload, in the order of the first of each.
+pub(crate) fn grouped(figures: &[Figure]) -> Vec<(&'static str, Vec<&Figure>)> {
+    let mut groups: Vec<(&str, Vec<&Figure>)> = Vec::new();
+    for figure in figures {
+        match groups.iter_mut().find(|(workload, _)| *workload == figure.workload) {
+            Some((_, group)) => group.push(figure),
+            None => groups.push((figure.workload, vec![figure])),
         }
     }
+    groups
 }
 
-impl Row {
-    pub(crate) fn new(name: &'static str, about: &'static str) -> Self {
-        Self { name, about, samples: Vec::new() }
+/// What was measured, with what it is a ratio to.
+pub(crate) fn named(figure: &Figure) -> String {
+    match &figure.base {
+        Some(base) => format!("{} / {base}", figure.name),
+        None => figure.name.clone(),
+    }
+}
+
+impl Report {
+    /// The tables.
+    pub(crate) fn print(&self) {
+        let Machine { processor, cores, kernel, date, .. } = &self.machine;
+        println!("\n{processor}, {cores} cores, {kernel}; {date}; {} build", self.profile);
+        if let Some(hello) = &self.hello {
+            print_hello(hello);
+        }
+        for (workload, figures) in grouped(&self.figures) {
+            print_figures(workload, &figures);
+        }
+        let targets = self.figures.iter().filter(|figure| figure.target.is_some()).count();
+        let with = |wanted| self.figures.iter().filter(|f| f.reached() == Some(wanted)).count();
+        let (reached, missed) = (with(true), with(false));
+        let rest = targets - reached - missed;
+        println!("\n{targets} targets: {reached} reached, {missed} not, {rest} not measured");
     }
 
-    fn median(&self, of: impl Fn(&Sample) -> f64) -> f64 {
-        sorted(self.samples.iter().map(of)).median
-    }
-}
-
-struct Spread {
-    low: f64,
-    median: f64,
-    high: f64,
-}
-
-/// Median and quartiles.
-fn sorted(values: impl Iterator<Item = f64>) -> Spread {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let at = |part: usize| {
-        let last = values.len().saturating_sub(1);
-        values.get(last * part / 4).copied().unwrap_or(f64::NAN)
-    };
-    Spread { low: at(1), median: at(2), high: at(3) }
-}
-
-/// What one contender costs more than another, round by round.
-pub(crate) fn compare(rows: &[Row], name: &str, base: &str) {
-    let find = |name: &str| rows.iter().find(|row| row.name == name);
-    let (Some(own), Some(base)) = (find(name), find(base)) else { return };
-    let pairs = || own.samples.iter().zip(&base.samples);
-    let ratio = sorted(pairs().map(|(own, base)| own.cpu_ns / base.cpu_ns));
-    let more = sorted(pairs().map(|(own, base)| (own.cpu_ns - base.cpu_ns) / 1e3));
-    println!(
-        "{name} costs {:.2} ({:.2}-{:.2}) of {}, {:+.2} us ({:+.2} to {:+.2})",
-        ratio.median, ratio.low, ratio.high, base.name, more.median, more.low, more.high
-    );
-}
-
-pub(crate) fn print(
-    rows: &[Row],
-    rounds: usize,
-    slice: Duration,
-    connections: usize,
-) -> Result<()> {
-    let Some(bare) = rows.first() else { return Ok(()) };
-    println!(
-        "\n{rounds} rounds of {slice:?}, {connections} connections; ratio: median (quartiles) of the rounds' CPU per request to bare\n"
-    );
-    println!(
-        "{:12} {:>10} {:>22} {:>9} {:>8} {:>8}  what",
-        "", "CPU us/req", "ratio to bare", "req/s", "p50 us", "p99 us"
-    );
-    let mut json_rows = Vec::new();
-    for row in rows {
-        let ratios =
-            row.samples.iter().zip(&bare.samples).map(|(own, bare)| own.cpu_ns / bare.cpu_ns);
-        let ratio = sorted(ratios);
-        let cpu = row.median(|s| s.cpu_ns) / 1e3;
-        let (rate, p50, p99) =
-            (row.median(|s| s.per_second), row.median(|s| s.p50_us), row.median(|s| s.p99_us));
-        let spread = format!("{:.2} ({:.2}-{:.2})", ratio.median, ratio.low, ratio.high);
+    /// What there is to say when times are not judged.
+    pub(crate) fn print_count(&self) {
+        let contenders = self.hello.as_ref().map_or(0, |hello| hello.lines.len());
+        let figures = self.figures.len();
         println!(
-            "{:12} {cpu:>10.1} {spread:>22} {rate:>9.0} {p50:>8.0} {p99:>8.0}  {}",
-            row.name, row.about
+            "{contenders} contenders answered, {figures} figures were taken; times are not judged"
         );
-        json_rows.push(json!({
-            "name": row.name,
-            "cpu_us_per_request": cpu,
-            "ratio": {"median": ratio.median, "low": ratio.low, "high": ratio.high},
-            "requests_per_second": rate,
-            "p50_us": p50,
-            "p99_us": p99,
-        }));
     }
-    std::fs::create_dir_all("target/bench")?;
-    let report = json!({"rounds": rounds, "slice_ms": slice.as_millis(), "connections": connections, "rows": json_rows});
-    std::fs::write("target/bench/report.json", serde_json::to_string_pretty(&report)?)?;
-    println!("\nalso in target/bench/report.json");
-    Ok(())
+
+    /// `report.json` and `report.html`.
+    pub(crate) fn write(&self, folder: &Path) -> Result<()> {
+        let hello = self.hello.as_ref();
+        let flags = |hello: &Hello| {
+            let pair = |(of, flags): &(String, String)| json!({"contenders": of, "command": flags});
+            hello.flags.iter().map(pair).collect::<Vec<_>>()
+        };
+        let report = json!({
+            "machine": self.machine.json(),
+            "profile": self.profile,
+            "connections": CONNECTIONS,
+            "versions": hello.map(|hello| &hello.versions),
+            "servers": hello.map(flags),
+            "notes": hello.map(|hello| &hello.notes),
+            "rows": hello.map(|hello| hello.lines.iter().map(|line| line.json()).collect::<Vec<_>>()),
+            "figures": self.figures.iter().map(Figure::json).collect::<Vec<_>>(),
+        });
+        std::fs::create_dir_all(folder)?;
+        let (json, html) = (folder.join("report.json"), folder.join("report.html"));
+        std::fs::write(&json, serde_json::to_string_pretty(&report)?)?;
+        std::fs::write(&html, page::html(self))?;
+        println!("also in {} and {}", json.display(), html.display());
+        Ok(())
+    }
+}
+
+fn print_hello(hello: &Hello) {
+    println!("{}\n", hello.versions.join("; "));
+    for note in &hello.notes {
+        println!("{note}");
+    }
+    println!(
+        "\n{:15} {:>10} {:>22} {:>9} {:>8} {:>8} {:>6}  what",
+        "", "CPU µs/req", "ratio to bare", "req/s", "p50 µs", "p99 µs", "slices"
+    );
+    for line in &hello.lines {
+        let (cpu, ratio) = (number(line.cpu_us.median), with_quartiles(&line.ratio));
+        println!(
+            "{:15} {cpu:>10} {ratio:>22} {:>9} {:>8} {:>8} {:>6}  {}",
+            line.contender.name,
+            number(line.per_second.round()),
+            number(line.p50_us),
+            number(line.p99_us),
+            line.slices,
+            line.contender.about
+        );
+    }
+}
+
+fn print_figures(workload: &str, figures: &[&Figure]) {
+    println!("\n{workload}");
+    let cells: Vec<[String; 5]> = figures
+        .iter()
+        .map(|figure| {
+            let (target, verdict) = figure.verdict();
+            let value = format!("{} {}", with_quartiles(&figure.spread()), figure.unit);
+            [named(figure), value, target, verdict.to_owned(), figure.note.clone()]
+        })
+        .collect();
+    let widths: [usize; 5] = std::array::from_fn(|column| {
+        let cells = cells.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    });
+    let [name_width, value_width, target_width, verdict_width, _] = widths;
+    for [name, value, target, verdict, note] in &cells {
+        let line = format!(
+            "  {name:name_width$}  {value:>value_width$}  {target:target_width$}  {verdict:verdict_width$}  {note}"
+        );
+        println!("{}", line.trim_end());
+    }
 }

@@ -1,5 +1,6 @@
-//! `cargo xtask bench`: builds the server and runs the benchmark on it.
+//! `cargo xtask bench`: builds the server, installs its peers, and runs the benchmark.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -8,14 +9,59 @@ use anyhow::{Context, Result};
 use crate::sh::{cargo, output, root, run as go, step};
 use crate::{demo, test};
 
+/// Wambda beside its peers, and the workloads: `[hello | work NAME…] [--dist] [--quick]`.
 pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     let dist = arguments.contains(&"--dist");
     let rest: Vec<&str> = arguments.iter().copied().filter(|a| *a != "--dist").collect();
     demo::guests()?;
     let folder = build(if dist { "dist" } else { "release" })?;
-    step("measure");
     let mut command = Command::new(folder.join("wambda-bench"));
-    go(command.arg("--server").arg(folder.join("wambda")).args(rest).current_dir(root()))
+    command.args(&rest).arg("--server").arg(folder.join("wambda"));
+    if rest.first() != Some(&"work") {
+        step("peers");
+        for (option, program) in [("--wasmtime", wasmtime()), ("--workerd", workerd())] {
+            match program {
+                Ok(program) => drop(command.arg(option).arg(program)),
+                Err(error) => eprintln!("{} is left out: {error:#}", option.trim_matches('-')),
+            }
+        }
+    }
+    step("measure");
+    go(command.current_dir(root()))
+}
+
+/// `wasmtime`, from PyPI.
+fn wasmtime() -> Result<PathBuf> {
+    let python = test::environment("target/peers/python", "benches/peers/requirements.txt")?;
+    let say = "import os, wasmtime_cli; print(os.path.dirname(wasmtime_cli.__file__))";
+    let said = output(&python, &["-c", say]).context("the package has no wasmtime")?;
+    let program = PathBuf::from(said.trim()).join("wasmtime");
+    // The package does not mark its program as one, and its script in bin/ fails on that.
+    let mut mode = std::fs::metadata(&program).context("the package has no program")?.permissions();
+    mode.set_mode(0o755);
+    std::fs::set_permissions(&program, mode)?;
+    Ok(program)
+}
+
+/// `workerd`, from npm, by the hashes of its lock file. Scripts of packages are not run: the
+/// program is in a package of its own for each system, and the script links it or fetches it anew.
+fn workerd() -> Result<PathBuf> {
+    let folder = root().join("target/peers/npm");
+    let packages = folder.join("node_modules/@cloudflare");
+    let (wanted, stamp) = (root().join("benches/peers/package-lock.json"), folder.join("stamp"));
+    let wanted = std::fs::read_to_string(wanted)?;
+    if std::fs::read_to_string(&stamp).ok().as_deref() != Some(&wanted) {
+        std::fs::create_dir_all(&folder)?;
+        for file in ["package.json", "package-lock.json"] {
+            std::fs::copy(root().join("benches/peers").join(file), folder.join(file))?;
+        }
+        let install = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
+        go(Command::new("npm").args(install).current_dir(&folder))?;
+        std::fs::write(&stamp, &wanted)?;
+    }
+    let found =
+        std::fs::read_dir(packages)?.flatten().map(|entry| entry.path().join("bin/workerd"));
+    found.into_iter().find(|program| program.exists()).context("no workerd for this system")
 }
 
 /// Builds the server and the benchmark; the folder they are in.

@@ -20,7 +20,8 @@ cargo xtask <command>
   test              everything that must pass: set-up, guests, lints, all tests
   test --aws        moto's own tests of Lambda, STS and IAM, against a server
   guests            build the examples and the test guests
-  bench [--dist]    measure the server against a bare one; --dist builds with LTO first
+  bench [hello | work NAME…] [--quick] [--dist]
+                    measure Wambda beside its peers, and workloads; --dist builds with LTO first
   bench queue       measure durable events, beside Redis Streams and NATS JetStream
   bench overload    measure what is beyond capacity, and beside bad neighbours
   chaos [CYCLES]    kill the server again and again under load, and check the ledger

@@ -26,6 +26,8 @@ pub(crate) fn run(filter: &[&str]) -> Result<()> {
     let python = python()?;
     step("build");
     go(&mut cargo(".", &["build", "--workspace", "--all-targets", "--locked"]))?;
+    step("bench smoke");
+    smoke()?;
     step("tests");
     let mut command = if output("cargo", &["nextest", "--version"]).is_some() {
         cargo(".", &["nextest", "run", "--workspace", "--locked", "--no-fail-fast"])
@@ -33,6 +35,15 @@ pub(crate) fn run(filter: &[&str]) -> Result<()> {
         cargo(".", &["test", "--workspace", "--locked", "--no-fail-fast"])
     };
     go(command.env("WAMBDA_TEST_PYTHON", python).args(filter))
+}
+
+/// Every contender and workload of the benchmark for a moment: answers are checked, times are not
+/// judged.
+fn smoke() -> Result<()> {
+    let folder = root().join("target/debug");
+    let mut command = Command::new(folder.join("wambda-bench"));
+    command.arg("--smoke").arg("--server").arg(folder.join("wambda"));
+    go(command.current_dir(root()))
 }
 
 /// What may be depended on: deny.toml.
