@@ -87,7 +87,7 @@ pub struct Api {
     pub ready: watch::Receiver<bool>,
     /// Links to code and layers.
     pub downloads: Downloads,
-    printed: tokio::sync::Mutex<Option<system::Printed>>,
+    printed: Arc<tokio::sync::Mutex<Option<system::Printed>>>,
     /// The count of good answers, by surface: the others are looked up.
     good: [IntCounter; Surface::ALL.len()],
 }
@@ -245,7 +245,7 @@ impl Api {
             before_metrics,
             ready,
             downloads: Downloads::default(),
-            printed: tokio::sync::Mutex::default(),
+            printed: Arc::default(),
             good,
         }
     }

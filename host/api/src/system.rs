@@ -1,7 +1,7 @@
 //! Metrics, health, version, and what there is.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -22,29 +22,33 @@ pub(crate) struct Printed {
 /// Printing metrics takes one part in so many of a core, however often strangers ask.
 const PRINTING_PART: u32 = 10;
 
+/// The longest that one print waits for another.
+const PRINTING_REST_MAX: Duration = Duration::from_secs(2);
+
 /// The metrics as they are after this was called. Who asks while somebody else does gets the same.
 async fn printed(api: &Arc<Api>) -> Result<Bytes, ApiError> {
     let asked = clock::now();
-    let mut last = api.printed.lock().await;
+    let mut last = Arc::clone(&api.printed).lock_owned().await;
     if let Some(last) = &*last {
         if last.began >= asked {
             return Ok(last.text.clone());
         }
         let rest = (last.ended - last.began) * (PRINTING_PART - 1);
-        tokio::time::sleep_until((last.ended + rest).into()).await;
+        tokio::time::sleep_until((last.ended + rest.min(PRINTING_REST_MAX)).into()).await;
     }
-    let began = clock::now();
     let this = Arc::clone(api);
-    // Thousands of series take milliseconds to print: not on the threads that answer.
+    // Thousands of series take milliseconds to print: not on the threads that answer. With the lock, since whoever asked
+    // may hang up meanwhile.
     let render = move || {
+        let began = clock::now();
         (this.before_metrics)();
-        this.metrics.render()
+        let text = Bytes::from(this.metrics.render().map_err(|e| e.to_string())?);
+        *last = Some(Printed { began, ended: clock::now(), text: text.clone() });
+        Ok(text)
     };
     let rendered = tokio::task::spawn_blocking(render).await;
-    let text = rendered.map_err(|e| ApiError::internal(&e.to_string()))?;
-    let text = Bytes::from(text.map_err(|e| ApiError::internal(&e.to_string()))?);
-    *last = Some(Printed { began, ended: clock::now(), text: text.clone() });
-    Ok(text)
+    let rendered = rendered.unwrap_or_else(|lost| Err(lost.to_string()));
+    rendered.map_err(|error| ApiError::internal(&error))
 }
 
 /// `GET /metrics`

@@ -175,14 +175,14 @@ impl Events {
             let all = self.queues.infos();
             bytes.store(all.iter().map(|(_, info)| info.bytes()).sum(), Relaxed);
         }
-        let (limit, held) = (self.settings.storage_bytes, bytes.fetch_add(more, Relaxed));
-        if held.saturating_add(more) > limit {
-            bytes.fetch_sub(more, Relaxed);
-            return Err(EventError::Full(format!(
+        let limit = self.settings.storage_bytes;
+        let fits = |held: u64| held.checked_add(more).filter(|sum| *sum <= limit);
+        let taken = bytes.fetch_update(Relaxed, Relaxed, fits).map(drop);
+        taken.map_err(|held| {
+            EventError::Full(format!(
                 "all queues together may hold {limit} bytes, and hold {held}: try again later"
-            )));
-        }
-        Ok(())
+            ))
+        })
     }
 
     /// Where they are kept.

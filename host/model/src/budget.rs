@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
-/// Frees some memory that nobody uses now; says whether it found any.
-pub type Reliever = Box<dyn Fn() -> bool + Send + Sync>;
+/// Frees some memory that nobody uses now, of all functions or of that one whose count this is; says whether it found
+/// any.
+pub type Reliever = Box<dyn Fn(Option<&Arc<AtomicU64>>) -> bool + Send + Sync>;
 
 /// Counts the bytes that all guests hold together.
 pub struct Budget {
@@ -34,7 +35,7 @@ impl Budget {
     /// Asks for memory until less than fifteen sixteenths are used. Returns whether that is so.
     pub fn relieve(&self) -> bool {
         while self.is_tight() {
-            if !self.reliever.get().is_some_and(|free_some| free_some()) {
+            if !self.reliever.get().is_some_and(|free_some| free_some(None)) {
                 return false;
             }
         }
@@ -104,9 +105,14 @@ impl Charge {
             return Ok(());
         }
         let each = self.budget.each();
-        let within = |own: u64| own.checked_add(more).filter(|sum| *sum <= each);
-        let own = self.own.fetch_update(Relaxed, Relaxed, within);
-        own.map_err(|own| Short::Own(own.saturating_add(more)))?;
+        // The first one may have all there is, or a large one could never run.
+        let within = |own: u64| own.checked_add(more).filter(|sum| own == 0 || *sum <= each);
+        while let Err(own) = self.own.fetch_update(Relaxed, Relaxed, within) {
+            let free_some = self.budget.reliever.get().filter(|_| urgent && more <= each);
+            if !free_some.is_some_and(|free_some| free_some(Some(&self.own))) {
+                return Err(Short::Own(own.saturating_add(more)));
+            }
+        }
         if self.take(more, urgent) {
             self.held += more;
             return Ok(());
@@ -122,7 +128,7 @@ impl Charge {
         let fits = |used: u64| used.checked_add(more).filter(|sum| *sum <= limit);
         while self.budget.used.fetch_update(Relaxed, Relaxed, fits).is_err() {
             let free_some = self.budget.reliever.get();
-            if !urgent || more > limit || !free_some.is_some_and(|free_some| free_some()) {
+            if !urgent || more > limit || !free_some.is_some_and(|free_some| free_some(None)) {
                 return false;
             }
         }
@@ -184,7 +190,7 @@ mod tests {
             charge.grow(30, true).unwrap();
             idle.lock().unwrap().push(charge);
         }
-        budget.set_reliever(Box::new(move || idle.lock().unwrap().pop().is_some()));
+        budget.set_reliever(Box::new(move |_| idle.lock().unwrap().pop().is_some()));
         let mut ahead = charge(&budget);
         assert_eq!(ahead.grow(60, false), Err(Short::All), "nobody goes for what is not urgent");
         let mut busy = charge(&budget);
@@ -216,6 +222,7 @@ mod tests {
         let (mut a, mut b) = (budget.charge(&own), budget.charge(&own));
         a.grow(50, true).unwrap();
         assert_eq!(b.grow(26, true), Err(Short::Own(76)));
+        assert_eq!(budget.charge(&Arc::default()).grow(101, true), Err(Short::All));
         assert_eq!(b.reserve(26, true), Err(Short::Own(76)));
         b.reserve(25, true).unwrap();
         charge(&budget).grow(25, true).unwrap();

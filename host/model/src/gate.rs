@@ -133,7 +133,10 @@ impl Gate {
             let mut waiting = self.lock();
             let compared = waiting.iter().map(|waiting| waiting.taken.load(Relaxed));
             let least = compared.take(COMPARED_MAX).enumerate().min_by_key(|(_, taken)| *taken);
-            let Some((at, _)) = least.filter(|(_, taken)| self.is_open(*taken)) else { return };
+            let passes = least.filter(|(_, taken)| self.is_open(*taken)).map(|(at, _)| at);
+            // What is kept for newcomers is for those as well who stand far behind.
+            let is_new = |waiting: &Waiting| waiting.taken.load(Relaxed) == 0;
+            let Some(at) = passes.or_else(|| waiting.iter().position(is_new)) else { return };
             let next = waiting.remove(at);
             self.is_awaited.store(!waiting.is_empty(), SeqCst);
             drop(waiting);
@@ -167,8 +170,8 @@ pub struct Share {
     pub starved: AtomicU32,
     /// Bytes that its instances hold of the memory budget.
     pub memory: Arc<AtomicU64>,
-    /// Slots that its instances hold.
-    pub slots: Arc<AtomicU32>,
+    /// Slots that its instances hold, of the pool for most and of that for WASI 0.3.
+    pub slots: [Arc<AtomicU32>; 2],
 }
 
 impl Share {
@@ -182,7 +185,7 @@ impl Share {
             taken: Arc::default(),
             starved: AtomicU32::new(0),
             memory: Arc::default(),
-            slots: Arc::default(),
+            slots: Default::default(),
         }
     }
 
@@ -297,6 +300,14 @@ mod tests {
         gate.leave(2);
         gate.call();
         assert_eq!(who.0.load(Relaxed), 1);
+        // A newcomer is, wherever it stands.
+        assert!(gate.try_enter(29));
+        for taken in (0..COMPARED_MAX).map(|_| 30).chain([0]) {
+            let taken = Arc::new(AtomicU32::new(taken));
+            gate.wait(Waiting { who: Arc::downgrade(&turn), taken });
+        }
+        gate.call();
+        assert_eq!(who.0.load(Relaxed), 2);
         assert_eq!(Gate::shared(8).limit_of(7), 8, "small ones keep nothing");
     }
 

@@ -222,8 +222,6 @@ pub const RESOURCES_WITH_FILES_MAX: usize = 192;
 /// Directories that an instance may be listing at once, and what their listings may take together: the host makes each
 /// whole. One is always allowed.
 pub const LISTINGS_MAX: u32 = 64;
-/// Directories that an invocation on WASI 0.3 may list.
-pub const STREAMED_LISTINGS_MAX: u32 = 32;
 /// See [`LISTINGS_MAX`].
 pub const LISTINGS_BYTES_MAX: u64 = 3 << 20;
 /// Bytes of one `get-random-bytes`.

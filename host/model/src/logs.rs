@@ -326,7 +326,7 @@ impl LogRing {
     pub fn read(&self, seq: u64, since_ms: u64, limit: usize) -> Vec<LogEntry> {
         let ring = self.lock();
         let wanted =
-            |record: &&Record| record.seq + record.count() > seq + 1 && record.unix_ms >= since_ms;
+            |record: &&Record| record.seq + record.count() - 1 > seq && record.unix_ms >= since_ms;
         let entries = ring.records.iter().filter(wanted).flat_map(Record::entries);
         entries.filter(|entry| entry.seq > seq).take(limit).collect()
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -139,7 +140,9 @@ impl Executor {
             metrics: config.metrics,
         }));
         let weak = Arc::downgrade(&this.0);
-        let shed = move || weak.upgrade().is_some_and(|inner| inner.shed_one());
+        let shed = move |own: Option<&Arc<AtomicU64>>| {
+            weak.upgrade().is_some_and(|inner| inner.shed_one(own))
+        };
         this.0.budget.set_reliever(Box::new(shed));
         watchdog::start(Arc::downgrade(&this.0), config.stuck_after)?;
         Ok(this)
@@ -261,7 +264,14 @@ impl Inner {
             let mut charge = self.budget.charge(&version.share.memory);
             let room = charge.reserve(unit.expected_bytes(), !ahead);
             room.map_err(|short| self.no_memory(version, short, *ahead))?;
-            let seats = self.seats(version, ready, *ahead)?;
+            let seats = loop {
+                match self.seats(version, ready) {
+                    Ok(seats) => break seats,
+                    // Its own idle instances make room.
+                    Err(_) if !ahead && self.shed_one(Some(&version.share.memory)) => {}
+                    Err(value) => return Err(self.no_slots(version, ready, value, *ahead)),
+                }
+            };
             let cast = pin!(mold.cast(Arc::clone(meter), charge, seats));
             let Ok(made) = Guarded::new(cast, meter, self.ticker(), version).await else {
                 return Ok(Err(call::clocked(KillReason::Timeout, *id, version, meter)));
@@ -278,7 +288,7 @@ impl Inner {
                 return Ok(Err(call::failure(&stillborn.error, state, *id, version)));
             }
             drop(stillborn);
-            if *ahead || !self.shed_one() {
+            if *ahead || !self.shed_one(None) {
                 let what = "every instance slot of the server is in use".to_owned();
                 return Err(InvokeError::Unavailable(what));
             }
@@ -299,20 +309,33 @@ impl Inner {
     }
 
     /// Slots for one more instance. A function has three quarters of them at most, so that it is not alone.
-    fn seats(&self, version: &Version, ready: &Ready, ahead: bool) -> Result<Seats, InvokeError> {
-        let limit = self.engines.slots(ready.engine) / 4 * 3;
-        Seats::take(&version.share.slots, ready.slots, limit).map_err(|value| {
-            if !ahead {
-                version.metrics.throttled(ThrottleReason::Instances);
-            }
-            refused(ThrottleReason::Instances, limit.into(), value.into())
-        })
+    fn seats(&self, version: &Version, ready: &Ready) -> Result<Seats, u32> {
+        let [main, concurrent] = &version.share.slots;
+        let taken = if ready.engine == EngineKind::Main { main } else { concurrent };
+        Seats::take(taken, ready.slots, self.slots_each(ready))
     }
 
-    /// Retires the least recently used idle instance of all versions.
-    fn shed_one(&self) -> bool {
+    /// Slots that one function may have.
+    fn slots_each(&self, ready: &Ready) -> u32 {
+        self.engines.slots(ready.engine) / 4 * 3
+    }
+
+    /// Why there are no slots for an instance: the function would have `value`.
+    fn no_slots(&self, version: &Version, ready: &Ready, value: u32, ahead: bool) -> InvokeError {
+        if !ahead {
+            version.metrics.throttled(ThrottleReason::Instances);
+        }
+        refused(ThrottleReason::Instances, self.slots_each(ready).into(), value.into())
+    }
+
+    /// Retires the least recently used idle instance, of all versions or of those of the function whose memory is counted
+    /// here.
+    fn shed_one(&self, own: Option<&Arc<AtomicU64>>) -> bool {
         let units = self.units.pin();
-        let oldest = units.values().filter_map(|u| u.oldest_idle().map(|at| (at, u)));
+        let is_meant =
+            |unit: &&Arc<Unit>| own.is_none_or(|own| Arc::ptr_eq(own, &unit.version.share.memory));
+        let meant = units.values().filter(is_meant);
+        let oldest = meant.filter_map(|u| u.oldest_idle().map(|at| (at, u)));
         oldest.min_by_key(|(at, _)| *at).is_some_and(|(_, unit)| unit.shed().is_some())
     }
 

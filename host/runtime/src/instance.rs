@@ -36,9 +36,9 @@ pub(crate) struct Seats {
 }
 
 impl Seats {
-    /// Takes `count` more, if the function has `limit` at most then; or else how many it would have.
+    /// Takes `count` more, if they are the first or the function has `limit` at most then; or else how many it would have.
     pub(crate) fn take(taken: &Arc<AtomicU32>, count: u32, limit: u32) -> Result<Self, u32> {
-        let more = |taken: u32| taken.checked_add(count).filter(|sum| *sum <= limit);
+        let more = |taken: u32| taken.checked_add(count).filter(|sum| taken == 0 || *sum <= limit);
         match taken.fetch_update(Relaxed, Relaxed, more) {
             Ok(_) => Ok(Self { taken: Arc::clone(taken), count }),
             Err(taken) => Err(taken.saturating_add(count)),

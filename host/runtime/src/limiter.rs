@@ -145,10 +145,10 @@ mod tests {
         let mut second = Limiter::new(1_000, budget.charge(&Arc::default()), false);
         assert!(!second.memory_growing(0, 70, None).unwrap());
         assert_eq!(second.denied(), Some(Denied::Budget(Short::All)));
-        assert!(!second.memory_growing(0, 80, None).unwrap());
-        assert_eq!(second.denied(), Some(Denied::Budget(Short::Own(80))));
         drop(first);
         assert!(second.memory_growing(0, 70, None).unwrap());
+        assert!(!second.memory_growing(70, 80, None).unwrap());
+        assert_eq!(second.denied(), Some(Denied::Budget(Short::Own(80))));
     }
 
     #[test]

@@ -2,15 +2,14 @@
 //! instance costs neither name look-ups nor type checks.
 
 use wambda_model::Kind;
-use wambda_model::limits::STREAMED_LISTINGS_MAX;
-use wasmtime::component::{self, Access, Component, Resource, ResourceType};
+use wasmtime::component::{self, Component, FutureReader, Resource, ResourceType, StreamReader};
 use wasmtime::{Linker, Module, StoreContextMut};
-use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView};
+use wasmtime_wasi::filesystem::WasiFilesystemView;
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi::p2::bindings::filesystem::types::{
     Descriptor, DirectoryEntryStream, ErrorCode, Host, HostDescriptor, HostDirectoryEntryStream,
 };
-use wasmtime_wasi::p3::bindings::filesystem::types::HostDescriptorWithStore;
+use wasmtime_wasi::p3::bindings::filesystem::types::{DirectoryEntry, ErrorCode as ErrorCode03};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 
@@ -48,7 +47,7 @@ impl Linkers {
                 let mut linker = Self::component(engine)?;
                 wasmtime_wasi::p3::add_to_linker(&mut linker)?;
                 wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
-                bound_streamed_listings(&mut linker)?;
+                refuse_streamed_listings(&mut linker)?;
                 Some(linker)
             }
             None => None,
@@ -151,20 +150,17 @@ fn bound_listings(linker: &mut component::Linker<State>) -> wasmtime::Result<()>
     Ok(())
 }
 
-/// Bounds how many directories a guest of WASI 0.3 lists in an invocation: each listing holds a thread until it has been
-/// read, and nothing tells when the guest lets go of it.
-fn bound_streamed_listings(linker: &mut component::Linker<State>) -> wasmtime::Result<()> {
+/// Refuses to list directories by WASI 0.3: a listing that is not read holds a thread of the server until it is, and a
+/// few guests could hold all of them.
+fn refuse_streamed_listings(linker: &mut component::Linker<State>) -> wasmtime::Result<()> {
+    type Listing = (StreamReader<DirectoryEntry>, FutureReader<Result<(), ErrorCode03>>);
     linker.allow_shadowing(true);
     linker.instance(FILES_03)?.func_wrap(
         "[method]descriptor.read-directory",
-        |mut store: StoreContextMut<'_, State>, (dir,): (Resource<Descriptor>,)| {
-            let state = store.data_mut();
-            state.listed += 1;
-            if state.listed > STREAMED_LISTINGS_MAX {
-                wasmtime::bail!("an invocation may list {STREAMED_LISTINGS_MAX} directories");
-            }
-            let access = Access::<_, WasiFilesystem>::new(store, |state| state.filesystem());
-            WasiFilesystem::read_directory(access, dir).map(|listing| (listing,))
+        |_: StoreContextMut<'_, State>,
+         _: (Resource<Descriptor>,)|
+         -> wasmtime::Result<(Listing,)> {
+            wasmtime::bail!("directories cannot be listed by WASI 0.3 here, but by 0.2")
         },
     )?;
     linker.allow_shadowing(false);

@@ -230,9 +230,7 @@ impl Run {
         capture: bool,
     ) -> Result<Result<Shift, (FunctionError, Report)>, InvokeError> {
         self.end_starved();
-        let unit = Arc::clone(&self.unit);
-        let (version, id) = (&unit.version, self.ticket.id);
-        let cpu = version.config.cpu();
+        let (id, cpu) = (self.ticket.id, self.version().config.cpu());
         let trace = self.ticket.caller.as_deref().and_then(|caller| caller.trace.clone());
         if let Some((mut instance, start)) = self.taken.take() {
             // What waited for a core has waited; the others have just got their permit.
@@ -244,6 +242,18 @@ impl Run {
             instance.store.set_epoch_deadline(1);
             return Ok(Ok(Shift { instance, start, init: None, began }));
         }
+        // Its state is large, and would be copied with every call's.
+        Box::pin(self.start_cold(capture, trace)).await
+    }
+
+    /// The same without an instance: loads the code, if need be, and makes one.
+    async fn start_cold(
+        &mut self,
+        capture: bool,
+        trace: Option<Arc<str>>,
+    ) -> Result<Result<Shift, (FunctionError, Report)>, InvokeError> {
+        let unit = Arc::clone(&self.unit);
+        let (version, id, cpu) = (&unit.version, self.ticket.id, unit.version.config.cpu());
         let asked = clock::now();
         // Loading is the platform's work, and not on the function's clock.
         let ready = self.inner.ready(&unit).await?;

@@ -75,11 +75,12 @@ impl Sink {
             }
         }
         lines.extend(note.map(|text| LogLine::Note(text.into())));
-        current.log(&self.version, lines);
+        let unix_ms = clock::wall_ms(ended);
+        current.log(&self.version, lines, unix_ms);
         let version = &self.version;
         let start = (!current.started).then(|| Arc::clone(&version.label));
         let ending = Ending { start, report, memory_limit: version.config.memory_bytes };
-        version.logs.end(current.id, clock::wall_ms(ended), &version.log_stream, ending);
+        version.logs.end(current.id, unix_ms, &version.log_stream, ending);
     }
 
     /// Output of the present invocation; nobody's, when there is none.
@@ -131,17 +132,17 @@ impl Current {
             let text = format!("[log output truncated: this invocation's limit is {limit} bytes]");
             lines.push(LogLine::Note(text.into()));
         }
-        self.log(version, lines);
+        self.log(version, lines, clock::wall_ms(clock::now()));
     }
 
-    fn log(&mut self, version: &Version, lines: Vec<LogLine>) {
+    fn log(&mut self, version: &Version, lines: Vec<LogLine>, unix_ms: u64) {
         if lines.is_empty() {
             return;
         }
         let start = (!self.started).then(|| LogLine::Start { version: Arc::clone(&version.label) });
         self.started = true;
         let lines = start.into_iter().chain(lines);
-        version.logs.push(self.id, clock::wall_ms(clock::now()), &version.log_stream, lines);
+        version.logs.push(self.id, unix_ms, &version.log_stream, lines);
     }
 }
 

@@ -33,8 +33,6 @@ pub(crate) struct State {
     opt: Option<Arc<Tree>>,
     /// Directories that the guest is listing.
     pub(crate) listings: u32,
-    /// Directories that it has listed in this invocation, by WASI 0.3.
-    pub(crate) listed: u32,
     region: Arc<str>,
     /// What a command finds on its standard input.
     stdin: Bytes,
@@ -64,7 +62,6 @@ impl State {
             version: Arc::clone(mold.version),
             opt: mold.opt.cloned(),
             listings: 0,
-            listed: 0,
             region: Arc::clone(mold.region),
             stdin: Bytes::new(),
             extra_env: Vec::new(),
@@ -81,7 +78,6 @@ impl State {
     /// Another invocation begins on this instance.
     pub(crate) fn begin(&mut self, id: RequestId, capture: bool) {
         self.limiter.begin();
-        self.listed = 0;
         self.sink.begin(id, capture);
         if let Some(outbound) = &mut self.outbound {
             outbound.begin();

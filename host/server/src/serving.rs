@@ -9,10 +9,12 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{
     AtomicBool, AtomicU64,
-    Ordering::{AcqRel, Acquire, Relaxed, Release},
+    Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
+    fence,
 };
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -92,16 +94,19 @@ impl Watched {
     }
 
     fn wake(&self) {
+        fence(SeqCst);
         if let Some(waker) = self.waker.get() {
             waker.wake_by_ref();
         }
     }
 
-    /// Ends its waiting when that has lasted too long. Nothing is taken from a request that has come meanwhile.
-    fn look(&self, now: u64) {
+    /// Ends its waiting when that has lasted too long, with the `step` that the time as connections tell it may be behind.
+    /// Nothing is taken from a request that has come meanwhile.
+    fn look(&self, now: u64, step: u64) {
         let since = self.since.load(Acquire);
         let waited = now.saturating_sub(since);
-        let is_over = since != BUSY && since != OVER && waited > self.patience_ms;
+        let is_over =
+            since != BUSY && since != OVER && waited > self.patience_ms.saturating_add(step);
         if is_over && self.since.compare_exchange(since, OVER, AcqRel, Relaxed).is_ok() {
             self.wake();
         }
@@ -129,12 +134,14 @@ impl Open {
         let mut tick = tokio::time::interval((shortest / LOOKS).clamp(PERIOD_MIN, PERIOD_MAX));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let began = tick.tick().await;
+        let mut before = 1;
         loop {
             let passed = tick.tick().await.saturating_duration_since(began);
             let now = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX).saturating_add(1);
             self.now.store(now, Relaxed);
             let all = self.lock();
-            all.served.values().for_each(|watched| watched.look(now));
+            all.served.values().for_each(|watched| watched.look(now, now - before));
+            before = now;
         }
     }
 
@@ -233,17 +240,21 @@ where
     let mut connection = std::pin::pin!(connection);
     let mut told = false;
     poll_fn(|cx: &mut Context<'_>| {
-        // A task has one waker for all its life.
-        watched.waker.get_or_init(|| cx.waker().clone());
-        if watched.since.load(Acquire) == OVER {
-            return Poll::Ready(());
+        // A task has one waker for all its life. Whoever does not find it has written before this looks.
+        if watched.waker.get().is_none() {
+            let _ = watched.waker.set(cx.waker().clone());
+            fence(SeqCst);
         }
         if !told && watched.stops.load(Acquire) {
             told = true;
             connection.as_mut().graceful_shutdown();
         }
-        // How a connection ends is its peer's business.
-        connection.as_mut().poll(cx).map(drop)
+        // How a connection ends is its peer's business. A head that has come in time, and not been looked at, wins.
+        let polled = connection.as_mut().poll(cx).map(drop);
+        if polled.is_pending() && watched.since.load(Acquire) == OVER {
+            return Poll::Ready(());
+        }
+        polled
     })
     .await;
 }
@@ -255,10 +266,9 @@ async fn answer(
     desk.watched.begin();
     let Desk { api, peer, is_reserved, .. } = &*desk;
     let answered = match is_reserved {
-        false => std::panic::AssertUnwindSafe(api.handle(request, *peer)).catch_unwind().await,
-        true => {
-            std::panic::AssertUnwindSafe(api.handle_beyond(request, *peer)).catch_unwind().await
-        }
+        false => AssertUnwindSafe(api.handle(request, *peer)).catch_unwind().await,
+        // Boxed: it is rare, and would be copied with every request's.
+        true => AssertUnwindSafe(Box::pin(api.handle_beyond(request, *peer))).catch_unwind().await,
     };
     let response: Response = answered.unwrap_or_else(|_| api.panicked());
     Ok(response.map(|body| Answer { body, desk }))
