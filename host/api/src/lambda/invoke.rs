@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{AsHeaderName, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use serde::de::IgnoredAny;
 use wambda_model::function::State;
@@ -221,7 +221,7 @@ fn answer(outcome: Outcome, id: RequestId, tail: Option<Vec<u8>>) -> Result<Resp
     Ok(response)
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+fn text(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
@@ -279,8 +279,7 @@ fn caller(
 /// Who calls, as far as the trace header tells: what the call has come through, one more pass through the function
 /// counted, and when it has to have ended. Refused when it has come through so often that it must be a loop.
 pub(crate) fn chain(headers: &HeaderMap, function: &Function) -> Result<Caller, ApiError> {
-    let trace = headers.get(TRACE).and_then(|value| value.to_str().ok());
-    let Some(trace) = trace else { return Ok(Caller::default()) };
+    let Some(trace) = text(headers, TRACE) else { return Ok(Caller::default()) };
     let passed = lineage::pass(trace, function.name(), function.details.allows_recursion);
     let passed = passed
         .map_err(|error| ApiError::lambda("RecursiveInvocationException", error.to_string()))?;
