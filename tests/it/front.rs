@@ -293,6 +293,41 @@ fn slow_senders_and_readers_are_cut_off() {
     server.assert_well();
 }
 
+#[test]
+fn who_is_answered_before_all_is_sent_may_still_send_it() {
+    let server = Server::with(&["--client-patience", "0.5"]);
+    server.deploy("f", &guest("http"), "timeout=10");
+    let mut stream = TcpStream::connect(server.address()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    write!(stream, "POST /fn/f/answers-first HTTP/1.1\r\nhost: a\r\ncontent-length: 40\r\n\r\n")
+        .unwrap();
+    stream.write_all(b"aaaa").unwrap();
+    let mut answer = String::new();
+    while !answer.ends_with("first") {
+        let mut bytes = [0; 512];
+        let count = stream.read(&mut bytes).unwrap();
+        assert!(count > 0, "cut off after {answer:?}");
+        answer.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
+    }
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    // Three times as long as a head may take.
+    for _ in 0..9 {
+        std::thread::sleep(Duration::from_millis(180));
+        stream.write_all(b"bbbb").unwrap();
+    }
+    let log = || server.log("f");
+    wambda_tests::eventually(Duration::from_secs(2), || {
+        log().contains("read 40 bytes").then_some(())
+    });
+    // From here on it is a connection like any other: the next head is waited for, and not for ever.
+    write!(stream, "GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+    assert!(first(&stream).is_some_and(|answer| answer.starts_with("HTTP/1.1 200")));
+    let began = Instant::now();
+    assert_eq!(first(&stream).as_deref(), Some(""), "its end");
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    server.assert_well();
+}
+
 /// What comes back first, if something does within 12 s.
 fn first(mut stream: &TcpStream) -> Option<String> {
     stream.set_read_timeout(Some(Duration::from_secs(12))).unwrap();

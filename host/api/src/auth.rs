@@ -5,14 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::request::Parts;
-use hyper::body::Incoming;
 use wambda_control::Directories;
 use wambda_control::directory::{NoSigner, Signer};
 use wambda_model::clock;
 use wambda_policy::{Decision, Policy, Principal, Request as Question, Value, decide};
 use wambda_sigv4::{AuthError, Claim, EMPTY_SHA256, KeyCache, Request as Signed, UNSIGNED};
 
-use crate::body::{self, Whole};
+use crate::body::{self, Rest, Whole};
 use crate::rates::subscriber;
 use crate::{Api, ApiError, Surface};
 
@@ -149,11 +148,11 @@ pub async fn receive(
     api: &Api,
     surface: Surface,
     parts: &Parts,
-    (incoming, limit): (Incoming, u64),
+    (incoming, limit): (Rest, u64),
     peer: SocketAddr,
 ) -> Result<(Whole, Who), ApiError> {
     expect(api, surface, parts)?;
-    let whole = body::read(&api.room, (&parts.headers, peer), incoming, limit).await?;
+    let whole = body::read(&api.room, peer, incoming, limit).await?;
     let who = authenticate(api, surface, parts, &whole.bytes, peer)?;
     Ok((whole, who))
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use http::HeaderMap;
 use http::header::EXPECT;
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use wambda_model::clock;
 use wambda_model::limits::{BODY_PACE_MIN, CLIENT_PATIENCE_DEFAULT};
@@ -81,11 +81,10 @@ const BELIEVED_PART: usize = 8;
 /// off; 429 or 503 when too many bodies are on their way, of this peer or of all.
 pub async fn read(
     room: &Room,
-    (headers, peer): (&HeaderMap, SocketAddr),
-    incoming: Incoming,
+    peer: SocketAddr,
+    mut incoming: Rest,
     limit: u64,
 ) -> Result<Whole, ApiError> {
-    let mut incoming = Rest::new(headers, incoming);
     let said = incoming.size_hint();
     if said.lower() > limit {
         return Err(ApiError::too_large(limit, said.lower()));
@@ -132,24 +131,60 @@ fn within(size: usize, limit: u64) -> Result<(), ApiError> {
     if size > limit { Err(ApiError::too_large(limit, size)) } else { Ok(()) }
 }
 
+/// A connection, told when the body of a request is over: all of it is here, or nobody takes it any more.
+pub trait Source: Send + Sync {
+    /// One more is over.
+    fn over(&self);
+}
+
 /// A request's body that, when it is left unread, is still taken off the wire for a while: closing
 /// on a client that is sending would reset its connection before it has seen the answer.
-#[derive(Debug)]
 pub struct Rest {
-    incoming: Option<Incoming>,
+    coming: Option<Coming>,
     /// The client sends only when it is asked to, or not at all: nothing needs to be taken.
     waits: bool,
 }
 
+impl std::fmt::Debug for Rest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rest").field("waits", &self.waits).finish_non_exhaustive()
+    }
+}
+
+/// What has not come yet, and whose it is.
+struct Coming {
+    incoming: Incoming,
+    source: Arc<dyn Source>,
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        self.source.over();
+    }
+}
+
 /// How much of an unread body is taken, and for how long.
-const DISCARD_BYTES_MAX: usize = 64 << 20;
+const DISCARD_BYTES_MAX: u64 = 64 << 20;
 const DISCARD_TIME_MAX: Duration = Duration::from_secs(10);
 
 impl Rest {
-    /// The body of a request with these headers.
-    #[must_use]
-    pub fn new(headers: &HeaderMap, incoming: Incoming) -> Self {
-        Self { incoming: Some(incoming), waits: headers.contains_key(EXPECT) }
+    /// The body of a request with these headers; `source` gives who sends it, if there is one at all, and is told of
+    /// its end.
+    pub fn new<S: Source + 'static>(
+        headers: &HeaderMap,
+        incoming: Incoming,
+        source: impl FnOnce() -> Arc<S>,
+    ) -> Self {
+        if incoming.is_end_stream() {
+            return Self { coming: None, waits: false };
+        }
+        let coming = Coming { incoming, source: source() };
+        Self { coming: Some(coming), waits: headers.contains_key(EXPECT) }
+    }
+
+    /// Nothing more is taken of it.
+    pub(crate) fn leave(mut self) {
+        self.waits = true;
     }
 
     /// The next bytes of the body; trailers are ignored.
@@ -191,40 +226,49 @@ impl hyper::body::Body for Rest {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some(incoming) = self.incoming.as_mut() else { return Poll::Ready(None) };
-        let polled = Pin::new(incoming).poll_frame(cx);
+        let Some(coming) = self.coming.as_mut() else { return Poll::Ready(None) };
+        // hyper does not end a body of a known length while its connection lasts, when the answer to it was whole first.
+        if coming.incoming.is_end_stream() {
+            self.coming = None;
+            return Poll::Ready(None);
+        }
+        let polled = Pin::new(&mut coming.incoming).poll_frame(cx);
         self.waits = false;
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
-            self.incoming = None;
+            self.coming = None;
         }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Incoming::is_end_stream)
+        self.coming.as_ref().is_none_or(|coming| coming.incoming.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map_or(SizeHint::with_exact(0), Incoming::size_hint)
+        let hint = |coming: &Coming| coming.incoming.size_hint();
+        self.coming.as_ref().map_or(SizeHint::with_exact(0), hint)
     }
 }
 
 impl Drop for Rest {
     fn drop(&mut self) {
-        let Some(incoming) = self.incoming.take() else { return };
-        if self.waits || incoming.is_end_stream() {
+        let Some(coming) = self.coming.take() else { return };
+        if self.waits || coming.incoming.is_end_stream() {
             return;
         }
         // Outside of a runtime there is nobody left to answer either.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let rest = Limited::new(incoming, DISCARD_BYTES_MAX);
-            drop(runtime.spawn(tokio::time::timeout(DISCARD_TIME_MAX, discard(rest))));
+            drop(runtime.spawn(tokio::time::timeout(DISCARD_TIME_MAX, discard(coming))));
         }
     }
 }
 
-async fn discard(mut rest: Limited<Incoming>) {
-    while let Some(Ok(frame)) = rest.frame().await {
-        drop(frame);
+async fn discard(mut coming: Coming) {
+    let mut taken = 0;
+    while let Some(Ok(frame)) = coming.incoming.frame().await {
+        taken += frame.data_ref().map_or(0, |data| data.len() as u64);
+        if taken > DISCARD_BYTES_MAX {
+            break;
+        }
     }
 }

@@ -50,7 +50,7 @@ use aws::shape::Service;
 use downloads::Downloads;
 
 /// A request as it comes off the wire.
-pub type Request = http::Request<hyper::body::Incoming>;
+pub type Request = http::Request<body::Rest>;
 /// A response as it goes onto the wire.
 pub type Response = http::Response<Body>;
 

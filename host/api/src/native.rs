@@ -335,7 +335,7 @@ pub(crate) async fn invoke(
         authorize(api, &who, function.name(), Some(&function))?;
         (event, Some(who))
     } else {
-        (body::read(&api.room, (&parts.headers, peer), incoming, limit).await?, None)
+        (body::read(&api.room, peer, incoming, limit).await?, None)
     };
     let version = &function.latest;
     lambda::invoke::is_ready(&function, version)?;

@@ -89,15 +89,13 @@ pub(crate) async fn route(
     let checked = check_framing(&request).and_then(|()| check_host(&request));
     let checked = checked.and_then(|()| check_head(&request));
     if let Err(error) = checked {
+        request.into_body().leave();
         return (surface, Err(error));
     }
     // Whoever looks after the server is not counted.
     if !asks_state(&request)
         && let Err(error) = api.rates.check(peer.ip())
     {
-        // What it sends is taken, so that it sees the answer.
-        let (parts, incoming) = request.into_parts();
-        drop(body::Rest::new(&parts.headers, incoming));
         return (surface, Err(error));
     }
     if let Some(id) = url::url_id(&request) {
@@ -146,8 +144,7 @@ async fn small(
         return (Surface::System, own(api, Surface::System, request, peer).await);
     };
     let (parts, incoming) = request.into_parts();
-    let whole = match body::read(&api.room, (&parts.headers, peer), incoming, SMALL_BYTES_MAX).await
-    {
+    let whole = match body::read(&api.room, peer, incoming, SMALL_BYTES_MAX).await {
         Ok(whole) => whole,
         Err(error) => return (surface, Err(error)),
     };
@@ -306,16 +303,8 @@ async fn functions(
     peer: SocketAddr,
 ) -> Result<Response, ApiError> {
     let method = method_of(&request);
-    let asked = asked(&place, &method, request.uri().query());
+    let (name, action) = asked(&place, &method, request.uri().query())?;
     let (parts, incoming) = request.into_parts();
-    let (name, action) = match asked {
-        Ok(asked) => asked,
-        Err(error) => {
-            // What it sends is taken, so that its connection can be used again.
-            drop(body::Rest::new(&parts.headers, incoming));
-            return Err(error);
-        }
-    };
     // An upload is the only body, and signed like any other.
     let upload = place.route == Route::Function && method == Method::PUT;
     let limit = if upload { wambda_model::limits::UPLOAD_BYTES_MAX as u64 } else { 0 };

@@ -19,7 +19,6 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use serde_json::{Value, json};
 use wambda_model::function::{UrlAuth, UrlConfig};
 use wambda_model::invocation::Caller;
@@ -132,7 +131,7 @@ async fn admit(
     api: &Api,
     door: &Door<'_>,
     parts: &Parts,
-    incoming: Incoming,
+    incoming: body::Rest,
     peer: SocketAddr,
 ) -> Result<(Option<Who>, Content), ApiError> {
     let signs = match door.config.map(|config| config.auth) {
@@ -143,7 +142,7 @@ async fn admit(
     let (who, content) = if signs && api.auth.required {
         auth::expect(api, Surface::Url, parts).map_err(|_| forbidden())?;
         let limit = wambda_model::limits::PAYLOAD_BYTES_MAX;
-        let whole = body::read(&api.room, (&parts.headers, peer), incoming, limit).await?;
+        let whole = body::read(&api.room, peer, incoming, limit).await?;
         let verified = auth::verify(api, Surface::Url, parts, &whole.bytes, peer);
         // What is not there and what is not allowed look alike.
         let who = verified.map_err(|_| forbidden())?;
@@ -189,7 +188,7 @@ fn allowed(api: &Api, door: &Door<'_>, who: &Who, auth_type: &str) -> Result<(),
 /// A body that has been read, or not.
 enum Content {
     Whole(body::Whole),
-    Coming(Incoming),
+    Coming(body::Rest),
 }
 
 async fn pass(
@@ -209,7 +208,6 @@ async fn pass(
     let payload = if version.kind.is_http() {
         let given = match content {
             Content::Coming(incoming) => {
-                let incoming = body::Rest::new(&parts.headers, incoming);
                 let limit = usize::try_from(STREAM_BYTES_MAX).unwrap_or(usize::MAX);
                 Limited::new(incoming, limit).map_err(BodyError::new).boxed_unsync()
             }
@@ -221,8 +219,7 @@ async fn pass(
         let whole = match content {
             Content::Whole(whole) => whole,
             Content::Coming(incoming) => {
-                let sent = (&parts.headers, peer);
-                body::read(&api.room, sent, incoming, version.config.payload_bytes).await?
+                body::read(&api.room, peer, incoming, version.config.payload_bytes).await?
             }
         };
         if by_host {

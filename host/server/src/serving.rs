@@ -27,6 +27,7 @@ use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use wambda_api::body::{Rest, Source};
 use wambda_api::{Api, Response};
 use wambda_model::limits::{CONNECTIONS_RESERVED_PATIENCE, HEADERS_MAX, READER_PATIENCE_FACTOR};
 use wambda_model::{Body, BodyError};
@@ -59,16 +60,48 @@ struct All {
     stopping: bool,
 }
 
-/// What a connection waits for, in [`Watched::since`]: nothing, because it answers.
+/// Since when a connection waits for a head, in [`Doing`]: not at all, because it answers.
 const BUSY: u64 = 0;
 /// It has waited for too long.
-const OVER: u64 = u64::MAX;
+const OVER: u64 = (1 << Doing::SINCE_BITS) - 1;
+
+/// What a connection is doing, in one word: since when it waits for a head, whether its answer is written, and how many
+/// bodies of its requests are not over. It waits from when the answer is written and no body is left: a function may
+/// answer before it has read what is sent to it.
+#[derive(Clone, Copy)]
+struct Doing {
+    since: u64,
+    is_written: bool,
+    bodies: u64,
+}
+
+impl Doing {
+    const SINCE_BITS: u32 = 43;
+    const BODIES_BITS: u32 = 20;
+
+    fn of(word: u64) -> Self {
+        let bodies = word & ((1 << Self::BODIES_BITS) - 1);
+        let is_written = (word >> Self::BODIES_BITS) & 1 == 1;
+        Self { since: word >> (Self::BODIES_BITS + 1), is_written, bodies }
+    }
+
+    fn word(self) -> u64 {
+        let above = (self.since << 1) | u64::from(self.is_written);
+        (above << Self::BODIES_BITS) | self.bodies
+    }
+
+    /// The same, with the time since when it waits, if it does so only now.
+    fn from(self, now: u64) -> Self {
+        let waits = self.is_written && self.bodies == 0 && self.since == BUSY;
+        Self { since: if waits { now.min(OVER - 1) } else { self.since }, ..self }
+    }
+}
 
 /// What is known of a connection from outside. Its own thread is all but alone in writing here.
 #[derive(Debug)]
 pub(crate) struct Watched {
-    /// Since when it waits for a head; [`BUSY`] or [`OVER`].
-    since: AtomicU64,
+    /// As [`Doing`] has it.
+    doing: AtomicU64,
     /// Whether its answer has been handed over, and only has to be written.
     answered: AtomicBool,
     /// Whether it is to end after what it answers now.
@@ -79,17 +112,29 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
+    fn change(&self, change: impl Fn(Doing) -> Doing) {
+        let changed = |word| Some(change(Doing::of(word)).word());
+        let _ = self.doing.fetch_update(AcqRel, Relaxed, changed);
+    }
+
     /// A request's head is there.
     fn begin(&self) {
         self.answered.store(false, Relaxed);
-        self.since.store(BUSY, Release);
+        self.change(|doing| Doing { since: BUSY, is_written: false, ..doing });
+    }
+
+    /// The body of the request that has begun is to come.
+    fn reads(self: &Arc<Self>) -> Arc<Self> {
+        self.change(|doing| Doing { bodies: doing.bodies + 1, ..doing });
+        Arc::clone(self)
     }
 
     /// All that was to be written has been.
     pub(crate) fn flushed(&self) {
         if self.answered.load(Relaxed) {
             self.answered.store(false, Relaxed);
-            self.since.store(self.open.now.load(Relaxed), Release);
+            let now = self.open.now.load(Relaxed);
+            self.change(|doing| Doing { is_written: true, ..doing }.from(now));
         }
     }
 
@@ -103,13 +148,27 @@ impl Watched {
     /// Ends its waiting when that has lasted too long, with the `step` that the time as connections tell it may be behind.
     /// Nothing is taken from a request that has come meanwhile.
     fn look(&self, now: u64, step: u64) {
-        let since = self.since.load(Acquire);
+        let word = self.doing.load(Acquire);
+        let doing = Doing::of(word);
+        let since = doing.since;
         let waited = now.saturating_sub(since);
         let is_over =
             since != BUSY && since != OVER && waited > self.patience_ms.saturating_add(step);
-        if is_over && self.since.compare_exchange(since, OVER, AcqRel, Relaxed).is_ok() {
+        let over = Doing { since: OVER, ..doing }.word();
+        if is_over && self.doing.compare_exchange(word, over, AcqRel, Relaxed).is_ok() {
             self.wake();
         }
+    }
+
+    fn is_over(&self) -> bool {
+        Doing::of(self.doing.load(Acquire)).since == OVER
+    }
+}
+
+impl Source for Watched {
+    fn over(&self) {
+        let now = self.open.now.load(Relaxed);
+        self.change(|doing| Doing { bodies: doing.bodies.saturating_sub(1), ..doing }.from(now));
     }
 }
 
@@ -168,8 +227,10 @@ impl Open {
         let mut all = self.lock();
         let id = all.next;
         all.next += 1;
+        let now = self.now.load(Relaxed);
+        let begun = Doing { since: BUSY, is_written: true, bodies: 0 }.from(now);
         let watched = Arc::new(Watched {
-            since: AtomicU64::new(self.now.load(Relaxed)),
+            doing: AtomicU64::new(begun.word()),
             answered: AtomicBool::new(false),
             stops: AtomicBool::new(all.stopping),
             waker: OnceLock::new(),
@@ -251,7 +312,7 @@ where
         }
         // How a connection ends is its peer's business. A head that has come in time, and not been looked at, wins.
         let polled = connection.as_mut().poll(cx).map(drop);
-        if polled.is_pending() && watched.since.load(Acquire) == OVER {
+        if polled.is_pending() && watched.is_over() {
             return Poll::Ready(());
         }
         polled
@@ -264,6 +325,9 @@ async fn answer(
     request: hyper::Request<Incoming>,
 ) -> Result<hyper::Response<Answer>, Infallible> {
     desk.watched.begin();
+    let (parts, incoming) = request.into_parts();
+    let body = Rest::new(&parts.headers, incoming, || desk.watched.reads());
+    let request = hyper::Request::from_parts(parts, body);
     let Desk { api, peer, is_reserved, .. } = &*desk;
     let answered = match is_reserved {
         false => AssertUnwindSafe(api.handle(request, *peer)).catch_unwind().await,

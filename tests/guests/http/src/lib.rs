@@ -43,6 +43,18 @@ async fn main(request: Request<Body>) -> Result<Response<Body>, Error> {
         }
         "/big" => Ok(Response::new(vec![b'x'; 7 << 20].into())),
         "/endless" => Ok(Response::new(Body::from_stream(Chunks { left: u64::MAX }))),
+        "/answers-first" => {
+            let mut body = request.into_body();
+            let rest = Box::pin(async move {
+                match body.contents().await {
+                    Ok(all) => println!("read {} bytes", all.len()),
+                    Err(error) => println!("the body failed: {error:?}"),
+                }
+            });
+            let stream = AnswersFirst { answers: true, rest };
+            let answer = Response::builder().header("content-length", "5");
+            Ok(answer.body(Body::from_stream(stream))?)
+        }
         "/then-panic" => Ok(Response::new(Body::from_stream(Chunks { left: 500 }))),
         "/fetch" => Ok(Response::new(fetch::body(request.headers()))),
         "/unread" => {
@@ -57,6 +69,26 @@ async fn main(request: Request<Body>) -> Result<Response<Body>, Error> {
             }
         }
         _ => Ok(headers(Response::builder().status(404)).body("no such order".into())?),
+    }
+}
+
+/// Sends all of its answer, and ends when the rest is done.
+struct AnswersFirst {
+    answers: bool,
+    rest: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl futures_core::Stream for AnswersFirst {
+    type Item = bytes::Bytes;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        if std::mem::take(&mut self.answers) {
+            return std::task::Poll::Ready(Some(bytes::Bytes::from_static(b"first")));
+        }
+        self.rest.as_mut().poll(cx).map(|()| None)
     }
 }
 
