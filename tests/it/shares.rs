@@ -55,6 +55,37 @@ fn one_function_does_not_get_all_of_the_memory() {
 }
 
 #[test]
+fn a_function_that_wants_giants_does_not_cost_others_their_idle_instances() {
+    let server = Server::with(&["--memory-budget", "64"]);
+    let names: Vec<String> = (0..8).map(|at| format!("small-{at}")).collect();
+    for name in &names {
+        server.deploy(name, wats::echo().as_bytes(), "");
+        server.invoke(name, "{}").expect(200);
+    }
+    server.deploy("hog", &guest("event"), "memory=1024&timeout=6");
+    server.invoke("hog", r#"{"do":"sleep","ms":1500}"#).expect(200);
+    server.invoke("hog", r#"{"do":"take","mb":40}"#).expect(200);
+    std::thread::scope(|scope| {
+        let call = || server.invoke("hog", r#"{"do":"sleep","ms":2500}"#);
+        let calls: Vec<_> = (0..12).map(|_| scope.spawn(call)).collect();
+        // By its calls it would have many instances of 40 MB each, which the plan has to refuse it.
+        let throttled =
+            || server.metric("wambda_throttles_total{function=\"hog\",reason=\"memory\"}");
+        eventually(Duration::from_secs(2), || (throttled() > 8.0).then_some(()));
+        std::thread::sleep(Duration::from_secs(1));
+        for name in &names {
+            server.invoke(name, "{}").expect(200);
+            let starts =
+                |start| format!("wambda_starts_total{{function=\"{name}\",start=\"{start}\"}}");
+            assert_eq!(server.metric(&starts("warm")), 1.0, "{name} is as warm as before");
+        }
+        let statuses: Vec<_> = calls.into_iter().map(|call| call.join().unwrap().status).collect();
+        assert!(statuses.iter().all(|status| [429, 200].contains(status)), "{statuses:?}");
+    });
+    server.assert_well();
+}
+
+#[test]
 fn one_function_does_not_get_all_instance_slots() {
     let server = Server::with(&["--instance-slots", "64"]);
     let memories = (0..7).map(|_| "(memory 1)").collect::<String>();

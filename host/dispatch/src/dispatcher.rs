@@ -21,6 +21,8 @@ use crate::plan::{ScaleLimits, plan};
 pub const TICK: Duration = Duration::from_millis(100);
 /// What an instance is taken to hold before one has been seen.
 const INSTANCE_BYTES_GUESS: u64 = 2 << 20;
+/// What an instance is taken to hold at least: a page, and what the host has of it.
+const INSTANCE_BYTES_MIN: u64 = 64 << 10;
 
 /// Admits invocations and scales functions.
 pub struct Dispatcher {
@@ -129,12 +131,11 @@ impl Dispatcher {
                 let _ = lane.tick(0);
             }
         }
-        let live: u32 = lanes.iter().map(|l| self.execute.counts(l.version()).total()).sum();
-        let mean = self.budget.used().checked_div(u64::from(live)).unwrap_or(INSTANCE_BYTES_GUESS);
         let mut stats = Vec::with_capacity(lanes.len());
         lanes.retain(|lane| {
             lane.nudge();
-            let seen = lane.tick(mean.max(64 << 10));
+            let bytes = self.execute.instance_bytes(lane.version());
+            let seen = lane.tick(bytes.unwrap_or(INSTANCE_BYTES_GUESS).max(INSTANCE_BYTES_MIN));
             stats.extend(seen);
             seen.is_some()
         });

@@ -551,6 +551,7 @@ impl Lane {
             useful: self.useful(state),
             window_max,
             instance_bytes,
+            held_bytes: self.version.share.memory.load(Relaxed),
             desired: state.desired,
         }
     }

@@ -52,10 +52,29 @@ pub struct LaneStats {
     pub max: u32,
     /// Largest need within the window.
     pub window_max: u32,
-    /// Bytes that one instance holds.
+    /// Bytes that one instance is likely to hold.
     pub instance_bytes: u64,
+    /// Bytes that the function's instances do hold.
+    pub held_bytes: u64,
     /// Instances wanted so far.
     pub desired: u32,
+}
+
+impl LaneStats {
+    /// Instances that it has whatever the others want.
+    fn fixed(&self) -> u32 {
+        self.min.max(self.running)
+    }
+
+    fn bytes(&self, count: u32) -> u128 {
+        u128::from(self.instance_bytes) * u128::from(count)
+    }
+
+    /// Bytes of those that it has whatever the others want: those that run may be smaller than was to be expected.
+    fn fixed_bytes(&self) -> u128 {
+        let most = if self.running >= self.min { self.held_bytes.into() } else { u128::MAX };
+        self.bytes(self.fixed()).min(most)
+    }
 }
 
 /// What bounds all functions together.
@@ -116,27 +135,46 @@ fn later(stats: &LaneStats, service: f64) -> f64 {
 #[must_use]
 pub fn plan(lanes: &[LaneStats], limits: &ScaleLimits) -> Vec<WarmTarget> {
     let mut targets: Vec<_> = lanes.iter().map(alone).collect();
-    let bytes = |lane: &LaneStats, count: u32| u128::from(lane.instance_bytes) * u128::from(count);
-    let fixed = |lane: &LaneStats| lane.min.max(lane.running);
     let mut base = 0u128;
     let mut extra = 0u128;
     for (lane, target) in lanes.iter().zip(&targets) {
-        base += bytes(lane, fixed(lane));
-        extra += bytes(lane, target.desired.saturating_sub(fixed(lane)));
+        base += lane.fixed_bytes();
+        extra += lane.bytes(target.desired.saturating_sub(lane.fixed()));
     }
     let room = u128::from(limits.memory_bytes).saturating_sub(base);
     if extra > room {
-        // Everyone beyond their minimum gives up the same share.
-        for (lane, target) in lanes.iter().zip(&mut targets) {
-            let over = u128::from(target.desired.saturating_sub(fixed(lane)));
-            let kept = u32::try_from(over * room / extra).unwrap_or(u32::MAX);
-            if u128::from(kept) < over {
-                let desired = fixed(lane).saturating_add(kept);
-                *target = WarmTarget { desired, reason: ScaleReason::Memory };
-            }
-        }
+        level(lanes, &mut targets, room);
     }
     targets
+}
+
+/// Shares `room` bytes among the lanes for what they want beyond what they have in any case: max-min fair, so those that
+/// want least get all of it, and no other gets more than the one that wants most. What is left is too little for an
+/// instance of some, and is for the others.
+fn level(lanes: &[LaneStats], targets: &mut [WarmTarget], mut room: u128) {
+    let over = |lane: &LaneStats, target: &WarmTarget| target.desired.saturating_sub(lane.fixed());
+    let mut order: Vec<_> = lanes.iter().zip(targets).filter(|(l, t)| over(l, t) > 0).collect();
+    order.sort_by_key(|(lane, target)| lane.bytes(over(lane, target)));
+    let fits = |lane: &LaneStats, bytes: u128, wanted: u32| {
+        let fits = bytes.checked_div(lane.bytes(1)).unwrap_or(u128::MAX);
+        u32::try_from(fits).unwrap_or(u32::MAX).min(wanted)
+    };
+    let mut kept = Vec::with_capacity(order.len());
+    for (at, (lane, target)) in order.iter().enumerate() {
+        let share = room / (order.len() - at) as u128;
+        let part = fits(lane, share, over(lane, target));
+        room -= lane.bytes(part);
+        kept.push(part);
+    }
+    for ((lane, target), kept) in order.into_iter().zip(kept) {
+        let wanted = over(lane, target);
+        let more = fits(lane, room, wanted - kept);
+        room -= lane.bytes(more);
+        if kept + more < wanted {
+            let desired = lane.fixed().saturating_add(kept + more);
+            *target = WarmTarget { desired, reason: ScaleReason::Memory };
+        }
+    }
 }
 
 /// What one lane would have if it were alone.
@@ -262,6 +300,7 @@ mod tests {
                 max: int(5),
                 window_max: int(6),
                 instance_bytes: 1,
+                held_bytes: 1_000,
                 desired: int(7),
                 deferred: input.get(8).map_or(0, |n| n.parse().unwrap()),
                 deferred_most: input.get(9).map_or(u32::MAX, |n| n.parse().unwrap()),
@@ -305,17 +344,43 @@ mod tests {
             deferred_most: u32::MAX,
             useful: u32::MAX,
             instance_bytes: bytes,
+            held_bytes: u64::MAX,
             ..LaneStats::default()
         };
-        let lanes = [lane(100.0, 0, 10), lane(300.0, 0, 10), lane(0.0, 20, 10)];
-        let targets = plan(&lanes, &ScaleLimits { memory_bytes: 2_200 });
-        let desired: Vec<u32> = targets.iter().map(|t| t.desired).collect();
-        assert_eq!(desired, [50, 150, 20]);
-        assert_eq!(targets[0].reason, ScaleReason::Memory);
-        assert_eq!(targets[2].reason, ScaleReason::Provisioned);
-        let targets = plan(&lanes, &ScaleLimits { memory_bytes: 0 });
-        assert_eq!(targets[2].desired, 20, "a minimum is a promise");
-        assert_eq!(targets[0].desired, 0);
+        // name | lanes (rate, minimum, bytes; running) | memory | wanted
+        let giant = LaneStats { running: 1, ..lane(3.0, 0, 900) };
+        let young = LaneStats { running: 2, held_bytes: 950, ..giant };
+        for (name, lanes, memory_bytes, wanted) in [
+            ("equals", vec![lane(200.0, 0, 10), lane(300.0, 0, 10)], 2_000, vec![100, 100]),
+            (
+                "less than its share",
+                vec![lane(300.0, 0, 10), lane(50.0, 0, 10)],
+                2_000,
+                vec![150, 50],
+            ),
+            ("minimums come first", vec![lane(100.0, 0, 10), lane(0.0, 20, 10)], 600, vec![40, 20]),
+            ("a minimum is a promise", vec![lane(100.0, 0, 10), lane(0.0, 20, 10)], 0, vec![0, 20]),
+            (
+                "a giant alone",
+                vec![giant, lane(1.0, 0, 10), lane(2.0, 0, 50)],
+                1_010,
+                vec![1, 1, 2],
+            ),
+            ("less than expected", vec![young, lane(1.0, 0, 10)], 1_000, vec![2, 1]),
+            ("all fits", vec![giant, lane(1.0, 0, 10)], 2_710, vec![3, 1]),
+        ] {
+            let targets = plan(&lanes, &ScaleLimits { memory_bytes });
+            let desired: Vec<u32> = targets.iter().map(|t| t.desired).collect();
+            assert_eq!(desired, wanted, "{name}");
+            for (target, alone) in targets.iter().zip(lanes.iter().map(alone)) {
+                let cut = target.desired < alone.desired;
+                assert_eq!(cut, target.reason == ScaleReason::Memory, "{name}");
+            }
+        }
+        // Of many that want one each, not all go without because of a few.
+        let many = [lane(1.0, 0, 10); 40];
+        let targets = plan(&many, &ScaleLimits { memory_bytes: 390 });
+        assert_eq!(targets.iter().map(|t| t.desired).sum::<u32>(), 39);
     }
 
     #[test]

@@ -295,6 +295,9 @@ pub trait Execute: Send + Sync {
     /// Instances of `version` now.
     fn counts(&self, version: &Version) -> InstanceCounts;
 
+    /// Bytes that an instance of `version` is likely to hold, by those that have served; none before the first one.
+    fn instance_bytes(&self, version: &Version) -> Option<u64>;
+
     /// Forgets every version that `is_live` denies; what runs, ends. Idempotent.
     fn retain(&self, is_live: &dyn Fn(&Version) -> bool);
 }

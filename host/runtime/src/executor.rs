@@ -519,6 +519,11 @@ impl Execute for Executor {
         units.get(&version.uid).map(|unit| unit.counts()).unwrap_or_default()
     }
 
+    fn instance_bytes(&self, version: &Version) -> Option<u64> {
+        let units = self.0.units.pin();
+        units.get(&version.uid).map(|unit| unit.expected_bytes()).filter(|bytes| *bytes > 0)
+    }
+
     fn retain(&self, is_live: &dyn Fn(&Version) -> bool) {
         let units = self.0.units.pin();
         for (uid, unit) in &units {

@@ -155,6 +155,10 @@ impl Execute for Pretend {
         InstanceCounts::default()
     }
 
+    fn instance_bytes(&self, _: &Version) -> Option<u64> {
+        None
+    }
+
     fn retain(&self, _: &dyn Fn(&Version) -> bool) {}
 }
 
