@@ -437,6 +437,82 @@ fn what_compiling_takes_of_memory_is_bounded() {
     server.assert_well();
 }
 
+/// A zip with one file.
+fn zip_of(bytes: &[u8], method: zip::CompressionMethod) -> Vec<u8> {
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let options = zip::write::SimpleFileOptions::default().compression_method(method);
+    zip.start_file("data", options).unwrap();
+    zip.write_all(bytes).unwrap();
+    zip.finish().unwrap().into_inner()
+}
+
+/// Bytes that become a few per cent of what they are, and no less: a bomb is refused.
+fn compressible(count: usize, seed: u32) -> Vec<u8> {
+    let noise = |at: usize| (at as u32 ^ seed).wrapping_mul(0x9e37_79b1).to_be_bytes()[0];
+    (0..count).map(|at| if at.is_multiple_of(64) { noise(at) } else { 0 }).collect()
+}
+
+/// The layer's first version.
+fn layer_arn(name: &str) -> String {
+    format!("arn:aws:lambda:us-east-1:000000000000:layer:{name}:1")
+}
+
+#[test]
+fn layers_that_are_unpacked_take_no_more_than_all_code_may() {
+    let server = Server::with(&["--code-storage", "8"]);
+    for at in 0..3 {
+        // Small as they come, 8 MB each as they are used.
+        let zip = zip_of(&compressible(8 << 20, at), zip::CompressionMethod::Deflated);
+        server.publish_layer(&format!("l{at}"), &zip).expect(201);
+        server.deploy(&format!("f{at}"), &guest("event"), "");
+        server.set_layers(&format!("f{at}"), &[&layer_arn(&format!("l{at}"))]);
+    }
+    let read = |name: &str| server.invoke(name, r#"{"do":"read","path":"/opt/none"}"#);
+    read("f0").expect(200);
+    let refused = read("f1").expect(503);
+    assert!(refused.message().contains("8388608 bytes unpacked"), "{}", refused.text());
+    // Those of one that is gone make room.
+    server.request("DELETE", "/v1/functions/f0", &[], b"").expect(204);
+    eventually(Duration::from_secs(5), || (read("f1").status == 200).then_some(()));
+    // Who comes at once is counted as well.
+    server.request("DELETE", "/v1/functions/f1", &[], b"").expect(204);
+    server.deploy("f0", &guest("event"), "");
+    server.set_layers("f0", &[&layer_arn("l0")]);
+    let dir = server.data().join("layers");
+    eventually(Duration::from_secs(5), || {
+        std::fs::read_dir(&dir).unwrap().next().is_none().then_some(())
+    });
+    let mut statuses: Vec<u16> = std::thread::scope(|scope| {
+        let calls = ["f0", "f2"].map(|name| scope.spawn(move || read(name).status));
+        calls.into_iter().map(|call| call.join().unwrap()).collect()
+    });
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 503]);
+    server.assert_well();
+}
+
+#[test]
+fn a_core_module_may_have_layers_of_small_files() {
+    let server = Server::start();
+    let largest = 8 << 20;
+    for (layer, bytes) in [("fits", largest), ("large", largest + 1)] {
+        let zip = zip_of(&compressible(bytes, 0), zip::CompressionMethod::Deflated);
+        server.publish_layer(layer, &zip).expect(201);
+        for (kind, upload) in [("module", wats::echo().into_bytes()), ("component", guest("event"))]
+        {
+            let name = format!("{kind}-{layer}");
+            server.deploy(&name, &upload, "");
+            server.set_layers(&name, &[&layer_arn(layer)]);
+        }
+    }
+    server.invoke("module-fits", "{}").expect(200);
+    let refused = server.invoke("module-large", "{}").expect(400);
+    let message = refused.message();
+    assert!(message.contains("files of 8388608 bytes, these have one of 8388609"), "{message}");
+    server.invoke("component-large", r#"{"do":"read","path":"/opt/none"}"#).expect(200);
+    server.assert_well();
+}
+
 #[test]
 fn the_storage_of_code_is_bounded() {
     let mut server = Server::with(&["--code-storage", "8"]);
@@ -466,12 +542,7 @@ fn the_storage_of_code_is_bounded() {
     assert_eq!(of("AccountLimit"), 8 << 20);
     assert!((6 << 20..7 << 20).contains(&of("AccountUsage")), "{settings}");
     // A layer has no more room.
-    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
-    let stored =
-        zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
-    zip.start_file("data", stored).unwrap();
-    zip.write_all(&[7; 3 << 20]).unwrap();
-    let zip = BASE64.encode(zip.finish().unwrap().into_inner());
+    let zip = BASE64.encode(zip_of(&[7; 3 << 20], zip::CompressionMethod::Stored));
     let body = serde_json::json!({"Content": {"ZipFile": zip}}).to_string();
     let json = [("content-type", "application/json")];
     let answer = server.request("POST", "/2018-10-31/layers/l/versions", &json, body.as_bytes());

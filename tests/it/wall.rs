@@ -66,6 +66,10 @@ fn the_server_and_its_compiler_are_confined() {
         let stat = std::fs::read_to_string(format!("/proc/{compiler}/stat")).unwrap();
         let after_name = stat.rsplit(')').next().unwrap();
         assert_eq!(after_name.split_whitespace().nth(16), Some("19"), "its niceness: {stat}");
+        let told = std::fs::read_to_string(format!("/proc/{compiler}/cmdline")).unwrap();
+        let landlock = confined["landlock"].as_str().unwrap();
+        let wall = format!("--landlock\0{landlock}\0--seccomp\0");
+        assert!(told.contains(&wall), "it would not begin behind a lesser wall: {told:?}");
         let limits = limits_of(compiler).unwrap();
         let limit =
             |name: &str| limits.lines().find(|line| line.starts_with(name)).unwrap().to_owned();

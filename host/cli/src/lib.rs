@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use anyhow::{Result, anyhow};
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use wambda_confine::Wall;
 use wambda_model::BuildError;
 use wambda_model::limits::{COMPILE_ADDRESS_BYTES, COMPILE_CPU_SECONDS};
 use wambda_runtime::{EngineKind, child};
@@ -122,11 +123,20 @@ struct ChildLimits {
     /// Limit for the address space
     #[arg(long, default_value_t = COMPILE_ADDRESS_BYTES)]
     address_bytes: u64,
+    /// How much of Landlock it has to work behind
+    #[arg(long, default_value = Wall::NONE.landlock, value_parser = ["none", "partial", "full"])]
+    landlock: String,
+    /// Whether it has to work behind seccomp
+    #[arg(long)]
+    seccomp: bool,
 }
 
 impl From<ChildLimits> for child::Limits {
-    fn from(ChildLimits { cpu_seconds, address_bytes }: ChildLimits) -> Self {
-        Self { cpu_seconds, address_bytes }
+    fn from(given: ChildLimits) -> Self {
+        let ChildLimits { cpu_seconds, address_bytes, landlock, seccomp } = given;
+        // The parser lets no other one through.
+        let wall = Wall::of(&landlock, seccomp).unwrap_or(Wall::NONE);
+        Self { cpu_seconds, address_bytes, wall }
     }
 }
 

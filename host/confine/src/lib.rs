@@ -24,6 +24,9 @@ use seccompiler::{
 /// The newest interface of Landlock whose rights are asked for; older kernels enforce what they have.
 const NEWEST: ABI = ABI::V6;
 
+/// How much of Landlock may be in force, least first.
+const LANDLOCK: [&str; 3] = ["none", "partial", "full"];
+
 /// What is in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wall {
@@ -36,6 +39,20 @@ pub struct Wall {
 impl Wall {
     /// No wall.
     pub const NONE: Self = Self { landlock: "none", seccomp: false };
+
+    /// The wall of which [`Self::landlock`] and [`Self::seccomp`] are these; none when there is no such wall.
+    #[must_use]
+    pub fn of(landlock: &str, seccomp: bool) -> Option<Self> {
+        let landlock = LANDLOCK.into_iter().find(|known| *known == landlock)?;
+        Some(Self { landlock, seccomp })
+    }
+
+    /// Whether it keeps out whatever `other` does.
+    #[must_use]
+    pub fn is_at_least(self, other: Self) -> bool {
+        let height = |wall: Self| LANDLOCK.iter().position(|known| *known == wall.landlock);
+        height(self) >= height(other) && self.seccomp >= other.seccomp
+    }
 
     /// Whether all of it stands.
     #[must_use]

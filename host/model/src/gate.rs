@@ -220,9 +220,13 @@ impl Share {
     #[must_use]
     pub fn try_enter(&self, own: bool, called: bool) -> bool {
         let gate = self.gate(own);
-        let passes = (called || !gate.is_awaited()) && gate.try_enter(self.taken.load(Relaxed));
-        if passes {
-            self.taken.fetch_add(1, Relaxed);
+        if !called && gate.is_awaited() {
+            return false;
+        }
+        // Counted first: of two that come at once, only one is a newcomer.
+        let passes = gate.try_enter(self.taken.fetch_add(1, Relaxed));
+        if !passes {
+            self.taken.fetch_sub(1, Relaxed);
         }
         passes
     }

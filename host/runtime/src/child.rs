@@ -9,6 +9,7 @@ use std::path::Path;
 use bytes::Bytes;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
+use wambda_confine::Wall;
 use wambda_model::limits::{COMPILE_ADDRESS_BYTES, COMPILE_CPU_SECONDS};
 use wambda_model::{BuildError, Digest, Inspection, Kind};
 use wasmparser::{Encoding, Parser, Payload};
@@ -28,11 +29,14 @@ pub struct Limits {
     pub cpu_seconds: u64,
     /// Address space in bytes.
     pub address_bytes: u64,
+    /// The least wall to work behind: what the server itself has.
+    pub wall: Wall,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { cpu_seconds: COMPILE_CPU_SECONDS, address_bytes: COMPILE_ADDRESS_BYTES }
+        let (cpu_seconds, address_bytes) = (COMPILE_CPU_SECONDS, COMPILE_ADDRESS_BYTES);
+        Self { cpu_seconds, address_bytes, wall: Wall::NONE }
     }
 }
 
@@ -86,7 +90,14 @@ fn begin(limits: &Limits, input: &Path, output: &Path) -> Result<(Vec<u8>, File)
         std::fs::read(input).map_err(|e| machine(format!("cannot read the upload: {e}")))?;
     let file = File::create(output).map_err(|e| machine(format!("cannot make the result: {e}")))?;
     // All that it needs of the machine it has. What the kernel lacks, the server has told.
-    wambda_confine::compiler().map_err(|e| machine(format!("cannot confine the compiler: {e}")))?;
+    let wall = wambda_confine::compiler();
+    let wall = wall.map_err(|e| machine(format!("cannot confine the compiler: {e}")))?;
+    if !wall.is_at_least(limits.wall) {
+        let wanted = limits.wall;
+        return Err(machine(format!(
+            "the compiler is confined by {wall:?}, the server by {wanted:?}"
+        )));
+    }
     Ok((bytes, file))
 }
 

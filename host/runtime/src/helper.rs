@@ -82,12 +82,11 @@ impl Task {
 
 impl Helper {
     fn limits(&self, task: Task) -> child::Limits {
-        let child::Limits { cpu_seconds, address_bytes } = self.limits;
-        let cpu_seconds = match task {
-            Task::Inspect => cpu_seconds.min(INSPECT_CPU_SECONDS),
-            Task::Compile => cpu_seconds,
-        };
-        child::Limits { cpu_seconds, address_bytes }
+        let mut limits = self.limits;
+        if task == Task::Inspect {
+            limits.cpu_seconds = limits.cpu_seconds.min(INSPECT_CPU_SECONDS);
+        }
+        limits
     }
 
     /// Runs a task. Returns what the child says.
@@ -101,6 +100,8 @@ impl Helper {
             .arg(task.command())
             .args(["--cpu-seconds", &limits.cpu_seconds.to_string()])
             .args(["--address-bytes", &limits.address_bytes.to_string()])
+            .args(["--landlock", limits.wall.landlock])
+            .args(limits.wall.seccomp.then_some("--seccomp"))
             .args(arguments)
             .env_clear()
             .env(ARENA.0, ARENA.1)
@@ -148,7 +149,7 @@ fn why_failed(task: Task, status: ExitStatus, complained: &str, limits: child::L
     const SIGABRT: i32 = 6;
     const SIGSEGV: i32 = 11;
     const SIGXCPU: i32 = 24;
-    let child::Limits { cpu_seconds, address_bytes } = limits;
+    let child::Limits { cpu_seconds, address_bytes, .. } = limits;
     let doing = task.doing();
     match (status.signal(), status.code()) {
         (Some(SIGXCPU), _) => Failed::Code(format!(

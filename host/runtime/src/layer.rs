@@ -34,6 +34,8 @@ pub struct LayerDirs {
     source: LayerSource,
     /// What is unpacked, by its layers in their order.
     trees: Mutex<HashMap<Vec<Digest>, Weak<Tree>>>,
+    /// Held by who unpacks.
+    turn: tokio::sync::Mutex<()>,
 }
 
 /// Unpacked layers. The directory is removed with it.
@@ -98,7 +100,13 @@ impl LayerDirs {
             _ => {}
         }
         DirBuilder::new().mode(0o700).create(&dir)?;
-        Ok(Self { dir, limit, source, trees: Mutex::default() })
+        Ok(Self {
+            dir,
+            limit,
+            source,
+            trees: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+        })
     }
 
     /// The directory of these layers; none when there are none.
@@ -107,6 +115,11 @@ impl LayerDirs {
             return Ok(None);
         }
         let key: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
+        if let Some(known) = self.lock().get(&key).and_then(Weak::upgrade) {
+            return Ok(Some(known));
+        }
+        // One at a time: each counts what the others took.
+        let _turn = self.turn.lock().await;
         if let Some(known) = self.lock().get(&key).and_then(Weak::upgrade) {
             return Ok(Some(known));
         }
@@ -125,10 +138,6 @@ impl LayerDirs {
         let tree = unpacked.map_err(|lost| lost.to_string())?.map_err(|error| error.to_string())?;
         let mut trees = self.lock();
         trees.retain(|_, tree| tree.strong_count() > 0);
-        // Somebody else may have been quicker; what is not needed goes again.
-        if let Some(known) = trees.get(&key).and_then(Weak::upgrade) {
-            return Ok(Some(known));
-        }
         let tree = Arc::new(tree);
         trees.insert(key, Arc::downgrade(&tree));
         Ok(Some(tree))

@@ -26,7 +26,7 @@ use wambda_egress::Egress;
 use wambda_model::{Budget, CatalogCell, Clock, Digest, Execute, Metrics, SystemClock, clock};
 use wambda_runtime::executor::CodeSource;
 use wambda_runtime::layer::{LayerDirs, LayerSource};
-use wambda_runtime::{Executor, RuntimeConfig, artifact::Artifacts};
+use wambda_runtime::{Executor, RuntimeConfig, artifact::Artifacts, child};
 use wambda_sources::{Deferred, deferred};
 use wambda_store::{
     Blobs, EmbeddedQueues, EmbeddedRecords, ObjectBlobs, Queues, Records, SealedRecords,
@@ -199,7 +199,7 @@ async fn run(
     let metrics = Metrics::new(VERSION)?;
     count_panics(&metrics);
     let budget = Budget::new(settings.memory_budget);
-    let executor = executor(settings, long_run.clone(), &blobs, &metrics, &budget, egress)?;
+    let executor = executor((settings, wall), long_run.clone(), &blobs, &metrics, &budget, egress)?;
 
     let catalog = CatalogCell::default();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -353,7 +353,7 @@ async fn judge(api: Arc<Api>) {
 }
 
 fn executor(
-    settings: &Settings,
+    (settings, wall): (&Settings, Wall),
     long_run: Handle,
     blobs: &Arc<dyn Blobs>,
     metrics: &Arc<Metrics>,
@@ -381,7 +381,7 @@ fn executor(
         budget: Arc::clone(budget),
         slots: settings.slots,
         stuck_after: settings.stuck_after,
-        compiling: settings.compiling,
+        compiling: child::Limits { wall, ..settings.compiling },
         egress,
         long_run,
         code,
