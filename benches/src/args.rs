@@ -4,14 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::bare::Bare;
 use crate::queue;
 
 /// What is run.
 pub(crate) enum Command {
-    /// The yardstick, as a server of its own; with hyper's timer for heads, or without.
-    Bare {
-        times: bool,
-    },
+    /// The yardstick, as a server of its own.
+    Bare(Bare),
     /// What functions do, without WebAssembly, as a server of its own.
     Native,
     /// Contenders, workloads, or both.
@@ -114,14 +113,17 @@ impl Given {
     }
 }
 
-/// `[bare | bare-untimed | native | queue | overload | hello | work NAME…] options`.
+/// `[bare | bare-untimed | bare-cores | native | queue | overload | hello | work NAME…] options`.
 pub(crate) fn read(given: impl Iterator<Item = String>) -> Result<Command> {
     let mut given = given.peekable();
-    let known = ["bare", "bare-untimed", "native", "queue", "overload", "hello", "work"];
+    if let Some(bare) =
+        Bare::ALL.into_iter().find(|bare| given.peek().is_some_and(|first| first == bare.as_str()))
+    {
+        return Ok(Command::Bare(bare));
+    }
+    let known = ["native", "queue", "overload", "hello", "work"];
     let command = given.next_if(|first| known.contains(&first.as_str())).unwrap_or_default();
     match command.as_str() {
-        "bare" => Ok(Command::Bare { times: true }),
-        "bare-untimed" => Ok(Command::Bare { times: false }),
         "native" => Ok(Command::Native),
         "queue" => queue_arguments(given).map(Command::Queue),
         "overload" => {

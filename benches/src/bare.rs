@@ -2,6 +2,7 @@
 //! and answers.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -12,14 +13,67 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{Domain, Type};
 use tokio::net::TcpListener;
 
-/// Says hello until it is killed. With `times` slow heads are cut off, as Wambda does; without it nothing is.
-pub(crate) fn run(times: bool) -> Result<()> {
-    serve("bare", times, answer)
+/// Which bare server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bare {
+    /// As Wambda was first: a timer for each head.
+    Timed,
+    /// Heads may take for ever.
+    Untimed,
+    /// The same, with a runtime of one thread for each core, which share the port and no work.
+    Cores,
 }
 
-/// A hyper server that answers so until it is killed, and prints where it listens.
+impl Bare {
+    pub(crate) const ALL: [Self; 3] = [Self::Timed, Self::Untimed, Self::Cores];
+
+    /// The command.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Timed => "bare",
+            Self::Untimed => "bare-untimed",
+            Self::Cores => "bare-cores",
+        }
+    }
+}
+
+/// Says hello until it is killed.
+pub(crate) fn run(which: Bare) -> Result<()> {
+    if which != Bare::Cores {
+        return serve("bare", which == Bare::Timed, answer);
+    }
+    let cores = std::thread::available_parallelism()?.get();
+    let first = shared(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+    let address = first.local_addr()?;
+    println!("bare listening on http://{address}");
+    let rest = (1..cores).map(|_| shared(address)).collect::<Result<Vec<_>>>()?;
+    let threads = rest.into_iter().chain([first]).map(|listener| {
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime
+                .block_on(async { accept(TcpListener::from_std(listener)?, false, answer).await })
+        })
+    });
+    for thread in threads.collect::<Vec<_>>() {
+        thread.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
+    }
+    Ok(())
+}
+
+/// A listener at an address that others may have as well.
+fn shared(address: SocketAddr) -> Result<std::net::TcpListener> {
+    let socket = socket2::Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1_024)?;
+    Ok(socket.into())
+}
+
+/// A hyper server that answers so until it is killed, and prints where it listens. It `times` heads, or does not.
 pub(crate) fn serve<F>(
     name: &str,
     times: bool,
@@ -32,20 +86,31 @@ where
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         println!("{name} listening on http://{}", listener.local_addr()?);
-        loop {
-            let (stream, _) = listener.accept().await?;
-            let _ = stream.set_nodelay(true);
-            tokio::spawn(async move {
-                let connection = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(times.then_some(std::time::Duration::from_secs(20)))
-                    .max_headers(100)
-                    .max_buf_size(64 << 10)
-                    .serve_connection(TokioIo::new(stream), service_fn(answer));
-                let _ = connection.await;
-            });
-        }
+        accept(listener, times, answer).await
     })
+}
+
+async fn accept<F>(
+    listener: TcpListener,
+    times: bool,
+    answer: impl Fn(Request<Incoming>) -> F + Copy + Send + 'static,
+) -> Result<()>
+where
+    F: Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + 'static,
+{
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let _ = stream.set_nodelay(true);
+        tokio::spawn(async move {
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(times.then_some(std::time::Duration::from_secs(20)))
+                .max_headers(100)
+                .max_buf_size(64 << 10)
+                .serve_connection(TokioIo::new(stream), service_fn(answer));
+            let _ = connection.await;
+        });
+    }
 }
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {

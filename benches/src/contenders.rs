@@ -1,6 +1,7 @@
 //! Who says hello: the ways that are compared, and what they are compared by. How their servers are
 //! started is in servers.rs, how they are measured in hello.rs.
 
+use crate::bare::Bare;
 use crate::figure::Cmp;
 
 /// One way to get `"hello"`.
@@ -19,9 +20,7 @@ pub(crate) struct Contender {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Host {
     /// hyper alone.
-    Bare,
-    /// The same, and a head may take for ever.
-    Untimed,
+    Bare(Bare),
     /// `wambda serve`
     Wambda,
     /// The same with `--auth keys`.
@@ -78,14 +77,16 @@ pub(crate) enum Code {
     Http3,
 }
 
+use Bare::{Cores, Timed, Untimed};
 use Code::{Core, Event, Http, Http3};
 use Front::{Lambda, Native, Url};
 use Group::{Fresh, Warm};
 use Host::{Keys, Wambda, Wasi03};
 
 pub(crate) const CONTENDERS: &[Contender] = &[
-    alone("bare", "hyper alone", Host::Bare),
-    alone("bare untimed", "hyper alone, heads may take for ever", Host::Untimed),
+    alone("bare", "hyper alone", Host::Bare(Timed)),
+    alone("bare untimed", "hyper alone, heads may take for ever", Host::Bare(Untimed)),
+    alone("bare cores", "the same, a runtime of one thread for each core", Host::Bare(Cores)),
     ours("core warm", "core module, reused", Warm, Wambda, Core, Native),
     ours("event warm", "event component, reused", Warm, Wambda, Event, Native),
     ours("http warm", "wasi:http 0.2, reused", Warm, Wambda, Http, Url),
@@ -104,7 +105,7 @@ pub(crate) const CONTENDERS: &[Contender] = &[
 ];
 
 const fn alone(name: &'static str, about: &'static str, host: Host) -> Contender {
-    let group = if matches!(host, Host::Bare | Host::Untimed) { Group::Bare } else { Group::Peer };
+    let group = if matches!(host, Host::Bare(_)) { Group::Bare } else { Group::Peer };
     Contender { name, about, host, group, front: Front::Root, code: None }
 }
 
@@ -161,6 +162,7 @@ pub(crate) const COMPARISONS: &[Comparison] = &[
     seen("wasmtime 0.3", "http3 warm"),
     seen("workerd", "http warm"),
     seen("workerd", "http fresh"),
+    seen("bare cores", "bare untimed"),
     seen("core warm", "bare untimed"),
     seen("event warm", "bare untimed"),
     seen("core lambda", "core warm"),
@@ -184,11 +186,11 @@ const fn seen(name: &'static str, base: &'static str) -> Comparison {
 mod tests {
     use std::collections::HashSet;
 
-    use super::{COMPARISONS, CONTENDERS, Host};
+    use super::{COMPARISONS, CONTENDERS, Host, Timed};
 
     #[test]
     fn the_bare_server_is_first_and_names_are_unique() {
-        assert_eq!(CONTENDERS.first().map(|first| first.host), Some(Host::Bare));
+        assert_eq!(CONTENDERS.first().map(|first| first.host), Some(Host::Bare(Timed)));
         let names: HashSet<&str> = CONTENDERS.iter().map(|contender| contender.name).collect();
         assert_eq!(names.len(), CONTENDERS.len());
         for comparison in COMPARISONS {

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::args::{Arguments, Size};
+use crate::bare::Bare;
 use crate::contenders::{COMPARISONS, CONTENDERS, Comparison, Contender, Host};
 use crate::figure::Figure;
 use crate::load::{self, Latencies};
@@ -197,7 +198,7 @@ fn pairs<'a>(own: &'a Row, base: &'a Row) -> impl Iterator<Item = (&'a Sample, &
 fn line(row: &Row, rows: &[Row]) -> Line {
     let all = || row.samples.iter().flatten();
     let median = |of: fn(&Sample) -> f64| spread(all().map(of)).median;
-    let bare = rows.iter().find(|row| row.contender.host == Host::Bare).unwrap_or(row);
+    let bare = rows.iter().find(|row| row.contender.host == Host::Bare(Bare::Timed)).unwrap_or(row);
     Line {
         contender: row.contender,
         cpu_us: spread(all().map(|sample| sample.cpu_ns / 1e3)),

@@ -44,7 +44,7 @@ const CORE: &str = r#"(module (memory (export "memory") 1) (data (i32.const 8) "
 
 fn main() -> Result<()> {
     match args::read(std::env::args().skip(1))? {
-        Command::Bare { times } => bare::run(times),
+        Command::Bare(which) => bare::run(which),
         Command::Native => work::native::run(),
         Command::Queue(arguments) => queue::run(&arguments),
         Command::Overload(arguments) => overload::run(&arguments),

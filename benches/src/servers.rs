@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use crate::CORE;
 use crate::args::Arguments;
+use crate::bare::Bare;
 use crate::contenders::{CONTENDERS, Code, Contender, Host};
 use crate::load::Job;
 use crate::process::Server;
@@ -59,10 +60,11 @@ pub(crate) struct Servers {
 impl Servers {
     pub(crate) fn start(arguments: &Arguments) -> Result<Self> {
         let data = tempfile::tempdir()?;
-        let bare = Server::start(std::env::current_exe()?.as_path(), &["bare"])?;
-        let untimed = Server::start(std::env::current_exe()?.as_path(), &["bare-untimed"])?;
-        let bare = vec![(Host::Bare, bare), (Host::Untimed, untimed)];
-        let (mut running, mut flags) = (bare, Vec::new());
+        let (mut running, mut flags) = (Vec::new(), Vec::new());
+        for bare in Bare::ALL {
+            let server = Server::start(std::env::current_exe()?.as_path(), &[bare.as_str()])?;
+            running.push((Host::Bare(bare), server));
+        }
         for (host, folder, more) in [
             (Host::Wambda, "open", &[][..]),
             (Host::Keys, "keys", &["--auth", "keys"]),

@@ -234,7 +234,13 @@ impl hyper::body::Body for Rest {
         }
         let polled = Pin::new(&mut coming.incoming).poll_frame(cx);
         self.waits = false;
-        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+        let goes_on = match &polled {
+            Poll::Pending => true,
+            // Behind trailers there is nothing, and hyper may not say so either.
+            Poll::Ready(Some(Ok(frame))) => !frame.is_trailers(),
+            Poll::Ready(_) => false,
+        };
+        if !goes_on {
             self.coming = None;
         }
         polled
@@ -265,9 +271,11 @@ impl Drop for Rest {
 
 async fn discard(mut coming: Coming) {
     let mut taken = 0;
-    while let Some(Ok(frame)) = coming.incoming.frame().await {
+    while !coming.incoming.is_end_stream()
+        && let Some(Ok(frame)) = coming.incoming.frame().await
+    {
         taken += frame.data_ref().map_or(0, |data| data.len() as u64);
-        if taken > DISCARD_BYTES_MAX {
+        if taken > DISCARD_BYTES_MAX || frame.is_trailers() {
             break;
         }
     }

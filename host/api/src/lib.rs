@@ -271,6 +271,9 @@ impl Api {
                         "the answer took too long for a connection that is kept for short ones"
                 }
             }
+        } else {
+            // Nor is there time for what it sends.
+            request.into_body().leave();
         }
         let response = ApiError::busy(message).closing().respond(surface);
         self.count(surface, response.status());

@@ -221,3 +221,22 @@ fn one(conditions: &[calls::Condition]) -> Result<SeccompRule, seccompiler::Back
     });
     SeccompRule::new(built.collect::<Result<_, _>>()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn walls_are_compared() {
+        let walls =
+            [false, true].map(|seccomp| LANDLOCK.map(|name| Wall::of(name, seccomp).unwrap()));
+        for (at, lower) in walls.concat().into_iter().enumerate() {
+            for (other, higher) in walls.concat().into_iter().enumerate() {
+                let wanted = higher.seccomp >= lower.seccomp && other % 3 >= at % 3;
+                assert_eq!(higher.is_at_least(lower), wanted, "{higher:?} for {lower:?}");
+            }
+        }
+        assert_eq!(Wall::of("much", true), None);
+        assert!(Wall::NONE.is_at_least(Wall::NONE));
+    }
+}

@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::sync::{Mutex, MutexGuard, Notify};
-use wambda_model::catalog::Catalog;
 use wambda_model::config::InvalidConfig;
 use wambda_model::gate::unreserved;
 use wambda_model::limits::LOG_RING_BYTES;
@@ -25,6 +24,7 @@ use wambda_store::{Blobs, Expect, Records, StoreError};
 
 use crate::record::{self, FunctionRecord, SCHEMA, Staged, VersionRecord};
 use crate::storage::{Full, Storage};
+use crate::totals::{self, Totals};
 
 /// Records of one read while loading.
 const LOAD_PAGE: usize = 1_000;
@@ -111,6 +111,7 @@ pub struct Functions {
     commit: Mutex<Committed>,
     /// Code that is being published, and how often: nobody may remove it.
     pub(crate) in_flight: std::sync::Mutex<HashMap<Digest, u32>>,
+    totals: std::sync::Mutex<Totals>,
     changed: Arc<Notify>,
 }
 
@@ -181,6 +182,7 @@ impl Functions {
             roles: std::sync::RwLock::new(Arc::new(|_| Grants::default())),
             commit: Mutex::default(),
             in_flight: std::sync::Mutex::default(),
+            totals: std::sync::Mutex::default(),
             changed: Arc::new(Notify::new()),
         }
     }
@@ -279,9 +281,14 @@ impl Functions {
             }
         }
         let count = functions.len();
+        let mut totals = Totals::default();
+        for function in &functions {
+            Self::share_out(function);
+            totals.add(function);
+        }
+        self.settle(&totals);
+        *self.totals() = totals;
         self.catalog.store(functions.into_iter().collect());
-        self.share_out();
-        self.measure();
         self.changed.notify_one();
         for name in commit.staged.keys() {
             drop(self.finish(name, &commit));
@@ -403,29 +410,25 @@ impl Functions {
         format!("{}/[{label}]{}", at.strftime("%Y/%m/%d"), uuid::Uuid::new_v4().simple())
     }
 
-    /// Brings concurrency in line with what functions have reserved and provisioned.
-    fn share_out(&self) {
-        let catalog = self.catalog.load();
-        let mut taken = 0u64;
-        for function in catalog.iter() {
-            let mut kept: HashMap<u64, u32> = HashMap::new();
-            for (qualifier, provisioned) in &function.details.provisioned {
-                let target = function.resolve(qualifier, || 1.0);
-                if let Some(target) = target {
-                    let kept = kept.entry(target.version.uid).or_default();
-                    *kept = kept.saturating_add(provisioned.count);
-                }
-            }
-            for version in function.all_versions() {
-                let count = kept.get(&version.uid).copied().unwrap_or_default();
-                version.provisioned.store(count, Relaxed);
-            }
-            let all_kept = kept.values().fold(0u32, |sum, count| sum.saturating_add(*count));
-            let reserved = function.details.reserved;
-            function.latest.share.reserve(reserved.map(|own| own.saturating_sub(all_kept)));
-            taken += u64::from(reserved.unwrap_or(all_kept));
+    /// Gives each of the function's versions what it has provisioned, and the function what it has reserved.
+    fn share_out(function: &Function) {
+        let kept = totals::provisioned(function);
+        for version in function.all_versions() {
+            let count = kept.get(&version.uid).copied().unwrap_or_default();
+            version.provisioned.store(count, Relaxed);
         }
-        self.account.set_limit(unreserved(self.concurrency, taken));
+        let (reserved, all_kept) = (function.details.reserved, totals::sum(&kept));
+        function.latest.share.reserve(reserved.map(|own| own.saturating_sub(all_kept)));
+    }
+
+    /// Brings the account's concurrency and the quota in line with what functions have.
+    fn settle(&self, totals: &Totals) {
+        self.account.set_limit(unreserved(self.concurrency, totals.reserved()));
+        self.storage.set_code(totals.bytes());
+    }
+
+    pub(crate) fn totals(&self) -> std::sync::MutexGuard<'_, Totals> {
+        self.totals.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     pub(crate) async fn lock(&self) -> MutexGuard<'_, Committed> {
@@ -446,7 +449,7 @@ impl Functions {
         let record = FunctionRecord { schema: SCHEMA, name: name.clone(), latest, staged, details };
         self.put(&record::key(name), &record).await?;
         let function = self.assemble(name, record.latest, versions, record.details);
-        self.swap(|catalog| catalog.with(function));
+        self.show(name, Some(function));
         self.catalog.get(name).ok_or_else(|| StoreError::Failed("lost".to_owned()))
     }
 
@@ -502,7 +505,7 @@ impl Functions {
         };
         self.records.delete(&record::key(name), Expect::Any).await?;
         commit.staged.remove(name);
-        self.swap(|catalog| catalog.without(name));
+        self.show(name, None);
         self.metrics.forget(name, &function.latest.metrics);
         // Its lane may stay in memory for a while.
         function.latest.logs.clear();
@@ -536,21 +539,26 @@ impl Functions {
         checked(&*self.blobs, &key, version.upload).await
     }
 
-    pub(crate) fn swap(&self, change: impl FnOnce(&Catalog) -> Catalog) {
-        let next = change(&self.catalog.load());
-        self.catalog.store(next);
-        self.share_out();
-        self.measure();
-        self.changed.notify_one();
-    }
-
-    /// Brings the quota in line with what functions have.
-    fn measure(&self) {
+    /// Shows readers the function of that name as it is from now on, or that there is none.
+    fn show(&self, name: &FunctionName, function: Option<Function>) {
         let catalog = self.catalog.load();
-        let versions = catalog.iter().flat_map(|function| function.all_versions());
-        let each = |v: &Arc<Version>| [(v.digest, v.code_bytes), (v.upload, v.upload_bytes)];
-        let distinct: HashMap<Digest, u64> = versions.flat_map(each).collect();
-        self.storage.set_code(distinct.values().sum());
+        let before = catalog.get(name).cloned();
+        if let Some(function) = &function {
+            Self::share_out(function);
+        }
+        {
+            let mut totals = self.totals();
+            // What both have is not gone for a moment.
+            function.iter().for_each(|function| totals.add(function));
+            before.iter().for_each(|before| totals.remove(before));
+            self.settle(&totals);
+        }
+        let next = match function {
+            Some(function) => catalog.with(function),
+            None => catalog.without(name),
+        };
+        self.catalog.store(next);
+        self.changed.notify_one();
     }
 }
 

@@ -14,6 +14,7 @@ pub mod session;
 pub mod storage;
 mod sweep;
 pub mod table;
+mod totals;
 
 pub use directory::{Directories, Directory};
 pub use events::Events;

@@ -55,13 +55,13 @@ impl Functions {
 
     /// Removes code that no function has any more. Failing to only costs space until the next start.
     pub(crate) async fn sweep_one(&self, digest: Digest, upload: Digest) {
-        let used = self.used();
+        let is_used = |digest| self.totals().has(digest) || self.pins().contains_key(digest);
         let mut keys = Vec::new();
-        if !used.contains(&digest) {
+        if !is_used(&digest) {
             keys.push(record::code_key(&digest));
             self.build.forget(&digest);
         }
-        if upload != digest && !used.contains(&upload) {
+        if upload != digest && !is_used(&upload) {
             keys.push(record::upload_key(&upload));
         }
         for key in keys {

@@ -551,6 +551,7 @@ impl Lane {
             useful: self.useful(state),
             window_max,
             instance_bytes,
+            owner: Arc::as_ptr(&self.version.share) as usize,
             held_bytes: self.version.share.memory.load(Relaxed),
             desired: state.desired,
         }

@@ -7,7 +7,7 @@
 //! when a whole window had no need; all functions together within the memory budget. Pure: time and
 //! statistics come in, numbers go out.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use wambda_model::scaling::ScaleReason;
@@ -54,7 +54,9 @@ pub struct LaneStats {
     pub window_max: u32,
     /// Bytes that one instance is likely to hold.
     pub instance_bytes: u64,
-    /// Bytes that the function's instances do hold.
+    /// Whose lane it is: versions of a function have the same.
+    pub owner: usize,
+    /// Bytes that the instances of all versions of the function do hold.
     pub held_bytes: u64,
     /// Instances wanted so far.
     pub desired: u32,
@@ -68,12 +70,6 @@ impl LaneStats {
 
     fn bytes(&self, count: u32) -> u128 {
         u128::from(self.instance_bytes) * u128::from(count)
-    }
-
-    /// Bytes of those that it has whatever the others want: those that run may be smaller than was to be expected.
-    fn fixed_bytes(&self) -> u128 {
-        let most = if self.running >= self.min { self.held_bytes.into() } else { u128::MAX };
-        self.bytes(self.fixed()).min(most)
     }
 }
 
@@ -135,17 +131,29 @@ fn later(stats: &LaneStats, service: f64) -> f64 {
 #[must_use]
 pub fn plan(lanes: &[LaneStats], limits: &ScaleLimits) -> Vec<WarmTarget> {
     let mut targets: Vec<_> = lanes.iter().map(alone).collect();
-    let mut base = 0u128;
-    let mut extra = 0u128;
-    for (lane, target) in lanes.iter().zip(&targets) {
-        base += lane.fixed_bytes();
-        extra += lane.bytes(target.desired.saturating_sub(lane.fixed()));
-    }
-    let room = u128::from(limits.memory_bytes).saturating_sub(base);
+    let over = |(lane, target): (&LaneStats, &WarmTarget)| {
+        lane.bytes(target.desired.saturating_sub(lane.fixed()))
+    };
+    let extra: u128 = lanes.iter().zip(&targets).map(over).sum();
+    let room = u128::from(limits.memory_bytes).saturating_sub(fixed_bytes(lanes));
     if extra > room {
         level(lanes, &mut targets, room);
     }
     targets
+}
+
+/// Bytes of those that all have whatever the others want. Those that run may be smaller than was to be expected, but
+/// hold no more than they do.
+fn fixed_bytes(lanes: &[LaneStats]) -> u128 {
+    let mut running: HashMap<usize, (u128, u128)> = HashMap::new();
+    let mut kept = 0;
+    for lane in lanes {
+        let (bytes, held) = running.entry(lane.owner).or_default();
+        *bytes += lane.bytes(lane.running);
+        *held = lane.held_bytes.into();
+        kept += lane.bytes(lane.min.saturating_sub(lane.running));
+    }
+    running.values().map(|(bytes, held)| bytes.min(held)).sum::<u128>() + kept
 }
 
 /// Shares `room` bytes among the lanes for what they want beyond what they have in any case: max-min fair, so those that
@@ -300,6 +308,7 @@ mod tests {
                 max: int(5),
                 window_max: int(6),
                 instance_bytes: 1,
+                owner: 0,
                 held_bytes: 1_000,
                 desired: int(7),
                 deferred: input.get(8).map_or(0, |n| n.parse().unwrap()),
@@ -349,7 +358,7 @@ mod tests {
         };
         // name | lanes (rate, minimum, bytes; running) | memory | wanted
         let giant = LaneStats { running: 1, ..lane(3.0, 0, 900) };
-        let young = LaneStats { running: 2, held_bytes: 950, ..giant };
+        let young = LaneStats { running: 2, held_bytes: 950, owner: 1, ..giant };
         for (name, lanes, memory_bytes, wanted) in [
             ("equals", vec![lane(200.0, 0, 10), lane(300.0, 0, 10)], 2_000, vec![100, 100]),
             (
@@ -367,6 +376,7 @@ mod tests {
                 vec![1, 1, 2],
             ),
             ("less than expected", vec![young, lane(1.0, 0, 10)], 1_000, vec![2, 1]),
+            ("less, of two versions", vec![young, young, lane(1.0, 0, 10)], 1_000, vec![2, 2, 1]),
             ("all fits", vec![giant, lane(1.0, 0, 10)], 2_710, vec![3, 1]),
         ] {
             let targets = plan(&lanes, &ScaleLimits { memory_bytes });

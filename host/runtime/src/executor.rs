@@ -277,7 +277,10 @@ impl Inner {
                 return Ok(Err(call::clocked(KillReason::Timeout, *id, version, meter)));
             };
             let stillborn = match made {
-                Ok(instance) => return Ok(Ok(Box::new(instance))),
+                Ok(instance) => {
+                    unit.note_bytes(instance.store.data().limiter.bytes());
+                    return Ok(Ok(Box::new(instance)));
+                }
                 Err(stillborn) => stillborn,
             };
             let state = stillborn.store.data();
@@ -342,13 +345,16 @@ impl Inner {
     /// Makes the idle instances that `unit` wants, one after the other, until one fails.
     pub(crate) async fn refill(self: Arc<Self>, unit: Arc<Unit>) {
         let Some(_mine) = unit.refilling() else { return };
+        let mut first = true;
         while unit.is_short() {
+            // Making one may not have waited for anything.
+            if !std::mem::take(&mut first) {
+                tokio::task::yield_now().await;
+            }
             match Arc::clone(&self).prewarm(Arc::clone(&unit)).await {
                 Ok(instance) => drop(unit.add_virgin(instance)),
                 Err(fault) => return unit.note_stillborn(fault),
             }
-            // Making one may not have waited for anything.
-            tokio::task::yield_now().await;
         }
     }
 

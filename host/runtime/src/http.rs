@@ -6,8 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use ::http::HeaderName;
-use ::http::header;
+use ::http::{HeaderName, StatusCode, header};
 use bytes::Bytes;
 use http_body::Frame;
 use http_body_util::BodyExt;
@@ -188,6 +187,8 @@ pub(crate) struct Streaming {
     body: Option<Body>,
     guest: Guest,
     sent: u64,
+    /// Bytes that its head promises; none when it does not, or there need not be any.
+    promised: Option<u64>,
     /// Runs while a guest that has ended owes the rest of its body.
     grace: Option<Pin<Box<Sleep>>>,
 }
@@ -196,8 +197,24 @@ pub(crate) struct Streaming {
 const GRACE: Duration = Duration::from_secs(1);
 
 impl Streaming {
-    pub(crate) fn new(body: Body, guest: Guest) -> Self {
-        Self { body: Some(body), guest, sent: 0, grace: None }
+    /// The body of a response with this head, to a HEAD request or another one.
+    pub(crate) fn new(
+        head: &::http::response::Parts,
+        is_head: bool,
+        body: Body,
+        guest: Guest,
+    ) -> Self {
+        let may_lack = is_head || head.status == StatusCode::NOT_MODIFIED;
+        let promised = head.headers.get(header::CONTENT_LENGTH).filter(|_| !may_lack);
+        let promised = promised.and_then(|length| length.to_str().ok()?.parse().ok());
+        Self { body: Some(body), guest, sent: 0, promised, grace: None }
+    }
+
+    /// What is wrong with the end of the body, if something is. wasmtime mostly tells of a wrong length itself.
+    fn wrong_end(&self) -> Option<BodyError> {
+        let (sent, promised) = (self.sent, self.promised.filter(|promised| *promised != self.sent));
+        let told = |promised| format!("the response promises {promised} bytes, and has {sent}");
+        self.guest.failure().or_else(|| promised.map(told).map(BodyError::new))
     }
 
     fn poll_guest(&mut self, cx: &mut Context<'_>) {
@@ -255,7 +272,7 @@ impl http_body::Body for Streaming {
             Poll::Ready(Some(Err(error))) => {
                 Poll::Ready(Some(Err(self.guest.failure().unwrap_or(error))))
             }
-            Poll::Ready(None) if ended => Poll::Ready(self.guest.failure().map(Err)),
+            Poll::Ready(None) if ended => Poll::Ready(self.wrong_end().map(Err)),
             Poll::Pending if ended => match self.guest.failure() {
                 Some(failure) => Poll::Ready(Some(Err(failure))),
                 None => self.poll_grace(cx).map(|()| {
@@ -268,7 +285,7 @@ impl http_body::Body for Streaming {
 
     fn is_end_stream(&self) -> bool {
         let done = self.body.as_ref().is_none_or(http_body::Body::is_end_stream);
-        done && matches!(self.guest, Guest::Ended(Ok(Ok(()))))
+        done && matches!(self.guest, Guest::Ended(_)) && self.wrong_end().is_none()
     }
 
     fn size_hint(&self) -> http_body::SizeHint {

@@ -7,14 +7,14 @@ use std::time::Instant;
 use wambda_egress::Egress;
 use wambda_model::limits::{HANDLES_MAX, HOSTCALL_BYTES_MAX};
 use wambda_model::{Charge, Version, clock};
-use wasmtime::{Engine, Memory, Store, TypedFunc};
+use wasmtime::{Engine, Extern, Memory, ModuleExport, Store, TypedFunc};
 use wasmtime_wasi::p2::bindings::Command;
 use wasmtime_wasi_http::p2::bindings::Proxy;
 use wasmtime_wasi_http::p3::bindings::Service;
 
 use crate::contract::Handler;
 use crate::layer::Tree;
-use crate::link::Prepared;
+use crate::link::{CorePre, Prepared};
 use crate::meter::Meter;
 use crate::sink::Sink;
 use crate::state::State;
@@ -118,18 +118,7 @@ impl Mold<'_> {
 
 async fn enter(prepared: &Prepared, store: &mut Store<State>) -> wasmtime::Result<Entry> {
     match prepared {
-        Prepared::Core(pre) => {
-            let instance = pre.instantiate_async(&mut *store).await?;
-            if let Ok(initialize) = instance.get_typed_func::<(), ()>(&mut *store, "_initialize") {
-                initialize.call_async(&mut *store, ()).await?;
-            }
-            let memory = instance
-                .get_memory(&mut *store, "memory")
-                .ok_or_else(|| wasmtime::format_err!("export `memory` is missing"))?;
-            let alloc = instance.get_typed_func(&mut *store, "wambda_alloc")?;
-            let handle = instance.get_typed_func(&mut *store, "wambda_handle")?;
-            Ok(Entry::Core { memory, alloc, handle })
-        }
+        Prepared::Core(core) => enter_core(core, store).await,
         Prepared::CoreCommand(pre) => {
             let instance = pre.instantiate_async(&mut *store).await?;
             Ok(Entry::CoreCommand(instance.get_typed_func(&mut *store, "_start")?))
@@ -139,6 +128,28 @@ async fn enter(prepared: &Prepared, store: &mut Store<State>) -> wasmtime::Resul
         Prepared::Http(pre) => Ok(Entry::Http(pre.instantiate_async(&mut *store).await?)),
         Prepared::Http3(pre) => Ok(Entry::Http3(pre.instantiate_async(&mut *store).await?)),
     }
+}
+
+async fn enter_core(core: &CorePre, store: &mut Store<State>) -> wasmtime::Result<Entry> {
+    let instance = core.pre.instantiate_async(&mut *store).await?;
+    let mut export = |export: &ModuleExport| {
+        let found = instance.get_module_export(&mut *store, export);
+        found.ok_or_else(|| wasmtime::format_err!("an export is missing"))
+    };
+    let function = |found: Extern| {
+        found.into_func().ok_or_else(|| wasmtime::format_err!("an export is no function"))
+    };
+    let memory = export(&core.memory)?.into_memory();
+    let memory = memory.ok_or_else(|| wasmtime::format_err!("`memory` is no memory"))?;
+    let (alloc, handle) = (function(export(&core.alloc)?)?, function(export(&core.handle)?)?);
+    let initialize = core.initialize.as_ref().map(export).transpose()?;
+    if let Some(initialize) = initialize.and_then(Extern::into_func)
+        && let Ok(initialize) = initialize.typed::<(), ()>(&*store)
+    {
+        initialize.call_async(&mut *store, ()).await?;
+    }
+    let (alloc, handle) = (alloc.typed(&*store)?, handle.typed(&*store)?);
+    Ok(Entry::Core { memory, alloc, handle })
 }
 
 impl Instance {

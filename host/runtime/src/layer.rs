@@ -10,8 +10,10 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 use wambda_model::limits::{
     LAYER_FILES_MAX, LAYERS_BYTES_MAX, LISTINGS_BYTES_MAX, LISTINGS_MAX, ZIP_RATIO_MAX,
 };
@@ -21,6 +23,10 @@ use zip::ZipArchive;
 /// Length and depth of a file's path within a layer.
 const PATH_BYTES_MAX: usize = 1_024;
 const PATH_DEPTH_MAX: usize = 32;
+
+/// How many unpack at a time, and how long others wait for that.
+const UNPACKING_MAX: usize = 4;
+const UNPACK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Fetches the zip of a layer.
 pub type LayerSource =
@@ -34,8 +40,7 @@ pub struct LayerDirs {
     source: LayerSource,
     /// What is unpacked, by its layers in their order.
     trees: Mutex<HashMap<Vec<Digest>, Weak<Tree>>>,
-    /// Held by who unpacks.
-    turn: tokio::sync::Mutex<()>,
+    turns: Semaphore,
 }
 
 /// Unpacked layers. The directory is removed with it.
@@ -100,13 +105,8 @@ impl LayerDirs {
             _ => {}
         }
         DirBuilder::new().mode(0o700).create(&dir)?;
-        Ok(Self {
-            dir,
-            limit,
-            source,
-            trees: Mutex::default(),
-            turn: tokio::sync::Mutex::default(),
-        })
+        let turns = Semaphore::new(UNPACKING_MAX);
+        Ok(Self { dir, limit, source, trees: Mutex::default(), turns })
     }
 
     /// The directory of these layers; none when there are none.
@@ -118,8 +118,11 @@ impl LayerDirs {
         if let Some(known) = self.lock().get(&key).and_then(Weak::upgrade) {
             return Ok(Some(known));
         }
-        // One at a time: each counts what the others took.
-        let _turn = self.turn.lock().await;
+        // Few at a time, and nobody for long: each takes seconds of a core at most, and what is in use counts for the next.
+        let turn = tokio::time::timeout(UNPACK_PATIENCE, self.turns.acquire()).await;
+        let Ok(Ok(_turn)) = turn else {
+            return Err("too many layers are being unpacked: try again".to_owned());
+        };
         if let Some(known) = self.lock().get(&key).and_then(Weak::upgrade) {
             return Ok(Some(known));
         }
@@ -138,6 +141,10 @@ impl LayerDirs {
         let tree = unpacked.map_err(|lost| lost.to_string())?.map_err(|error| error.to_string())?;
         let mut trees = self.lock();
         trees.retain(|_, tree| tree.strong_count() > 0);
+        // Somebody else may have been quicker; what is not needed goes again.
+        if let Some(known) = trees.get(&key).and_then(Weak::upgrade) {
+            return Ok(Some(known));
+        }
         let tree = Arc::new(tree);
         trees.insert(key, Arc::downgrade(&tree));
         Ok(Some(tree))

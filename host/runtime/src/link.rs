@@ -3,7 +3,7 @@
 
 use wambda_model::Kind;
 use wasmtime::component::{self, Component, FutureReader, Resource, ResourceType, StreamReader};
-use wasmtime::{Linker, Module, StoreContextMut};
+use wasmtime::{Linker, Module, ModuleExport, StoreContextMut};
 use wasmtime_wasi::filesystem::WasiFilesystemView;
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi::p2::bindings::filesystem::types::{
@@ -27,12 +27,37 @@ pub(crate) struct Linkers {
 
 /// A version, ready to be instantiated.
 pub(crate) enum Prepared {
-    Core(wasmtime::InstancePre<State>),
+    Core(CorePre),
     CoreCommand(wasmtime::InstancePre<State>),
     Event(HandlerPre<State>),
     Command(CommandPre<State>),
     Http(ProxyPre<State>),
     Http3(ServicePre<State>),
+}
+
+/// A core handler, with its exports found: they are looked up by their places in each instance, not by their names.
+pub(crate) struct CorePre {
+    pub(crate) pre: wasmtime::InstancePre<State>,
+    pub(crate) memory: ModuleExport,
+    pub(crate) alloc: ModuleExport,
+    pub(crate) handle: ModuleExport,
+    pub(crate) initialize: Option<ModuleExport>,
+}
+
+impl CorePre {
+    fn new(module: &Module, pre: wasmtime::InstancePre<State>) -> wasmtime::Result<Self> {
+        let found = |name: &str| {
+            let export = module.get_export_index(name);
+            export.ok_or_else(|| wasmtime::format_err!("export `{name}` is missing"))
+        };
+        Ok(Self {
+            pre,
+            memory: found("memory")?,
+            alloc: found("wambda_alloc")?,
+            handle: found("wambda_handle")?,
+            initialize: module.get_export_index("_initialize"),
+        })
+    }
 }
 
 impl Linkers {
@@ -79,7 +104,7 @@ impl Linkers {
     fn prepare_module(&self, kind: Kind, module: &Module) -> wasmtime::Result<Prepared> {
         let pre = self.core.instantiate_pre(module)?;
         match kind {
-            Kind::Core => Ok(Prepared::Core(pre)),
+            Kind::Core => Ok(Prepared::Core(CorePre::new(module, pre)?)),
             Kind::Command => Ok(Prepared::CoreCommand(pre)),
             other => wasmtime::bail!("a core module cannot be of kind {}", other.as_str()),
         }

@@ -153,6 +153,7 @@ impl Run {
     ) -> Result<Outcome, InvokeError> {
         let version = Arc::clone(self.version());
         let meter = self.meter();
+        let is_head = request.method() == ::http::Method::HEAD;
         let (head, received) = oneshot::channel();
         let report = Arc::new(OnceLock::new());
         let guest = Box::pin(self.http_guest(request, head, Arc::clone(&report)));
@@ -162,8 +163,9 @@ impl Run {
             // It failed before anything was sent: there is still time to say so.
             (_, Guest::Ended(Ok(Err(HttpEnd::Failed(error))))) => Err(error),
             (Some(Ok(response)), guest) => {
-                let stream = |body| Streaming::new(body, guest).boxed_unsync();
-                Ok(Reply::Http(response.map(stream)))
+                let (head, body) = response.into_parts();
+                let body = Streaming::new(&head, is_head, body, guest).boxed_unsync();
+                Ok(Reply::Http(::http::Response::from_parts(head, body)))
             }
             (Some(Err(why)), _) => {
                 Err(FunctionError::returned("Runtime.InvalidResponse", why, Vec::new()))

@@ -396,11 +396,14 @@ async fn upkeep(dispatcher: Arc<Dispatcher>, functions: Arc<Functions>) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ticks = 0;
+    // At once after a change, and not for each of many: it looks at all functions.
+    let mut rested = true;
     loop {
         let asked = tokio::select! {
-            () = changed.notified() => true,
-            _ = tick.tick() => false,
+            () = changed.notified(), if rested => true,
+            _ = tick.tick() => !rested && changed.notified().now_or_never().is_some(),
         };
+        rested = !asked;
         ticks = if asked { 0 } else { (ticks + 1) % RECONCILE_TICKS };
         let round = || {
             if asked || ticks == 0 {
