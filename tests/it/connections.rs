@@ -71,6 +71,12 @@ fn questions_are_answered_while_others_hold_every_place() {
         );
         assert!(answer.contains("as many connections are open as may be"), "{line}: {answer}");
     }
+    // Nor does who is refused stay, with a body that does not come.
+    let begin = Instant::now();
+    let mut idle = server.connect_from(from);
+    idle.write_all(b"POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\nhalf").unwrap();
+    assert!(rest(idle).starts_with("HTTP/1.1 503"));
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
     // Nor can one address have all that is kept: it holds eight of them already.
     let more = hold(&server, "127.0.0.3", 40);
     let begin = Instant::now();
