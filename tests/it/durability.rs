@@ -108,6 +108,21 @@ fn a_damaged_artifact_is_compiled_again_and_never_run() {
         assert_eq!(server.invoke("echo", "x").expect(200).text(), "x");
         assert_eq!(server.metric("wambda_compile_seconds_count"), 1.0);
     }
+    // One is not taken for another.
+    server.deploy("count", wats::counter().as_bytes(), "");
+    let [one, other] = artifacts(&server).try_into().unwrap();
+    server.kill();
+    for extension in ["cwasm", "mac"] {
+        let [one, other] = [&one, &other].map(|path| path.with_extension(extension));
+        let bytes = [&one, &other].map(|path| std::fs::read(path).unwrap());
+        std::fs::write(&one, &bytes[1]).unwrap();
+        std::fs::write(&other, &bytes[0]).unwrap();
+    }
+    server.restart();
+    assert_eq!(server.invoke("echo", "x").expect(200).text(), "x");
+    assert_eq!(server.invoke("count", "x").expect(200).text(), "1");
+    assert_eq!(server.metric("wambda_compile_seconds_count"), 2.0);
+    server.request("DELETE", "/v1/functions/count", &[], b"").expect(204);
     // Without the key nothing is authentic: everything is made again, nothing is lost.
     server.kill();
     std::fs::remove_file(server.data().join("artifact.key")).unwrap();

@@ -18,7 +18,7 @@ fn broken_requests_are_answered_or_dropped() {
     let server = Server::start();
     server.deploy("f", wats::echo().as_bytes(), "");
     let long = "x".repeat(70_000);
-    let many = "a: b\r\n".repeat(200);
+    let (many, large) = ("a: b\r\n".repeat(200), "x".repeat(40_000));
     for (name, request, wanted) in [
         ("no host", "GET /healthz HTTP/1.1\r\n\r\n".to_owned(), 400),
         ("two hosts", "GET /healthz HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n".to_owned(), 400),
@@ -28,6 +28,7 @@ fn broken_requests_are_answered_or_dropped() {
         ("bad method", "G\x01T / HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(), 400),
         ("long target", format!("GET /{long} HTTP/1.1\r\nhost: a\r\n\r\n"), 414),
         ("long header", format!("GET / HTTP/1.1\r\nhost: a\r\nx: {long}\r\n\r\n"), 431),
+        ("large headers", format!("GET / HTTP/1.1\r\nhost: a\r\nx: {large}\r\n\r\n"), 431),
         ("many headers", format!("GET / HTTP/1.1\r\nhost: a\r\n{many}\r\n"), 431),
         ("bad length", "POST /v1/functions/f/invoke HTTP/1.1\r\nhost: a\r\ncontent-length: x\r\n\r\n".to_owned(), 400),
         ("two lengths", "POST /v1/functions/f/invoke HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab".to_owned(), 400),

@@ -110,6 +110,14 @@ fn events_for_http_guests_are_bounded_too() {
     assert_eq!(answer.header("x-wambda-error"), "Function.ResponseSizeTooLarge");
     let big = server.get("/fn/g/big").expect(200);
     assert_eq!(big.body.len(), 7 << 20, "a streamed response is not bound to 6 MB");
+    // More headers than a map can hold, and more than a head may take.
+    for (count, status) in [(500, 200), (40_000, 400)] {
+        let headers: serde_json::Map<_, _> =
+            (0..count).map(|n| (format!("x{n}"), json!(""))).collect();
+        let event = json!({"rawPath": "/headers", "headers": headers}).to_string();
+        let answer = server.invoke("g", &event).expect(status);
+        assert!(status == 200 || answer.message().contains("32768"), "{}", answer.text());
+    }
     server.assert_well();
 }
 

@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
+use wambda_model::limits::HEAD_BYTES_MAX;
 use wambda_model::{Body, BodyError, FunctionError, RequestId, body};
 
 use crate::{ApiError, Response, reply};
@@ -201,31 +202,46 @@ pub fn response_from_result(result: &Bytes) -> Result<Response, String> {
         Some(other) => other.to_string().into(),
     };
     let mut response = reply::bytes(status, content);
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, reply::JSON);
-    for (name, value) in shape.get("headers").and_then(Value::as_object).into_iter().flatten() {
-        put_header(headers, name, value)?;
-    }
-    for cookie in shape.get("cookies").and_then(Value::as_array).into_iter().flatten() {
-        let value = cookie.as_str().and_then(|text| HeaderValue::from_str(text).ok());
-        headers.append(SET_COOKIE, value.ok_or_else(|| format!("cookie {cookie} is not valid"))?);
-    }
+    response.headers_mut().insert(CONTENT_TYPE, reply::JSON);
+    put_headers(response.headers_mut(), &shape, SET_COOKIE)?;
     Ok(response)
 }
 
-fn put_header(headers: &mut HeaderMap, name: &str, value: &Value) -> Result<(), String> {
-    let parsed = HeaderName::from_bytes(name.as_bytes())
-        .map_err(|_| format!("header name {name:?} is not valid"))?;
-    if is_framing(&parsed) {
-        return Ok(());
-    }
-    let text = match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
+/// Puts the headers and cookies of an event or a result where HTTP has them, within what a head may take.
+fn put_headers(
+    into: &mut HeaderMap,
+    shape: &serde_json::Map<String, Value>,
+    cookie_name: HeaderName,
+) -> Result<(), String> {
+    let mut bytes = 0;
+    let mut count = |name: &HeaderName, value: &HeaderValue| {
+        bytes += name.as_str().len() + value.len() + 4;
+        match bytes > HEAD_BYTES_MAX {
+            true => Err(format!("the headers take more than {HEAD_BYTES_MAX} bytes")),
+            false => Ok(()),
+        }
     };
-    let value = HeaderValue::from_str(&text)
-        .map_err(|_| format!("the value of header {name} is not valid"))?;
-    headers.insert(parsed, value);
+    for (name, value) in shape.get("headers").and_then(Value::as_object).into_iter().flatten() {
+        let parsed = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| format!("header name {name:?} is not valid"))?;
+        if is_framing(&parsed) {
+            continue;
+        }
+        let text = match value {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let value = HeaderValue::from_str(&text)
+            .map_err(|_| format!("the value of header {name} is not valid"))?;
+        count(&parsed, &value)?;
+        into.insert(parsed, value);
+    }
+    for cookie in shape.get("cookies").and_then(Value::as_array).into_iter().flatten() {
+        let value = cookie.as_str().and_then(|text| HeaderValue::from_str(text).ok());
+        let value = value.ok_or_else(|| format!("cookie {cookie} is not valid"))?;
+        count(&cookie_name, &value)?;
+        into.append(cookie_name.clone(), value);
+    }
     Ok(())
 }
 
@@ -275,16 +291,7 @@ pub fn request_from_event(event: &Bytes, function: &str) -> Result<http::Request
     let fallback = HeaderValue::from_str(function).map_err(|e| wrong(e.to_string()))?;
     if let Some(headers) = request.headers_mut() {
         headers.insert(HOST, fallback);
-        for (name, value) in event.get("headers").and_then(Value::as_object).into_iter().flatten() {
-            put_header(headers, name, value).map_err(wrong)?;
-        }
-        for cookie in event.get("cookies").and_then(Value::as_array).into_iter().flatten() {
-            let value = cookie.as_str().and_then(|text| HeaderValue::from_str(text).ok());
-            headers.append(
-                COOKIE,
-                value.ok_or_else(|| wrong(format!("cookie {cookie} is not valid")))?,
-            );
-        }
+        put_headers(headers, event, COOKIE).map_err(wrong)?;
     }
     let content = match text("body") {
         None => Bytes::new(),
@@ -364,6 +371,17 @@ mod tests {
             r#"{"statusCode":200,"cookies":[1]}"#,
         ] {
             assert!(status(bad).is_err(), "{bad} was taken");
+        }
+        let many = |count: usize| {
+            let headers: serde_json::Map<_, _> =
+                (0..count).map(|n| (format!("x{n}"), json!(""))).collect();
+            let cookies = vec!["a"; count / 2];
+            json!({"statusCode": 200, "headers": headers, "cookies": cookies}).to_string()
+        };
+        assert_eq!(status(&many(1_000)), Ok(200));
+        for count in [8_000, 30_000, 40_000] {
+            assert!(status(&many(count)).unwrap_err().contains("32768"), "{count}");
+            assert!(request_from_event(&many(count).into(), "f").is_err(), "{count}");
         }
         let shaped = r#"{"statusCode":200,"headers":{"Content-Length":"1","Transfer-Encoding":"chunked","X":1}}"#;
         let response = response_from_result(&shaped.into()).unwrap();

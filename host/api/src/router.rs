@@ -144,6 +144,14 @@ async fn small(
         return (Surface::System, own(api, Surface::System, request, peer).await);
     };
     let (parts, incoming) = request.into_parts();
+    // Which of them it is for may be in the body; for none of them is a stranger's read when it is large.
+    let services = [Surface::Iam, Surface::Sts, Surface::Logs, Surface::CloudWatch];
+    let expected = services.map(|service| auth::expect(api, service, &parts));
+    if expected.iter().all(Result::is_err)
+        && let [Err(error), ..] = expected
+    {
+        return (surface, Err(error));
+    }
     let whole = match body::read(&api.room, peer, incoming, SMALL_BYTES_MAX).await {
         Ok(whole) => whole,
         Err(error) => return (surface, Err(error)),

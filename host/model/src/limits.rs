@@ -191,6 +191,10 @@ pub const POLICIES_MAX: usize = 20;
 
 // ---- instances --------------------------------------------------------------------------------
 
+/// Memory of an instance that is called on the threads that answer; with more of it, or when it may have more and nothing
+/// is known of it, it is called on the long-run threads. Filling this much takes a fifth of a second.
+pub const INLINE_MEMORY_BYTES_MAX: u64 = 128 * MIB;
+
 /// Invocations after which a warm instance is replaced.
 pub const INSTANCE_USES_MAX: u32 = 1_000_000;
 /// Age at which a warm instance is replaced.

@@ -115,7 +115,7 @@ impl Artifacts {
         engine: &Engine,
     ) -> io::Result<()> {
         let path = self.path(digest, kind, engine);
-        let mac = self.mac(finished)?;
+        let mac = self.mac(finished, &path)?;
         File::open(finished)?.sync_data()?;
         let unsealed = finished.with_extension("mac");
         let mut file = OpenOptions::new()
@@ -133,9 +133,11 @@ impl Artifacts {
         Ok(())
     }
 
-    fn mac(&self, path: &Path) -> io::Result<hmac::Tag> {
-        let mut file = File::open(path)?;
+    /// Of what is in `file`, as the artifact of that name: one is not taken for another.
+    fn mac(&self, file: &Path, artifact: &Path) -> io::Result<hmac::Tag> {
+        let mut file = File::open(file)?;
         let mut mac = hmac::Context::with_key(&self.key);
+        mac.update(artifact.file_name().unwrap_or_default().as_encoded_bytes());
         let mut buffer = vec![0; 256 << 10];
         loop {
             match file.read(&mut buffer)? {
@@ -152,7 +154,7 @@ impl Artifacts {
         let Ok(wanted) = std::fs::read(path.with_extension("mac")) else {
             return false;
         };
-        let Ok(found) = self.mac(&path) else {
+        let Ok(found) = self.mac(&path, &path) else {
             return false;
         };
         ring_eq(found.as_ref(), &wanted)

@@ -221,9 +221,12 @@ impl Inner {
             let loaded =
                 tokio::task::spawn_blocking(load).await.map_err(|e| internal(e.to_string()))?;
             if let Some(ready) = loaded.map_err(|e| internal(format!("{e:#}")))? {
-                let opt = self.layers.get(&version.attributes.layers).await;
-                let opt = opt.map_err(InvokeError::Unavailable)?;
-                check_files(opt.as_deref(), version)?;
+                let layers = &version.attributes.layers;
+                let seen =
+                    self.layers.seen(layers).transpose().map_err(InvokeError::Unavailable)?;
+                check_files(seen, version)?;
+                let opt = self.layers.get(layers).await.map_err(InvokeError::Unavailable)?;
+                check_files(opt.as_deref().map(Tree::largest), version)?;
                 return Ok(Ready { opt, ..ready });
             }
             if attempt == 0 {
@@ -395,8 +398,8 @@ fn refused(reason: ThrottleReason, limit: u64, value: u64) -> InvokeError {
 }
 
 /// WASI preview 1 reads a file by way of as much of the host's memory as the guest asks for.
-fn check_files(opt: Option<&Tree>, version: &Version) -> Result<(), InvokeError> {
-    match opt.map(Tree::largest) {
+fn check_files(largest: Option<u64>, version: &Version) -> Result<(), InvokeError> {
+    match largest {
         Some(largest) if !version.component && largest > PREVIEW_1_FILE_BYTES_MAX => {
             Err(InvokeError::InvalidRequest(format!(
                 "a core module may have layers with files of {PREVIEW_1_FILE_BYTES_MAX} bytes, these have one of \

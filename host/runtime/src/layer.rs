@@ -26,6 +26,8 @@ const PATH_DEPTH_MAX: usize = 32;
 
 /// How many unpack at a time, and how long others wait for that.
 const UNPACKING_MAX: usize = 4;
+/// Layers together of which it is remembered what is in them.
+const SEEN_MAX: usize = 1_000;
 const UNPACK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Fetches the zip of a layer.
@@ -41,6 +43,8 @@ pub struct LayerDirs {
     /// What is unpacked, by its layers in their order.
     trees: Mutex<HashMap<Vec<Digest>, Weak<Tree>>>,
     turns: Semaphore,
+    /// What unpacking has shown, whether it is still there or not: nothing is unpacked to be refused again.
+    seen: Mutex<HashMap<Vec<Digest>, Result<u64, String>>>,
 }
 
 /// Unpacked layers. The directory is removed with it.
@@ -106,7 +110,7 @@ impl LayerDirs {
         }
         DirBuilder::new().mode(0o700).create(&dir)?;
         let turns = Semaphore::new(UNPACKING_MAX);
-        Ok(Self { dir, limit, source, trees: Mutex::default(), turns })
+        Ok(Self { dir, limit, source, trees: Mutex::default(), turns, seen: Mutex::default() })
     }
 
     /// The directory of these layers; none when there are none.
@@ -138,7 +142,17 @@ impl LayerDirs {
         }
         let dir = self.dir.clone();
         let unpacked = tokio::task::spawn_blocking(move || unpack_all(&dir, &zips)).await;
-        let tree = unpacked.map_err(|lost| lost.to_string())?.map_err(|error| error.to_string())?;
+        let unpacked = unpacked.map_err(|lost| lost.to_string())?;
+        let verdict = match &unpacked {
+            Ok(tree) => Some(Ok(tree.largest)),
+            Err(BuildError::Invalid(why)) => Some(Err(why.clone())),
+            // The machine may do better next time.
+            Err(_) => None,
+        };
+        if let Some(verdict) = verdict {
+            self.remember(&key, verdict);
+        }
+        let tree = unpacked.map_err(|error| error.to_string())?;
         let mut trees = self.lock();
         trees.retain(|_, tree| tree.strong_count() > 0);
         // Somebody else may have been quicker; what is not needed goes again.
@@ -148,6 +162,20 @@ impl LayerDirs {
         let tree = Arc::new(tree);
         trees.insert(key, Arc::downgrade(&tree));
         Ok(Some(tree))
+    }
+
+    /// Bytes of the largest file in these layers, or why they cannot be unpacked; none when they have not been.
+    pub(crate) fn seen(&self, layers: &[LayerUse]) -> Option<Result<u64, String>> {
+        let key: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
+    }
+
+    fn remember(&self, key: &[Digest], verdict: Result<u64, String>) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() >= SEEN_MAX {
+            seen.clear();
+        }
+        seen.insert(key.to_vec(), verdict);
     }
 
     /// Bytes of what is unpacked.

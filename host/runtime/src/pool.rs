@@ -7,7 +7,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tokio::sync::OnceCell;
 use wambda_model::invocation::InstanceCounts;
-use wambda_model::limits::{INSTANCE_AGE_MAX, INSTANCE_USES_MAX};
+use wambda_model::limits::{INLINE_MEMORY_BYTES_MAX, INSTANCE_AGE_MAX, INSTANCE_USES_MAX};
 use wambda_model::{InvokeError, Reuse, StartKind, Version, clock};
 
 use crate::engine::EngineKind;
@@ -145,9 +145,14 @@ impl Unit {
         idle.virgin.pop().map(|instance| (instance, StartKind::Prewarmed))
     }
 
-    /// Whether the next call is expected to be long.
+    /// Whether the next call is expected to be long, or could hold up the thread that answers: nothing interrupts a bulk
+    /// operation over an instance's memory, and how much of it there will be is not known before the first call.
     pub(crate) fn expects_long(&self) -> bool {
-        self.long_calls.load(Relaxed) > 0
+        let bytes = match self.expected_bytes.load(Relaxed) {
+            0 => self.version.config.memory_bytes,
+            known => known,
+        };
+        self.long_calls.load(Relaxed) > 0 || bytes > INLINE_MEMORY_BYTES_MAX
     }
 
     /// Bytes that an instance is likely to take.
@@ -168,7 +173,7 @@ impl Unit {
     pub(crate) fn note_length(&self, was_long: bool) {
         if was_long {
             self.long_calls.store(LONG_CALLS, Relaxed);
-        } else if self.expects_long() {
+        } else if self.long_calls.load(Relaxed) > 0 {
             let less = |calls: u32| Some(calls.saturating_sub(1));
             let _ = self.long_calls.fetch_update(Relaxed, Relaxed, less);
         }
