@@ -12,6 +12,9 @@ use serde_json::json;
 use wambda_tests::outside::{Dns, Web, say};
 use wambda_tests::{Answer, Server, eventually, guest};
 
+/// The same in WASI 0.2 and in 0.3.
+const BOTH: [&str; 2] = ["f", "f3"];
+
 /// A role that may reach these hosts (`HOST:PORT`, with wildcards).
 pub(crate) fn role(server: &Server, name: &str, hosts: &[&str]) {
     server.role(name);
@@ -69,6 +72,7 @@ fn world(more: &[&str]) -> World {
     let server = Server::with(&arguments);
     role(&server, "all", &["*"]);
     server.deploy("f", &guest("http"), "timeout=10&role=all");
+    server.deploy("f3", &guest("http3"), "timeout=10&role=all");
     World { server, dns, good, bad }
 }
 
@@ -132,8 +136,10 @@ fn names_are_resolved_once_and_what_they_lead_to_is_filtered() {
         ("missing.test", "DnsError"),
         ("localhost", "DestinationIpProhibited"),
     ] {
-        let said = http(&server, "f", &format!("{name}:{port}"));
-        assert!(said.contains(wanted), "{name}: {said}");
+        for function in BOTH {
+            let said = http(&server, function, &format!("{name}:{port}"));
+            assert!(said.contains(wanted), "{function}, {name}: {said}");
+        }
     }
     // Rebinding: each request is resolved anew, and filtered anew; what is dialled is what was filtered.
     dns.tell("rebind.test", &[&["127.0.0.2"], &["127.0.0.3"], &["127.0.0.2"], &["127.0.0.3"]]);
@@ -141,7 +147,10 @@ fn names_are_resolved_once_and_what_they_lead_to_is_filtered() {
         let said = http(&server, "f", &format!("rebind.test:{port}"));
         assert!(said == "200 4 twin" || said.contains("DestinationIpProhibited"), "{said}");
     }
-    assert!(http(&server, "f", &format!("rebind.test:{port}")).contains("DestinationIpProhibited"));
+    for function in BOTH {
+        let said = http(&server, function, &format!("rebind.test:{port}"));
+        assert!(said.contains("DestinationIpProhibited"), "{function}: {said}");
+    }
     assert_eq!((bad.visits(), good.visits()), (0, 0));
     assert!(twin.visits() >= 2);
     assert!(outcomes(&server, "f", "forbidden") >= 3.0 && outcomes(&server, "f", "dns") >= 2.0);
@@ -296,8 +305,6 @@ fn no_spelling_of_a_forbidden_address_is_reached() {
             } else {
                 format!("{spelling}:{port}")
             };
-            let said = fetch(&server, "f", scheme, &authority, &[]).expect(200).text();
-            assert!(said.starts_with("error"), "{scheme}://{authority}: {said}");
             let known = [
                 "IpProhibited",
                 "UriInvalid",
@@ -306,7 +313,12 @@ fn no_spelling_of_a_forbidden_address_is_reached() {
                 "InternalError",
                 "HttpProtocolError",
             ];
-            assert!(known.iter().any(|code| said.contains(code)), "{scheme}://{authority}: {said}");
+            for function in BOTH {
+                let said = fetch(&server, function, scheme, &authority, &[]).expect(200).text();
+                let told =
+                    said.starts_with("error") && known.iter().any(|code| said.contains(code));
+                assert!(told, "{function}, {scheme}://{authority}: {said}");
+            }
         }
     }
     assert_eq!(bad.visits(), 0);
@@ -316,9 +328,11 @@ fn no_spelling_of_a_forbidden_address_is_reached() {
 
 #[test]
 fn the_server_itself_is_out_of_reach() {
-    let server = Server::with(&["--egress-allow", "127.0.0.0/8,::1", "--egress-deny", "127.0.0.9"]);
+    let allow = ["--egress-allow", "127.0.0.0/8,::1", "--egress-deny", "127.0.0.9", "--wasi03"];
+    let server = Server::with(&allow);
     role(&server, "all", &["*"]);
     server.deploy("f", &guest("http"), "role=all");
+    server.deploy("f3", &guest("http3"), "role=all");
     let own = server.address().to_owned();
     let port = own.rsplit(':').next().unwrap();
     // Of the two addresses of localhost one is the server's.
@@ -326,8 +340,10 @@ fn the_server_itself_is_out_of_reach() {
     assert!(said.starts_with("error"), "{said}");
     for authority in [own.clone(), format!("[::ffff:127.0.0.1]:{port}"), format!("0.0.0.0:{port}")]
     {
-        let said = http(&server, "f", &authority);
-        assert!(said.contains("DestinationIpProhibited"), "{authority}: {said}");
+        for function in BOTH {
+            let said = http(&server, function, &authority);
+            assert!(said.contains("DestinationIpProhibited"), "{function}, {authority}: {said}");
+        }
     }
     let listed = Web::start("127.0.0.9", |_, stream| say(stream, "x"));
     assert!(http(&server, "f", &listed.address.to_string()).contains("DestinationIpProhibited"));

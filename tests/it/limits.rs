@@ -478,6 +478,35 @@ fn layers_that_are_unpacked_take_no_more_than_all_code_may() {
 }
 
 #[test]
+fn the_queue_is_bounded_in_bytes_and_in_age() {
+    let server = Server::start();
+    server.deploy("f", &guest("event"), "timeout=30&memory=64&concurrency=1&queue=100&payload=6MB");
+    let sleep = |ms: u32, bytes: usize| {
+        let event = serde_json::json!({"do": "sleep", "ms": ms, "more": "x".repeat(bytes)});
+        server.invoke("f", &event.to_string())
+    };
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| sleep(11_500, 0));
+        let running = || server.get("/v1/functions/f/scaling").json()["running"] == 1;
+        eventually(Duration::from_secs(2), || running().then_some(()));
+        // Eleven of them are 64 MiB, and a little.
+        let large: Vec<_> = (0..11).map(|_| scope.spawn(|| sleep(1, (6 << 20) - 200))).collect();
+        let answers: Vec<_> = large.into_iter().map(|call| call.join().unwrap()).collect();
+        let says = |what: &str| {
+            let of = |answer: &&wambda_tests::Answer| answer.message().contains(what);
+            answers.iter().filter(|answer| answer.status == 429).filter(of).count()
+        };
+        let told: Vec<_> = answers.iter().map(|answer| (answer.status, answer.message())).collect();
+        assert_eq!(says("67108864"), 1, "{told:?}");
+        assert_eq!(says("10000"), 10, "{told:?}");
+        let slowest = answers.iter().map(|answer| answer.took).max().unwrap();
+        assert!((10..14).contains(&slowest.as_secs()), "{slowest:?}");
+        first.join().unwrap().expect(200);
+    });
+    server.assert_well();
+}
+
+#[test]
 fn a_response_streams_so_many_bytes_and_breaks_off() {
     let server = Server::start();
     server.deploy("f", &guest("http"), "timeout=120");
