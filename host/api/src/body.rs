@@ -13,7 +13,9 @@ use http::header::EXPECT;
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use wambda_model::clock;
-use wambda_model::limits::{BODY_PACE_MIN, CLIENT_PATIENCE_DEFAULT};
+use wambda_model::limits::{
+    BODY_PACE_MIN, CLIENT_PATIENCE_DEFAULT, DISCARD_BYTES_MAX, DISCARD_TIME_MAX,
+};
 
 use crate::ApiError;
 use crate::room::{Room, Share};
@@ -162,10 +164,6 @@ impl Drop for Coming {
         self.source.over();
     }
 }
-
-/// How much of an unread body is taken, and for how long.
-const DISCARD_BYTES_MAX: u64 = 64 << 20;
-const DISCARD_TIME_MAX: Duration = Duration::from_secs(10);
 
 impl Rest {
     /// The body of a request with these headers; `source` gives who sends it, if there is one at all, and is told of

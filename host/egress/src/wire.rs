@@ -24,18 +24,15 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use wambda_model::clock;
 use wambda_model::limits::{
-    EGRESS_CONNECTIONS_MAX, EGRESS_FUNCTION_CONNECTIONS_MAX, EGRESS_HEAD_BYTES_MAX,
-    EGRESS_INSTANCE_CONNECTIONS_MAX, HEADERS_MAX,
+    EGRESS_ADDRESS_PATIENCE, EGRESS_ADDRESSES_MAX, EGRESS_CONNECTIONS_MAX,
+    EGRESS_FUNCTION_CONNECTIONS_MAX, EGRESS_HEAD_BYTES_MAX, EGRESS_INSTANCE_CONNECTIONS_MAX,
+    HEADERS_MAX,
 };
 
 use crate::body::{Counted, Direction, Progress};
 use crate::error::Error;
 use crate::target::Target;
 use crate::{Egress, Session, Terms};
-
-/// Addresses of a host that are tried, and how long each.
-const ADDRESSES_MAX: usize = 8;
-const ADDRESS_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Speaks TLS to servers whose certificates the machine's authorities vouch for, or, when there are
 /// none on this machine, Mozilla's.
@@ -139,9 +136,9 @@ impl Egress {
         addresses: &[SocketAddr],
     ) -> Result<Box<dyn Stream>, Error> {
         let mut last = String::new();
-        for address in addresses.iter().take(ADDRESSES_MAX) {
+        for address in addresses.iter().take(EGRESS_ADDRESSES_MAX) {
             // One that does not answer must not take the time of the others.
-            let connected = timeout(ADDRESS_PATIENCE, TcpStream::connect(address)).await;
+            let connected = timeout(EGRESS_ADDRESS_PATIENCE, TcpStream::connect(address)).await;
             match connected {
                 Ok(Ok(stream)) => {
                     let _ = stream.set_nodelay(true);

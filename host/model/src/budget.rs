@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
+use crate::limits::SHARE_PARTS;
+
 /// Frees some memory that nobody uses now, of all functions or of that one whose count this is; says whether it found
 /// any.
 pub type Reliever = Box<dyn Fn(Option<&Arc<AtomicU64>>) -> bool + Send + Sync>;
@@ -63,7 +65,8 @@ impl Budget {
     /// Bytes that one function may hold: three quarters, so that it is not alone.
     #[must_use]
     pub fn each(&self) -> u64 {
-        self.limit / 4 * 3
+        let (part, of) = SHARE_PARTS;
+        self.limit / of * part
     }
 
     /// An empty charge against this budget, of a function that holds `own` bytes by now.

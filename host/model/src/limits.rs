@@ -309,3 +309,32 @@ pub const STUCK_AFTER_DEFAULT: Duration = Duration::from_secs(30);
 pub const STUCK_AFTER_MIN: Duration = Duration::from_millis(10);
 /// Time between the end of readiness and the cancellation of what still runs.
 pub const DRAIN_DEFAULT: Duration = Duration::from_secs(30);
+/// Threads for what blocks: disks, checks of large uploads. What waits for one is bounded by who asked for it: a
+/// connection waits for one at a time, and a guest's files are few.
+pub const BLOCKING_THREADS_MAX: usize = 64;
+/// A function has at most so many of so many parts of the memory budget, and of the instance slots.
+pub const SHARE_PARTS: (u64, u64) = (3, 4);
+/// Fewest bytes of a free slot that stay in memory.
+pub const SLOT_RESIDENT_BYTES_MIN: u64 = 64 << 10;
+/// Most bytes of a free slot that stay in memory.
+pub const SLOT_RESIDENT_BYTES_MAX: u64 = 4 * MIB;
+/// Slots of the engine for WASI 0.3.
+pub const CONCURRENT_SLOTS_MAX: u32 = 512;
+/// Layers that are unpacked at a time.
+pub const LAYERS_UNPACKING_MAX: usize = 4;
+/// Longest wait for that.
+pub const LAYERS_UNPACKING_PATIENCE: Duration = Duration::from_secs(10);
+/// Length of a file's path within a layer.
+pub const LAYER_PATH_BYTES_MAX: usize = 1_024;
+/// Its parts.
+pub const LAYER_PATH_DEPTH_MAX: usize = 32;
+/// Bytes that one write of a guest to its output may carry.
+pub const LOG_WRITE_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a body that nobody reads which are taken off the wire all the same.
+pub const DISCARD_BYTES_MAX: u64 = 64 * MIB;
+/// How long that is done.
+pub const DISCARD_TIME_MAX: Duration = Duration::from_secs(10);
+/// Addresses of a host that are tried.
+pub const EGRESS_ADDRESSES_MAX: usize = 8;
+/// How long each.
+pub const EGRESS_ADDRESS_PATIENCE: Duration = Duration::from_secs(3);

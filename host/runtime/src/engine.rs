@@ -13,15 +13,8 @@ use wasmtime::{
 
 use crate::watchdog;
 
-/// Least and most bytes of a free slot that stay in memory.
-const RESIDENT_MIN: u64 = 64 << 10;
-const RESIDENT_MAX: u64 = 4 << 20;
-
 /// Tables that there are for each slot.
 pub(crate) const TABLES_A_SLOT: u32 = 4;
-
-/// Slots of the engine for WASI 0.3.
-const CONCURRENT_SLOTS_MAX: u32 = 512;
 
 /// What there is room for.
 #[derive(Debug, Clone, Copy)]
@@ -68,7 +61,7 @@ impl EngineKind {
     fn slots(self, slots: u32) -> u32 {
         match self {
             Self::Main => slots,
-            Self::Concurrent => slots.min(CONCURRENT_SLOTS_MAX),
+            Self::Concurrent => slots.min(limits::CONCURRENT_SLOTS_MAX),
         }
     }
 }
@@ -119,7 +112,9 @@ pub fn features() -> wasmtime::Result<wasmparser::WasmFeatures> {
 fn resident_bytes(room: Room) -> usize {
     let slots = EngineKind::Main.slots(room.slots) + EngineKind::Concurrent.slots(room.slots);
     let each = room.budget / 2 / u64::from(slots.max(1));
-    usize::try_from(each.clamp(RESIDENT_MIN, RESIDENT_MAX)).unwrap_or(0) & !0xffff
+    usize::try_from(each.clamp(limits::SLOT_RESIDENT_BYTES_MIN, limits::SLOT_RESIDENT_BYTES_MAX))
+        .unwrap_or(0)
+        & !0xffff
 }
 
 fn pool(kind: EngineKind, room: Room) -> PoolingAllocationConfig {

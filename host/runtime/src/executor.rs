@@ -12,7 +12,7 @@ use rustc_hash::FxBuildHasher;
 use tokio::runtime::Handle;
 use wambda_egress::Egress;
 use wambda_model::invocation::InstanceCounts;
-use wambda_model::limits::PREVIEW_1_FILE_BYTES_MAX;
+use wambda_model::limits::{PREVIEW_1_FILE_BYTES_MAX, SHARE_PARTS};
 use wambda_model::{
     BoxFuture, Budget, Build, BuildError, Digest, Execute, FunctionError, Inspection, Invocation,
     InvokeError, KillReason, Kind, Metrics, Outcome, Payload, Permit, RequestId, Short,
@@ -323,7 +323,9 @@ impl Inner {
 
     /// Slots that one function may have.
     fn slots_each(&self, ready: &Ready) -> u32 {
-        self.engines.slots(ready.engine) / 4 * 3
+        let (part, of) = SHARE_PARTS;
+        let slots = u64::from(self.engines.slots(ready.engine));
+        u32::try_from(slots / of * part).unwrap_or(u32::MAX)
     }
 
     /// Why there are no slots for an instance: the function would have `value`.

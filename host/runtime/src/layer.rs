@@ -10,25 +10,21 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 use wambda_model::limits::{
-    LAYER_FILES_MAX, LAYERS_BYTES_MAX, LISTINGS_BYTES_MAX, LISTINGS_MAX, ZIP_RATIO_MAX,
+    LAYER_FILES_MAX, LAYER_PATH_BYTES_MAX, LAYER_PATH_DEPTH_MAX, LAYERS_BYTES_MAX,
+    LAYERS_UNPACKING_MAX, LAYERS_UNPACKING_PATIENCE, LISTINGS_BYTES_MAX, LISTINGS_MAX,
+    ZIP_RATIO_MAX,
 };
 use wambda_model::{BoxFuture, BuildError, Digest, LayerUse};
+
+use crate::upload::directory_entries;
 use zip::ZipArchive;
 
-/// Length and depth of a file's path within a layer.
-const PATH_BYTES_MAX: usize = 1_024;
-const PATH_DEPTH_MAX: usize = 32;
-
-/// How many unpack at a time, and how long others wait for that.
-const UNPACKING_MAX: usize = 4;
 /// Layers together of which it is remembered what is in them.
 const SEEN_MAX: usize = 1_000;
-const UNPACK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Fetches the zip of a layer.
 pub type LayerSource =
@@ -109,7 +105,7 @@ impl LayerDirs {
             _ => {}
         }
         DirBuilder::new().mode(0o700).create(&dir)?;
-        let turns = Semaphore::new(UNPACKING_MAX);
+        let turns = Semaphore::new(LAYERS_UNPACKING_MAX);
         Ok(Self { dir, limit, source, trees: Mutex::default(), turns, seen: Mutex::default() })
     }
 
@@ -123,7 +119,7 @@ impl LayerDirs {
             return Ok(Some(known));
         }
         // Few at a time, and nobody for long: each takes seconds of a core at most, and what is in use counts for the next.
-        let turn = tokio::time::timeout(UNPACK_PATIENCE, self.turns.acquire()).await;
+        let turn = tokio::time::timeout(LAYERS_UNPACKING_PATIENCE, self.turns.acquire()).await;
         let Ok(Ok(_turn)) = turn else {
             return Err("too many layers are being unpacked: try again".to_owned());
         };
@@ -244,12 +240,18 @@ impl Walk {
                 "a layer may have {LAYER_FILES_MAX} files, got {found}"
             )));
         }
-        let mut dirs = HashSet::new();
+        if directory_entries(zip).is_some_and(|listed| listed != archive.len()) {
+            return Err(BuildError::Invalid("the layer has two entries of one name".to_owned()));
+        }
+        let (mut dirs, mut files) = (HashSet::new(), HashSet::new());
         for at in 0..archive.len() {
             let mut entry = archive.by_index(at).map_err(bad)?;
             let shown = entry.name().map_err(bad)?.into_owned();
             let inner = plain_path(&entry, &shown)?;
             self.note(&inner, entry.is_dir(), &mut dirs)?;
+            if !entry.is_dir() {
+                files.insert(inner.clone());
+            }
             if entry.is_dir() {
                 make_dir(self.target.as_ref().map(|target| target.join(&inner)).as_deref())?;
             } else {
@@ -260,7 +262,13 @@ impl Walk {
                 self.largest = self.largest.max(bytes);
             }
         }
-        Ok(())
+        match files.iter().find(|file| dirs.contains(*file)) {
+            Some(both) => Err(BuildError::Invalid(format!(
+                "{} is a file in the layer, and a directory",
+                both.display()
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Counts a file, and the directories that it makes: they take space as well, and nobody has to name them.
@@ -337,9 +345,11 @@ fn plain_path<R: Read>(
     }
     let inner = entry.enclosed_name().filter(|_| !shown.starts_with('/') && !entry.is_symlink());
     let inner = inner.ok_or_else(|| invalid(shown, "is a link or leaves the archive"))?;
-    if inner.as_os_str().len() > PATH_BYTES_MAX || inner.components().count() > PATH_DEPTH_MAX {
+    if inner.as_os_str().len() > LAYER_PATH_BYTES_MAX
+        || inner.components().count() > LAYER_PATH_DEPTH_MAX
+    {
         return Err(BuildError::Invalid(format!(
-            "the path of a layer's file may have {PATH_BYTES_MAX} bytes and {PATH_DEPTH_MAX} parts"
+            "the path of a layer's file may have {LAYER_PATH_BYTES_MAX} bytes and {LAYER_PATH_DEPTH_MAX} parts"
         )));
     }
     Ok(inner)
@@ -416,9 +426,9 @@ mod tests {
         let many: Vec<String> = (0..=LAYER_FILES_MAX).map(|n| n.to_string()).collect();
         let many: Vec<(&str, &[u8])> = many.iter().map(|n| (n.as_str(), &b""[..])).collect();
         assert!(said(zip_of(&many)).contains("10001"));
-        let deep = format!("{}x", "d/".repeat(PATH_DEPTH_MAX));
+        let deep = format!("{}x", "d/".repeat(LAYER_PATH_DEPTH_MAX));
         assert!(said(zip_of(&[(&deep, b"")])).contains("parts"));
-        assert!(said(zip_of(&[(&"x".repeat(PATH_BYTES_MAX + 1), b"")])).contains("bytes"));
+        assert!(said(zip_of(&[(&"x".repeat(LAYER_PATH_BYTES_MAX + 1), b"")])).contains("bytes"));
         let wide: Vec<String> = (0..400).map(|n| format!("{n}{}", "/d".repeat(30))).collect();
         let wide: Vec<(&str, &[u8])> = wide.iter().map(|n| (n.as_str(), &b""[..])).collect();
         assert!(said(zip_of(&wide)).contains("directories"));

@@ -8,13 +8,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
-use wambda_model::limits::LOG_LINE_BYTES_MAX;
+use wambda_model::limits::{LOG_LINE_BYTES_MAX, LOG_WRITE_BYTES_MAX};
 use wambda_model::{Ending, LogLine, Report, RequestId, Stream, Version, clock};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
-
-/// Bytes that one write may carry.
-const WRITE_MAX: usize = 64 << 10;
 
 /// The output of one instance, invocation after invocation.
 #[derive(Debug)]
@@ -180,7 +177,7 @@ impl OutputStream for SinkStream {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(WRITE_MAX)
+        Ok(LOG_WRITE_BYTES_MAX)
     }
 }
 
@@ -195,7 +192,7 @@ impl AsyncWrite for SinkStream {
         _: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
-        let taken = bytes.get(..bytes.len().min(WRITE_MAX)).unwrap_or_default();
+        let taken = bytes.get(..bytes.len().min(LOG_WRITE_BYTES_MAX)).unwrap_or_default();
         self.sink.write(self.stream, taken);
         Poll::Ready(Ok(taken.len()))
     }

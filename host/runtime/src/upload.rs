@@ -141,7 +141,7 @@ fn inflate<R: Read>(entry: zip::read::ZipFile<'_, R>, name: &str) -> Result<Byte
 
 /// Entries that the end-of-central-directory record announces (APPNOTE.TXT 4.3.16); none when it
 /// cannot say (zip64).
-fn directory_entries(upload: &[u8]) -> Option<usize> {
+pub(crate) fn directory_entries(upload: &[u8]) -> Option<usize> {
     let at = upload.windows(4).rposition(|w| w == b"PK\x05\x06")?;
     let field = upload.get(at + 10..at + 12)?;
     let listed = u16::from_le_bytes([*field.first()?, *field.last()?]);

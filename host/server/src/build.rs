@@ -23,6 +23,7 @@ use wambda_control::functions::Parts as ControlParts;
 use wambda_control::{Directories, Events, Functions, Groups, Layers, Mappings};
 use wambda_dispatch::{Dispatcher, dispatcher::TICK};
 use wambda_egress::Egress;
+use wambda_model::limits::BLOCKING_THREADS_MAX;
 use wambda_model::{Budget, CatalogCell, Clock, Digest, Execute, Metrics, SystemClock, clock};
 use wambda_runtime::executor::CodeSource;
 use wambda_runtime::layer::{LayerDirs, LayerSource};
@@ -46,9 +47,6 @@ const PAGE_OF_ITS_OWN: usize = 1 << 20;
 const FORGET_PERIOD: Duration = Duration::from_secs(60);
 /// Niceness of the threads for long calls: short ones go first.
 const LONG_RUN_NICE: i32 = 10;
-/// Threads for what blocks: disks, checks of large uploads. What waits for one is bounded by who asked for it: a
-/// connection waits for one at a time, and a guest's files are few.
-const BLOCKING_THREADS_MAX: usize = 64;
 /// Tasks that a thread runs before it looks for what has arrived.
 const EVENT_INTERVAL: u32 = 4;
 /// Period of judging rollback rules.

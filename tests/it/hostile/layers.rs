@@ -8,7 +8,7 @@ use wambda_tests::{Server, guest};
 use zip::write::{SimpleFileOptions, ZipWriter};
 
 use super::stage::Stage;
-use super::uploads::{encrypted, random, zip};
+use super::uploads::{encrypted, random, replaced, zip};
 use super::wire::Wire::{self, Failed, Whole};
 use super::{Case, Do, commands, no_layer, timeout, trap, well};
 use crate::wats;
@@ -250,6 +250,7 @@ fn zips() -> Vec<Case> {
     let spread: Vec<String> = (0..1_000).map(|n| format!("{n}/{}x", "d/".repeat(12))).collect();
     let spread: Vec<(&str, &[u8])> = spread.iter().map(|name| (&**name, &b""[..])).collect();
     let plain = zip(&[("lib/data", b"data")]);
+    let twice = replaced(&zip(&[("first", b"x"), ("other", b"y")]), b"other", b"first");
     vec![
         no_layer("a layer with a link", linked("passwd", "/etc/passwd"), out),
         no_layer("a layer with a link to climb by", linked("lib", "../.."), out),
@@ -265,6 +266,12 @@ fn zips() -> Vec<Case> {
             "1024 bytes",
         ),
         no_layer("a layer that is a bomb", zip(&[("x", &vec![0; 40 << 20])]), "inflates beyond"),
+        no_layer("a layer with a name twice", twice, "two entries of one name"),
+        no_layer(
+            "a file that is a directory",
+            zip(&[("a", b"x"), ("a/b", b"y")]),
+            "is a file in the layer, and a directory",
+        ),
         no_layer("half a layer", &plain[..plain.len() / 2], ""),
         no_layer("a layer of random bytes", random(100_000), ""),
         Case { action: Do::Layer, ..no_layer("a layer that is no zip", wats::echo(), "") },

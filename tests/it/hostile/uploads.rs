@@ -181,7 +181,7 @@ fn forged() -> Vec<Case> {
         refused("an encrypted zip", encrypted(&zip(&[("f.wasm", &module)])), "encrypted"),
         refused("a zip with a link", link, "link"),
         refused("a zip with a link to climb by", linked, "link"),
-        refused("a zip with a name twice", twice, ""),
+        refused("a zip with a name twice", twice, "two entries of one name"),
         refused(
             "a zip with a name of another case twice",
             replaced(&zip(&[("a.wasm", &module), ("b.wasm", &module)]), b"b.wasm", b"A.wasm"),
@@ -206,7 +206,7 @@ pub(super) fn encrypted(zip: &[u8]) -> Vec<u8> {
 }
 
 /// The same with each `from` a `to` of the same length.
-fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+pub(super) fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     while let Some(at) = bytes.windows(from.len()).position(|part| part == from) {
         bytes[at..at + to.len()].copy_from_slice(to);
