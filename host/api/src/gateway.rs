@@ -215,7 +215,7 @@ fn put_headers(
 ) -> Result<(), String> {
     let mut bytes = 0;
     let mut count = |name: &HeaderName, value: &HeaderValue| {
-        bytes += name.as_str().len() + value.len() + 4;
+        bytes += reply::header_bytes(name, value);
         match bytes > HEAD_BYTES_MAX {
             true => Err(format!("the headers take more than {HEAD_BYTES_MAX} bytes")),
             false => Ok(()),

@@ -42,6 +42,11 @@ pub fn result(status: StatusCode, result: impl Into<Bytes>) -> Response {
 /// What reports put into a head, and what hyper adds.
 const HEAD_ROOM: usize = 10;
 
+/// Bytes that a header takes in a head: its name and value, and what stands around them.
+pub(crate) fn header_bytes(name: &HeaderName, value: &HeaderValue) -> usize {
+    name.as_str().len() + value.len() + ": \r\n".len()
+}
+
 /// The id of an invocation.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-wambda-request-id");
 const DURATION: HeaderName = HeaderName::from_static("x-wambda-duration-ms");

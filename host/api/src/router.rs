@@ -492,7 +492,7 @@ fn is_authority(host: &[u8]) -> bool {
 /// The head is bounded as a whole; hyper bounds its parts and its buffer.
 fn check_head(request: &Request) -> Result<(), ApiError> {
     let headers = request.headers().iter();
-    let size: usize = headers.map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    let size: usize = headers.map(|(name, value)| crate::reply::header_bytes(name, value)).sum();
     if size <= HEAD_BYTES_MAX {
         return Ok(());
     }

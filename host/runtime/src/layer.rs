@@ -114,7 +114,7 @@ impl LayerDirs {
         if layers.is_empty() {
             return Ok(None);
         }
-        let key: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
+        let key = key_of(layers);
         if let Some(known) = self.lock().get(&key).and_then(Weak::upgrade) {
             return Ok(Some(known));
         }
@@ -162,8 +162,7 @@ impl LayerDirs {
 
     /// Bytes of the largest file in these layers, or why they cannot be unpacked; none when they have not been.
     pub(crate) fn seen(&self, layers: &[LayerUse]) -> Option<Result<u64, String>> {
-        let key: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&key_of(layers)).cloned()
     }
 
     fn remember(&self, key: &[Digest], verdict: Result<u64, String>) {
@@ -182,6 +181,11 @@ impl LayerDirs {
     fn lock(&self) -> MutexGuard<'_, HashMap<Vec<Digest>, Weak<Tree>>> {
         self.trees.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Layers in their order.
+fn key_of(layers: &[LayerUse]) -> Vec<Digest> {
+    layers.iter().map(|layer| layer.digest).collect()
 }
 
 fn failed(error: &std::io::Error) -> BuildError {
