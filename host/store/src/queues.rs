@@ -12,9 +12,11 @@ mod embedded;
 mod engine;
 mod infos;
 mod memory;
+mod pick;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};

@@ -1,5 +1,5 @@
 //! Queues in a redb file. One thread writes: it takes what has come in meanwhile, does it in one
-//! transaction, syncs once, and then answers all of it (group commit). Readers never wait for it.
+//! transaction, syncs once, and then answers all of it (group commit). Readers never wait for a sync.
 //!
 //! When the medium fails, what was under way is refused, and the file is opened again for the next
 //! transaction: nobody has to restart the server when a disk has room again.
@@ -7,8 +7,9 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use redb::{
@@ -58,6 +59,8 @@ pub struct EmbeddedQueues {
 struct Shared {
     file: RedbFile,
     infos: Infos,
+    /// The last transaction whose numbers are shown.
+    shown: AtomicU64,
     changed: Arc<Notify>,
     time: Time,
     /// Why the last transaction failed.
@@ -120,7 +123,8 @@ impl EmbeddedQueues {
         infos::publish(&infos, shown);
         let time = Time { clock, since, from_ms };
         let (changed, trouble) = (Arc::default(), Mutex::default());
-        let shared = Arc::new(Shared { file, infos, changed, time, trouble });
+        let last = AtomicU64::new(engine.commits);
+        let shared = Arc::new(Shared { file, infos, shown: last, changed, time, trouble });
         let (jobs, queue) = mpsc::channel(WAITING_MAX);
         let writing = Arc::clone(&shared);
         let writer = std::thread::Builder::new().name("wambda-queues".to_owned());
@@ -154,7 +158,14 @@ impl EmbeddedQueues {
     ) -> BoxFuture<'_, Result<T, QueueError>> {
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
-            let reading = tokio::task::spawn_blocking(move || work(&shared.tables()?)).await;
+            let reading = tokio::task::spawn_blocking(move || {
+                let tables = shared.tables()?;
+                let (found, commits) = (work(&tables)?, engine::commits(&tables)?);
+                drop(tables);
+                shared.wait_until_shown(commits);
+                Ok::<_, StoreError>(found)
+            });
+            let reading = reading.await;
             Ok(reading.map_err(|lost| QueueError::Failed(lost.to_string()))??)
         })
     }
@@ -188,6 +199,17 @@ impl Shared {
     fn tables(&self) -> Result<ReadTables, StoreError> {
         let read = self.file.get()?.begin_read().map_err(failed)?;
         Tables::open(|table| read.open_table(table).map_err(failed))
+    }
+
+    /// Who has read what became of a message finds the queues' numbers to be of that time, or later: they are shown
+    /// right after the commit.
+    fn wait_until_shown(&self, commits: u64) {
+        for _ in 0..SHOWN_TRIES {
+            if self.shown.load(Ordering::Acquire) >= commits {
+                break;
+            }
+            std::thread::sleep(SHOWN_PAUSE);
+        }
     }
 
     /// The writer's life.
@@ -239,7 +261,12 @@ impl Shared {
     }
 
     fn reload(&self, engine: &mut Engine) -> Result<(), StoreError> {
-        *engine = Engine::load(&self.tables()?)?;
+        let tables = self.tables()?;
+        *engine = Engine::load(&tables)?;
+        // A commit may be there although it was said to have failed.
+        infos::publish_all(&self.infos, engine.shown(&tables)?);
+        self.changed.notify_one();
+        self.shown.store(engine.commits, Ordering::Release);
         Ok(())
     }
 
@@ -265,6 +292,7 @@ impl Shared {
         };
         write.commit().map_err(failed)?;
         infos::publish(&self.infos, shown);
+        self.shown.store(engine.commits, Ordering::Release);
         if std::mem::take(&mut engine.has_news) {
             self.changed.notify_one();
         }
@@ -273,9 +301,12 @@ impl Shared {
 }
 
 /// Time that a commit waits for those who shared the last one.
-const GATHER: std::time::Duration = std::time::Duration::from_micros(300);
+const GATHER: Duration = Duration::from_micros(300);
 /// Time between two attempts to open a file that has failed.
-const RETRY: std::time::Duration = std::time::Duration::from_millis(100);
+const RETRY: Duration = Duration::from_millis(100);
+/// Between two looks of a reader for the numbers of what it has read, and how often it looks at most.
+const SHOWN_PAUSE: Duration = Duration::from_micros(50);
+const SHOWN_TRIES: u32 = 2_000;
 
 /// Refuses what waits: dropping a job tells who sent it.
 fn refuse(queue: &mut mpsc::Receiver<Job>) {

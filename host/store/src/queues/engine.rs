@@ -4,29 +4,27 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use bytes::Bytes;
 use wambda_model::{Digest, RequestId};
 
 use super::infos::Shown;
+use super::pick::{due, members};
 use super::tables::{
     LEASED, RETRYING, Reader, SUSPECT, State, Table, Tx, View, WAITING, ended_key, id_key,
-    member_key, member_parts, schedule_key, schedule_parts,
+    member_key, schedule_key, schedule_parts,
 };
 use super::{
-    Appended, FRESH_AGE, FRESH_OF, Keep, LeaseOrder, Message, NewMessage, Pick, QueueError,
-    Redrive, Settled, Settlement, Verdict,
+    Appended, LeaseOrder, Message, NewMessage, Pick, QueueError, Settled, Settlement, Verdict,
 };
 use crate::StoreError;
 
 /// Longest wait before a message is leased again that has lost its workers.
 const LOST_DELAY_MAX: Duration = Duration::from_secs(300);
-/// Old and new ids.
-pub(super) type Redriven = Vec<(RequestId, RequestId)>;
 /// Numbers in the meta table.
 const NEXT_QUEUE: &[u8] = b"next_queue";
 const OUTCOMES: &[u8] = b"outcomes";
 const OUTCOME_BYTES: &[u8] = b"outcome_bytes";
 const TIME: &[u8] = b"time";
+const COMMITS: &[u8] = b"commits";
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Queue {
@@ -37,7 +35,7 @@ pub(super) struct Queue {
     pub(super) leased: u64,
     pub(super) retrying: u64,
     /// Messages that were leased so far: tells whose turn it is, fresh or aged.
-    turn: u64,
+    pub(super) turn: u64,
     /// Those that have lost a worker and are leased now, and how many. Few at a time, and the fewer the more
     /// often they were lost: one of them may be what kills the workers, and those leased with it are taken
     /// for the same.
@@ -47,13 +45,15 @@ pub(super) struct Queue {
 /// The queues' numbers, in step with the tables.
 #[derive(Debug, Default)]
 pub(super) struct Engine {
-    queues: BTreeMap<String, Queue>,
-    names: BTreeMap<u32, String>,
+    pub(super) queues: BTreeMap<String, Queue>,
+    pub(super) names: BTreeMap<u32, String>,
     next_queue: u32,
-    outcomes: u64,
-    outcome_bytes: u64,
+    pub(super) outcomes: u64,
+    pub(super) outcome_bytes: u64,
+    /// Transactions so far, the one under way included once it is flushed.
+    pub(super) commits: u64,
     /// Queues that the transaction has changed.
-    touched: BTreeSet<String>,
+    pub(super) touched: BTreeSet<String>,
     /// Whether somebody may have something to lease now.
     pub(super) has_news: bool,
 }
@@ -80,7 +80,7 @@ impl Queue {
     }
 }
 
-fn ms(time: Duration) -> u64 {
+pub(super) fn ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -91,6 +91,11 @@ fn number(tx: &dyn View, name: &[u8]) -> Result<u64, StoreError> {
 /// The last time that was written, so that time goes on where it was.
 pub(super) fn last_time(tx: &dyn View) -> Result<u64, StoreError> {
     number(tx, TIME)
+}
+
+/// How many transactions a view has seen.
+pub(super) fn commits(tx: &dyn View) -> Result<u64, StoreError> {
+    number(tx, COMMITS)
 }
 
 pub(super) fn state_of(tx: &dyn View, id: RequestId) -> Result<Option<State>, StoreError> {
@@ -116,6 +121,7 @@ impl Engine {
             next_queue: u32::try_from(number(tx, NEXT_QUEUE)?).unwrap_or(u32::MAX),
             outcomes: number(tx, OUTCOMES)?,
             outcome_bytes: number(tx, OUTCOME_BYTES)?,
+            commits: commits(tx)?,
             ..Self::default()
         };
         for (name, value) in tx.range(Table::Queues, &[], &[0xff; 1], usize::MAX)? {
@@ -136,6 +142,12 @@ impl Engine {
             engine.queues.insert(name, queue);
         }
         Ok(engine)
+    }
+
+    /// The numbers of all queues, to be shown of a view.
+    pub(super) fn shown(&self, tx: &dyn View) -> Result<Vec<(String, Shown)>, StoreError> {
+        let all = self.queues.iter();
+        all.map(|(name, queue)| Ok((name.clone(), Shown::of(queue, tx)?))).collect()
     }
 
     /// Whether a queue's numbers have changed.
@@ -255,7 +267,7 @@ impl Engine {
         let ids = match order.pick {
             Pick::Due if queue.paused => Vec::new(),
             Pick::Due => due(&queue, tx, now, max)?,
-            Pick::Expired => expired(&queue, tx, now, max)?,
+            Pick::Expired => members(&queue, tx, now, max)?.into_iter().map(|(id, _)| id).collect(),
         };
         let mut leased = Vec::with_capacity(ids.len());
         let mut bytes = 0u64;
@@ -376,7 +388,7 @@ impl Engine {
         tx.put(Table::States, &id_key(id), &state.encode())
     }
 
-    fn remove(
+    pub(super) fn remove(
         &mut self,
         id: RequestId,
         state: &State,
@@ -398,7 +410,7 @@ impl Engine {
     }
 
     /// Writes an outcome, when there is none.
-    fn end(
+    pub(super) fn end(
         &mut self,
         id: RequestId,
         outcome: &[u8],
@@ -416,168 +428,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Removes messages that nobody has leased.
-    pub(super) fn purge(
-        &mut self,
-        name: &str,
-        outcome: Option<&Bytes>,
-        limit: usize,
-        tx: &mut dyn Tx,
-        now: u64,
-    ) -> Result<usize, StoreError> {
-        self.drop_members(name, u64::MAX, outcome, limit, tx, now)
-    }
-
-    fn drop_members(
-        &mut self,
-        name: &str,
-        until: u64,
-        outcome: Option<&Bytes>,
-        limit: usize,
-        tx: &mut dyn Tx,
-        now: u64,
-    ) -> Result<usize, StoreError> {
-        let mut dropped = 0;
-        for (id, state) in self.members(name, until, limit, tx)? {
-            self.remove(id, &state, name, tx)?;
-            if let Some(outcome) = outcome {
-                self.end(id, outcome, tx, now)?;
-            }
-            dropped += 1;
-        }
-        Ok(dropped)
-    }
-
-    /// Messages that are not leased and whose lifetime ends by `until`.
-    fn members(
-        &self,
-        name: &str,
-        until: u64,
-        limit: usize,
-        tx: &dyn View,
-    ) -> Result<Vec<(RequestId, State)>, StoreError> {
-        let Some(queue) = self.queues.get(name) else { return Ok(Vec::new()) };
-        let (from, to) = (member_key(queue.id, 0, 0), member_key(queue.id, until, u128::MAX));
-        // Those that are leased are in between, and not many.
-        let leased = usize::try_from(queue.leased).unwrap_or(usize::MAX);
-        let mut found = Vec::new();
-        for (key, _) in tx.range(Table::Members, &from, &to, limit.saturating_add(leased))? {
-            let (_, id) = member_parts(&key)?;
-            if let Some(state) = state_of(tx, id)?.filter(|state| state.class != LEASED) {
-                found.push((id, state));
-            }
-        }
-        found.truncate(limit);
-        Ok(found)
-    }
-
-    /// Moves messages to another queue.
-    pub(super) fn redrive(
-        &mut self,
-        order: &Redrive,
-        tx: &mut dyn Tx,
-        now: u64,
-    ) -> Result<Result<Redriven, QueueError>, StoreError> {
-        let Some(from) = self.queues.get(&order.from).map(|queue| queue.id) else {
-            return Ok(Ok(Vec::new()));
-        };
-        let found = match &order.ids {
-            None => self.members(&order.from, u64::MAX, order.limit, tx)?,
-            Some(ids) => {
-                let mut found = Vec::new();
-                for id in ids.iter().take(order.limit) {
-                    let state = state_of(tx, *id)?;
-                    let movable = |s: &State| s.queue == from && s.class != LEASED;
-                    found.extend(state.filter(movable).map(|state| (*id, state)));
-                }
-                found
-            }
-        };
-        let mut moved = Vec::with_capacity(found.len());
-        for (at, (id, state)) in found.into_iter().enumerate() {
-            let spread = order.spacing.saturating_mul(u32::try_from(at).unwrap_or(u32::MAX));
-            let body = tx.get(Table::Bodies, &id_key(id))?.unwrap_or_default();
-            let new = NewMessage {
-                id: RequestId::ordered(now),
-                queue: order.to.clone(),
-                body: body.into(),
-                attributes: state.attributes.clone(),
-                note: Bytes::new(),
-                delay: order.delay.saturating_add(spread),
-                lifetime: order.lifetime.saturating_add(spread),
-                dedup: None,
-                caps: order.caps,
-            };
-            match self.append(&new, tx, now)? {
-                Ok(_) => {}
-                Err(error) if moved.is_empty() => return Ok(Err(error)),
-                // What fits has moved; whoever asks for the rest is told.
-                Err(_) => break,
-            }
-            self.remove(id, &state, &order.from, tx)?;
-            moved.push((id, new.id));
-        }
-        Ok(Ok(moved))
-    }
-
     /// Stops or lets go of a queue.
     pub(super) fn pause(&mut self, name: &str, paused: bool) {
         self.queue(name).paused = paused;
         self.has_news |= !paused;
-    }
-
-    /// Forgets what is too old, or too much.
-    pub(super) fn sweep(
-        &mut self,
-        keep: &Keep,
-        tx: &mut dyn Tx,
-        now: u64,
-    ) -> Result<usize, StoreError> {
-        let mut removed = 0;
-        for name in &keep.trim {
-            let limit = keep.limit.saturating_sub(removed);
-            removed += self.drop_members(name, now, None, limit, tx, now)?;
-        }
-        let oldest = now.saturating_sub(ms(keep.outcome_age));
-        let limit = keep.limit.saturating_sub(removed);
-        for (key, _) in tx.range(Table::Ended, &[], &[0xff; 24], limit)? {
-            let mut reader = Reader(&key);
-            let (ended, id) = (reader.u64()?, reader.id()?);
-            let fits = self.outcomes <= keep.outcomes && self.outcome_bytes <= keep.outcome_bytes;
-            if fits && ended >= oldest {
-                break;
-            }
-            let value = tx.get(Table::Outcomes, &id_key(id))?.unwrap_or_default();
-            tx.remove(Table::Outcomes, &id_key(id))?;
-            tx.remove(Table::Ended, &key)?;
-            self.outcomes = self.outcomes.saturating_sub(1);
-            self.outcome_bytes = self.outcome_bytes.saturating_sub(value.len() as u64);
-            removed += 1;
-        }
-        let limit = keep.limit.saturating_sub(removed);
-        for (end, _) in tx.range(Table::KeyEnds, &[], &now.to_be_bytes(), limit)? {
-            if let Some((expires, key)) = end.split_first_chunk::<8>() {
-                forget_key(tx, key, u64::from_be_bytes(*expires))?;
-                removed += 1;
-            }
-        }
-        self.forget_queues(tx)?;
-        Ok(removed)
-    }
-
-    /// Queues with nothing in them and nothing to remember.
-    fn forget_queues(&mut self, tx: &mut dyn Tx) -> Result<(), StoreError> {
-        let idle = |queue: &Queue| queue.count == 0 && !queue.paused;
-        let gone: Vec<String> =
-            self.queues.iter().filter(|(_, q)| idle(q)).map(|(name, _)| name.clone()).collect();
-        for name in gone {
-            tx.remove(Table::Queues, name.as_bytes())?;
-            if let Some(queue) = self.queues.remove(&name) {
-                self.names.remove(&queue.id);
-            }
-            self.touched.insert(name);
-        }
-        Ok(())
     }
 
     /// Writes the numbers of what has changed, and returns what is to be shown of it.
@@ -600,11 +454,13 @@ impl Engine {
             tx.put(Table::Queues, name.as_bytes(), &value)?;
             shown.push((name, Some(Shown::of(queue, tx)?)));
         }
+        self.commits += 1;
         let numbers = [
             (NEXT_QUEUE, u64::from(self.next_queue)),
             (OUTCOMES, self.outcomes),
             (OUTCOME_BYTES, self.outcome_bytes),
             (TIME, now),
+            (COMMITS, self.commits),
         ];
         for (name, number) in numbers {
             tx.put(Table::Meta, name, &number.to_be_bytes())?;
@@ -618,7 +474,7 @@ fn dedup_key(queue: &str, key: &str) -> [u8; 32] {
     *Digest::of(format!("{queue}\0{key}").as_bytes()).bytes()
 }
 
-fn forget_key(tx: &mut dyn Tx, key: &[u8], expires: u64) -> Result<(), StoreError> {
+pub(super) fn forget_key(tx: &mut dyn Tx, key: &[u8], expires: u64) -> Result<(), StoreError> {
     tx.remove(Table::Keys, key)?;
     tx.remove(Table::KeyEnds, &[&expires.to_be_bytes()[..], key].concat())
 }
@@ -629,79 +485,6 @@ fn insert(tx: &mut dyn Tx, id: RequestId, state: &State, body: &[u8]) -> Result<
     tx.put(Table::Bodies, &id_key(id), body)?;
     tx.put(Table::Schedule, &schedule_key(state.queue, state.class, state.due, number), &[])?;
     tx.put(Table::Members, &member_key(state.queue, state.expires, number), &[])
-}
-
-/// Messages that have lost one worker each and are leased together, at most.
-const SUSPECTS_MAX: usize = 32;
-
-/// Whether messages that have lost so many workers each may be leased together: a group of those that lost
-/// one, a small one of those that lost two, and any other alone. Whatever kills its worker is alone at its
-/// fourth attempt, and its neighbours have lost three then, and live.
-pub(super) fn may_be_together(lost: &[u32]) -> bool {
-    let most = match lost.iter().max() {
-        None | Some(0 | 1) => SUSPECTS_MAX,
-        Some(2) => 4,
-        Some(_) => 1,
-    };
-    lost.len() <= most
-}
-
-/// Messages whose time has come: fresh ones first, and of every [`FRESH_OF`] one that is not, counted over
-/// all leases of the queue. Of those that have lost a worker a few, see [`may_be_together`].
-fn due(queue: &Queue, tx: &dyn View, now: u64, max: usize) -> Result<Vec<RequestId>, StoreError> {
-    let fresh_from = now.saturating_sub(ms(FRESH_AGE));
-    let scan = |class, from, to, max| -> Result<Vec<(u64, RequestId)>, StoreError> {
-        let (from, to) =
-            (schedule_key(queue.id, class, from, 0), schedule_key(queue.id, class, to, 0));
-        let found = tx.range(Table::Schedule, &from, &to, max)?;
-        found.iter().map(|(key, _)| schedule_parts(key)).collect()
-    };
-    let next = now.saturating_add(1);
-    let fresh = scan(WAITING, fresh_from, next, max)?;
-    let mut aged = scan(WAITING, 0, fresh_from, max)?;
-    aged.extend(scan(RETRYING, 0, next, max)?);
-    let mut leased: Vec<u32> = queue.suspects.values().copied().collect();
-    for (due, id) in scan(SUSPECT, 0, next, max.min(SUSPECTS_MAX))? {
-        leased.push(state_of(tx, id)?.map_or(u32::MAX, |state| state.lost));
-        if !may_be_together(&leased) {
-            break;
-        }
-        aged.push((due, id));
-    }
-    aged.sort_unstable_by_key(|(due, id)| (*due, id.as_u128()));
-    let (mut fresh, mut aged) = (fresh.into_iter(), aged.into_iter());
-    let mut picked = Vec::with_capacity(max);
-    for taken in 1..=max as u64 {
-        let old_first = queue.turn.wrapping_add(taken).is_multiple_of(u64::from(FRESH_OF));
-        let one = if old_first {
-            aged.next().or_else(|| fresh.next())
-        } else {
-            fresh.next().or_else(|| aged.next())
-        };
-        let Some((_, id)) = one else { break };
-        picked.push(id);
-    }
-    Ok(picked)
-}
-
-/// Messages whose lifetime is over.
-fn expired(
-    queue: &Queue,
-    tx: &dyn View,
-    now: u64,
-    max: usize,
-) -> Result<Vec<RequestId>, StoreError> {
-    let (from, to) = (member_key(queue.id, 0, 0), member_key(queue.id, now, u128::MAX));
-    let leased = usize::try_from(queue.leased).unwrap_or(usize::MAX);
-    let mut ids = Vec::new();
-    for (key, _) in tx.range(Table::Members, &from, &to, max.saturating_add(leased))? {
-        let (_, id) = member_parts(&key)?;
-        if state_of(tx, id)?.is_some_and(|state| state.class != LEASED) {
-            ids.push(id);
-        }
-    }
-    ids.truncate(max);
-    Ok(ids)
 }
 
 pub(super) fn message(id: RequestId, queue: &str, state: State, body: Vec<u8>) -> Message {

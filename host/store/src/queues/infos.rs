@@ -83,6 +83,13 @@ pub(super) fn publish(infos: &Infos, shown: Vec<(String, Option<Shown>)>) {
     }
 }
 
+/// Shows these and no others.
+pub(super) fn publish_all(infos: &Infos, shown: Vec<(String, Shown)>) {
+    let mut changes: BTreeMap<_, _> = read(infos).keys().map(|name| (name.clone(), None)).collect();
+    changes.extend(shown.into_iter().map(|(name, shown)| (name, Some(shown))));
+    publish(infos, changes.into_iter().collect());
+}
+
 pub(super) fn read(
     infos: &Infos,
 ) -> std::sync::RwLockReadGuard<'_, BTreeMap<String, Arc<QueueInfo>>> {

@@ -68,6 +68,12 @@ pub(super) fn done(message: &Message) -> Settlement {
     Settlement { id: message.id, attempt: message.attempt, verdict }
 }
 
+/// It ends with a letter in another queue.
+pub(super) fn buried(message: &Message, queue: &str) -> Settlement {
+    let (outcome, sends) = (Bytes::from_static(b"dead"), vec![new_message(queue, "x")]);
+    Settlement { verdict: Verdict::Done { outcome, sends, fallback: None }, ..done(message) }
+}
+
 #[tokio::test]
 async fn fresh_messages_go_before_aged_ones_and_do_not_starve_them() {
     let clock = ManualClock::new();
@@ -231,4 +237,27 @@ async fn a_lease_is_bounded_in_bytes_and_gives_one_in_any_case() {
     let small = |bytes| vec![LeaseOrder { bytes, ..order("q", 9) }];
     assert_eq!(queues.lease(small(2_500)).await.unwrap().len(), 2);
     assert_eq!(queues.lease(small(1)).await.unwrap().len(), 1);
+}
+
+/// Whoever has seen that a message has ended sees in the queues' numbers what came of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_read_of_a_message_is_not_ahead_of_the_queues_numbers() {
+    let disk = disk::Disk::default();
+    let queues = Arc::new(EmbeddedQueues::on(disk.backend(), ManualClock::new()).unwrap());
+    for n in 0..300 {
+        let (name, dead) = (format!("q{n}"), format!("dead:q{n}"));
+        let id = queues.append(new_message(&name, "x")).await.unwrap().id();
+        let leased = queues.lease(vec![order(&name, 1)]).await.unwrap().remove(0);
+        let settlement = buried(&leased, &dead);
+        let settling = Arc::clone(&queues);
+        let settled = tokio::spawn(async move { settling.settle(settlement).await });
+        let mut looks = 0;
+        while !matches!(queues.find(id).await.unwrap(), Some(Found::Ended { .. })) {
+            looks += 1;
+            assert!(looks < 1_000_000, "{n} does not end");
+        }
+        let counts = [&dead, &name].map(|queue| queues.info(queue).map(|info| info.count()));
+        assert_eq!(counts, [Some(1), Some(0)], "{n}");
+        settled.await.unwrap().unwrap();
+    }
 }

@@ -56,6 +56,27 @@ async fn every_write_and_sync_may_fail_once_and_the_queues_go_on() {
     }
 }
 
+/// A commit whose last sync fails is refused, and may be there nevertheless: then its numbers are shown as well.
+#[tokio::test]
+async fn what_is_there_although_it_was_refused_is_shown() {
+    let mut there = 0;
+    for nth in 0..20 {
+        let disk = Disk::default();
+        let queues = EmbeddedQueues::on(disk.backend(), ManualClock::new()).unwrap();
+        let id = queues.append(new_message("q", "x")).await.unwrap().id();
+        let leased = queues.lease(vec![order("q", 1)]).await.unwrap().remove(0);
+        disk.fail(nth, 1);
+        let refused = queues.settle(buried(&leased, "dead:q")).await.is_err();
+        let has_ended = matches!(queues.find(id).await.unwrap(), Some(Found::Ended { .. }));
+        let letters = queues.info("dead:q").map_or(0, |info| info.count());
+        let waiting = queues.info("q").map_or(0, |info| info.count());
+        let wanted = if has_ended { (1, 0) } else { (0, 1) };
+        assert_eq!((letters, waiting), wanted, "{nth}: ended {has_ended}, refused {refused}");
+        there += u32::from(refused && has_ended);
+    }
+    assert!(there > 0, "no commit was there although it was refused");
+}
+
 #[tokio::test]
 async fn a_disk_that_keeps_failing_acknowledges_nothing_and_recovers() {
     let disk = Disk::default();

@@ -72,7 +72,8 @@ struct Model {
     leases: Vec<(RequestId, u32)>,
 }
 
-use super::super::engine::{lost_delay, may_be_together};
+use super::super::engine::lost_delay;
+use super::super::pick::may_be_together;
 
 impl Model {
     fn of(&self, queue: &str) -> impl Iterator<Item = (u128, &Entry)> {
