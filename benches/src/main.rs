@@ -38,9 +38,7 @@ use crate::report::Report;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A core module that answers `"hello"`.
-const CORE: &str = r#"(module (memory (export "memory") 1) (data (i32.const 8) "\"hello\"")
-  (func (export "wambda_alloc") (param i32) (result i32) (i32.const 1024))
-  (func (export "wambda_handle") (param i32 i32) (result i64) (i64.const 0x0000000800000007)))"#;
+const CORE: &str = include_str!("../core.wat");
 
 fn main() -> Result<()> {
     match args::read(std::env::args().skip(1))? {

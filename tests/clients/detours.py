@@ -5,7 +5,11 @@ import os
 import socket
 import urllib.parse
 
-from aws import HELLO_WASM, TRUST, client, refused, zipped
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from aws import HELLO_WASM, TRUST, client, refused, wasm, zipped
 
 with open(os.environ["WAMBDA_ROOT_KEY"]) as file:
     ROOT = json.load(file)
@@ -170,3 +174,44 @@ def many(params, **_):
 his.meta.events.register("before-call.lambda.CreateFunction", many)
 error = refused("SerializationException", 400, lambda: his.create_function(FunctionName="h", **NEW))
 assert "100000 values" in error["Error"]["Message"], error
+
+# a function calls with its own role's rights, whoever calls it, and whatever it signs with
+iam.create_role(RoleName="calls", AssumeRolePolicyDocument=TRUST)
+iam.put_role_policy(RoleName="calls", PolicyName="p", PolicyDocument=json.dumps(
+    {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "lambda:InvokeFunction", "Resource": ARN + "f"}]}))
+fetches = wasm("tests/guests/target/wasm32-wasip2/release/guest_http.wasm")
+aws.create_function(FunctionName="fetches", **{**NEW, "Role": ROLE.replace("/r", "/calls"), "Code": {"ZipFile": zipped(fetches)}})
+aws.get_waiter("function_active_v2").wait(FunctionName="fetches")
+allow({"Effect": "Allow", "Action": "lambda:InvokeFunction", "Resource": ARN + "fetches"})
+
+
+def fetched(function, key, **more):
+    """What the function gets for `POST /2015-03-31/functions/FUNCTION/invocations`, invoked by whoever has the key."""
+    headers = {"x-scheme": "http", "x-authority": "wambda.internal", "x-head": "500", "x-body": "{}",
+               "x-path": f"/2015-03-31/functions/{function}/invocations", **more}
+    event = {"version": "2.0", "rawPath": "/fetch", "rawQueryString": "", "headers": headers, "isBase64Encoded": False,
+             "requestContext": {"http": {"method": "GET", "path": "/fetch"}}}
+    return json.load(client("lambda", **key).invoke(FunctionName="fetches", Payload=json.dumps(event))["Payload"])["body"]
+
+
+for key in (KEYS, MALLORY):
+    assert fetched("f", key).startswith("200 "), fetched("f", key)
+    answer = fetched("payroll", key)
+    assert answer.startswith("403 ") and "assumed-role/calls/fetches is not authorized" in answer, answer
+
+
+def signed(function, key, secret):
+    """Headers of the same call, signed."""
+    request = AWSRequest("POST", f"http://wambda.internal/2015-03-31/functions/{function}/invocations", data=b"{}")
+    SigV4Auth(Credentials(key, secret), "lambda", "us-east-1").add_auth(request)
+    return {f"x-pass-{name.lower()}": value for name, value in request.headers.items()}
+
+
+# who signs as somebody is that, with the rights and without those of the role; who pretends to is nobody
+root = signed("payroll", ROOT["access_key_id"], ROOT["secret_access_key"])
+assert fetched("payroll", MALLORY, **root).startswith("200 "), fetched("payroll", MALLORY, **root)
+his_own = signed("f", made["AccessKeyId"], made["SecretAccessKey"])
+answer = fetched("f", KEYS, **his_own)
+assert answer.startswith("403 ") and "user/mallory is not authorized" in answer, answer
+answer = fetched("payroll", MALLORY, **signed("payroll", ROOT["access_key_id"], "x"))
+assert answer.startswith("403 ") and "signature we calculated does not match" in answer, answer

@@ -140,6 +140,52 @@ fn neighbours_that_behave_badly_are_not_noticed() {
     server.assert_well();
 }
 
+/// Nothing interrupts a bulk operation. Calls of functions that may have much memory run on threads of their own from the
+/// first one on, also of a version of which nothing is known yet.
+#[test]
+fn operations_on_much_memory_hold_nobody_up() {
+    let server = Server::with(&["--memory-budget", "8192"]);
+    server.deploy("hello", wats::echo().as_bytes(), "");
+    hello(&server, 200);
+    let fill = |n: usize| {
+        wats::core_with(
+            "(memory (export \"memory\") 4096)",
+            &format!(
+                "(memory.fill (i32.const 4096) (i32.const {n}) (i32.const 0xfff0000)) (i64.const 1)"
+            ),
+        )
+    };
+    for n in 0..6 {
+        server.deploy(&format!("bulk{n}"), fill(n).as_bytes(), "memory=512&timeout=30");
+    }
+    let done = AtomicBool::new(false);
+    let mut took = std::thread::scope(|scope| {
+        let neighbour = scope.spawn(|| {
+            let mut took = Vec::new();
+            while !done.load(Relaxed) {
+                took.extend(latencies(&server, 20));
+            }
+            took
+        });
+        // More than there are threads that answer, on the machines that this is tested on: each would be held up.
+        let bulks: Vec<_> = (0..6)
+            .map(|n| {
+                let server = &server;
+                scope.spawn(move || server.invoke(&format!("bulk{n}"), "x").expect(200).took)
+            })
+            .collect();
+        let longest = bulks.into_iter().map(|bulk| bulk.join().unwrap()).max().unwrap();
+        done.store(true, Relaxed);
+        // It is a test only if they take their time.
+        assert!(longest > Duration::from_millis(100), "{longest:?}");
+        neighbour.join().unwrap()
+    });
+    let (calls, slowest) = (took.len(), percentile(&mut took, 98));
+    println!("p98 {slowest:?} of {calls}, {:?} at most", took.last());
+    assert!(slowest < Duration::from_millis(50), "hello took {slowest:?}");
+    server.assert_well();
+}
+
 /// Counts to a thousand for each byte of its event.
 fn count() -> String {
     wats::core_with(

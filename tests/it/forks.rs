@@ -19,7 +19,7 @@ fn arn(name: &str) -> String {
 }
 
 /// What a neighbour waits while this happens.
-fn beside<T>(server: &Server, act: impl FnOnce() -> T) -> T {
+pub(crate) fn beside<T>(server: &Server, act: impl FnOnce() -> T) -> T {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let neighbour = scope.spawn(|| {
@@ -40,7 +40,7 @@ fn beside<T>(server: &Server, act: impl FnOnce() -> T) -> T {
 }
 
 /// Asynchronous events of a function that have ended.
-fn ended(server: &Server, name: &str) -> f64 {
+pub(crate) fn ended(server: &Server, name: &str) -> f64 {
     let of = |outcome: &str| {
         let labels = format!("{{function=\"{name}\",outcome=\"{outcome}\"}}");
         server.metric(&format!("wambda_async_events_total{labels}"))
@@ -49,7 +49,7 @@ fn ended(server: &Server, name: &str) -> f64 {
 }
 
 /// Calls of a function.
-fn calls(server: &Server, name: &str) -> usize {
+pub(crate) fn calls(server: &Server, name: &str) -> usize {
     let of = |outcome: &str| {
         let labels = format!("{{function=\"{name}\",outcome=\"{outcome}\"}}");
         server.metric(&format!("wambda_invocations_total{labels}"))
@@ -106,6 +106,10 @@ fn many_loops_of_destinations_end() {
         let most = EVENTS * (LINEAGE * names.len() + 1);
         assert!((EVENTS * LINEAGE..=most).contains(&total), "{names:?}: {total}");
     }
+    let rest = server.rest();
+    burst(&server, loops[0].1);
+    // Idle instances are there by right.
+    server.assert_rests(&rest, 32);
     for name in loops.iter().flat_map(|(_, names, _)| *names) {
         let queue = server.get(&format!("/v1/queues/async:{name}")).expect(200).json();
         assert_eq!((&queue["depth"], &queue["in_flight"]), (&0.into(), &0.into()), "{name}");

@@ -19,6 +19,10 @@ fn broken_requests_are_answered_or_dropped() {
     server.deploy("f", wats::echo().as_bytes(), "");
     let long = "x".repeat(70_000);
     let (many, large) = ("a: b\r\n".repeat(200), "x".repeat(40_000));
+    let (chunked, trailer) = (
+        "POST /v1/functions/f/invoke HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n",
+        "x".repeat(20_000),
+    );
     for (name, request, wanted) in [
         ("no host", "GET /healthz HTTP/1.1\r\n\r\n".to_owned(), 400),
         ("two hosts", "GET /healthz HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n".to_owned(), 400),
@@ -33,6 +37,10 @@ fn broken_requests_are_answered_or_dropped() {
         ("bad length", "POST /v1/functions/f/invoke HTTP/1.1\r\nhost: a\r\ncontent-length: x\r\n\r\n".to_owned(), 400),
         ("two lengths", "POST /v1/functions/f/invoke HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab".to_owned(), 400),
         ("bad chunk", "POST /v1/functions/f/invoke HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n".to_owned(), 400),
+        ("long extension", format!("{chunked}5;x={trailer}\r\nhello\r\n0\r\n\r\n"), 400),
+        ("many extensions", format!("{chunked}{}0\r\n\r\n", "1;xxxxxxxxxxxxxxxx\r\na\r\n".repeat(2_000)), 400),
+        ("long trailer", format!("{chunked}5\r\nhello\r\n0\r\nx: {trailer}\r\n\r\n"), 400),
+        ("many trailers", format!("{chunked}5\r\nhello\r\n0\r\n{}\r\n", "a: b\r\n".repeat(4_000)), 400),
         ("says too much", "POST /v1/functions/f/invoke HTTP/1.1\r\nhost: a\r\ncontent-length: 99999999\r\n\r\n".to_owned(), 413),
         ("upload says too much", "PUT /v1/functions/g HTTP/1.1\r\nhost: a\r\ncontent-length: 99999999\r\n\r\n".to_owned(), 413),
     ] {

@@ -10,6 +10,7 @@ mod layers;
 mod lifts;
 mod modules;
 mod stage;
+mod together;
 mod uploads;
 mod wasi;
 mod wire;
@@ -59,7 +60,11 @@ const TRAPPED: &str = "Runtime.ExitError";
 const TIMED_OUT: &str = "Sandbox.Timedout";
 const NO_MEMORY: &str = "Runtime.OutOfMemory";
 const TOO_LARGE: &str = "Function.ResponseSizeTooLarge";
+/// What the log says of more than it takes.
+const CUT: &str = "truncated: this invocation's limit is 262144 bytes";
 const FAST: &str = "timeout=0.1";
+/// What a guest is configured with, unless its case says otherwise.
+const CONFIG: &str = "memory=32&timeout=3&cpu=&payload=6MB&reuse=&logs=256KB";
 
 /// A guest that traps when it is invoked.
 fn trap(name: &str, upload: impl Into<Vec<u8>>, says: &'static str) -> Case {
@@ -114,6 +119,11 @@ fn no_layer(name: &str, upload: impl Into<Vec<u8>>, says: &'static str) -> Case 
 }
 
 impl Case {
+    /// What its function is configured with.
+    fn configuration(&self) -> String {
+        format!("{CONFIG}&{}", self.query)
+    }
+
     fn with(self, query: &str) -> Self {
         Self { query: query.to_owned(), ..self }
     }

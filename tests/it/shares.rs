@@ -102,7 +102,9 @@ fn one_function_does_not_get_all_instance_slots() {
         for _ in 0..20 {
             let took = hello(&server);
             assert!(took < Duration::from_millis(500), "{took:?}");
-            assert!(busy() <= Some(6), "{:?} of eight memories each", busy());
+            // Six of eight memories each. Who wants one more is counted until that is refused; who had it would go on
+            // for three seconds.
+            eventually(Duration::from_millis(500), || (busy() <= Some(6)).then_some(()));
         }
         assert_eq!(server.invoke("other", "x").expect(200).text(), "1");
         let answers: Vec<_> = calls.into_iter().map(|call| call.join().unwrap()).collect();

@@ -108,6 +108,13 @@ pub struct Server {
     _dir: Option<tempfile::TempDir>,
 }
 
+/// Memory and open files of a server at rest.
+#[derive(Debug, Clone, Copy)]
+pub struct Rest {
+    resident: u64,
+    files: usize,
+}
+
 impl Server {
     /// A fresh server.
     pub fn start() -> Self {
@@ -179,21 +186,30 @@ impl Server {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Answer {
+        let answer = self.try_request(method, path, headers, body);
+        answer.unwrap_or_else(|e| panic!("{method} {path}: {e}"))
+    }
+
+    /// What a request comes to where the connection may be cut before the answer is whole.
+    pub fn try_request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Answer, ureq::Error> {
         let mut request =
             ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.url));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let began = Instant::now();
-        let mut response = self
-            .agent
-            .run(request.body(body).unwrap())
-            .unwrap_or_else(|e| panic!("{method} {path}: {e}"));
+        let mut response = self.agent.run(request.body(body).unwrap())?;
         let headers = response.headers().iter();
         let headers =
             headers.map(|(n, v)| (n.to_string(), v.to_str().unwrap_or("?").to_owned())).collect();
-        let body = response.body_mut().with_config().limit(1 << 30).read_to_vec().unwrap();
-        Answer { status: response.status().as_u16(), headers, body, took: began.elapsed() }
+        let body = response.body_mut().with_config().limit(1 << 30).read_to_vec()?;
+        Ok(Answer { status: response.status().as_u16(), headers, body, took: began.elapsed() })
     }
 
     pub fn get(&self, path: &str) -> Answer {
@@ -327,6 +343,31 @@ impl Server {
         self.status("RssAnon:") + self.status("RssShmem:")
     }
 
+    /// What it has at rest, to be compared with what it has later.
+    pub fn rest(&self) -> Rest {
+        std::thread::sleep(Duration::from_millis(500));
+        Rest { resident: self.resident(), files: self.open_files() }
+    }
+
+    /// Within five seconds it has no more than it had then, but for so many megabytes and the connections of this very
+    /// test.
+    #[track_caller]
+    pub fn assert_rests(&self, then: &Rest, megabytes: u64) {
+        let most = then.resident + (megabytes << 20);
+        let mut left = String::new();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < deadline {
+            let (resident, files) = (self.resident(), self.open_files());
+            if resident <= most && files <= then.files + 2 {
+                return;
+            }
+            let files = files.saturating_sub(then.files);
+            left = format!("{} KB too much and {files} files", resident.saturating_sub(most) >> 10);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("left behind: {left}");
+    }
+
     /// The most resident bytes while this happens, beyond those before (proc(5): `clear_refs`, `VmHWM`).
     pub fn most_resident(&self, act: impl FnOnce()) -> u64 {
         std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").unwrap();
@@ -372,10 +413,13 @@ fn spawn(
     env: &[(String, String)],
     said: &Said,
 ) -> (Child, String) {
-    // Whoever wants allocations counted says so in the environment.
-    let counts = env.iter().any(|(key, _)| key == "WAMBDA_COUNTED");
-    let program =
-        if counts { program().with_file_name("examples").join("counted") } else { program() };
+    // Whoever wants allocations counted, or panics, says so in the environment.
+    let special = [("WAMBDA_COUNTED", "counted"), ("WAMBDA_PANICS", "panics")];
+    let special = special.iter().find(|(key, _)| env.iter().any(|(given, _)| given == key));
+    let program = match special {
+        Some((_, name)) => program().with_file_name("examples").join(name),
+        None => program(),
+    };
     let mut child = Command::new(program)
         .args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--data-dir"])
         .arg(data)

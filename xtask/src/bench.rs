@@ -9,12 +9,10 @@ use anyhow::{Context, Result};
 use crate::sh::{cargo, output, root, run as go, step};
 use crate::{demo, test};
 
-/// Wambda beside its peers, and the workloads: `[hello | work NAME…] [--dist] [--quick]`.
+/// Wambda beside its peers, and the workloads: `[hello | work NAME…] [--release] [--quick]`.
 pub(crate) fn run(arguments: &[&str]) -> Result<()> {
-    let dist = arguments.contains(&"--dist");
-    let rest: Vec<&str> = arguments.iter().copied().filter(|a| *a != "--dist").collect();
     demo::guests()?;
-    let folder = build(if dist { "dist" } else { "release" })?;
+    let (folder, rest) = build(arguments, &[])?;
     let mut command = Command::new(folder.join("wambda-bench"));
     command.args(&rest).arg("--server").arg(folder.join("wambda"));
     if rest.first() != Some(&"work") {
@@ -64,18 +62,31 @@ fn workerd() -> Result<PathBuf> {
     found.into_iter().find(|program| program.exists()).context("no workerd for this system")
 }
 
-/// Builds the server and the benchmark; the folder they are in.
-fn build(profile: &str) -> Result<PathBuf> {
+/// Builds the server and the benchmark, as they are shipped, or with `--release` sooner and without link-time optimisation.
+/// With `more` in the same go, so that it is built with the same features. The folder they are in, and the other arguments.
+fn build<'a>(arguments: &[&'a str], more: &[&str]) -> Result<(PathBuf, Vec<&'a str>)> {
     step("build the server and the benchmark");
+    let profile = if arguments.contains(&"--release") { "release" } else { "dist" };
+    let build = ["build", "--locked", "--profile", profile, "--bins"];
     let packages = ["--package", "wambda-cli", "--package", "wambda-bench"];
-    let build = ["build", "--locked", "--profile", profile];
-    go(&mut cargo(".", &[&build[..], &packages].concat()))?;
-    Ok(root().join("target").join(profile))
+    go(&mut cargo(".", &[&build[..], &packages, more].concat()))?;
+    let rest = arguments.iter().copied().filter(|argument| *argument != "--release").collect();
+    Ok((root().join("target").join(profile), rest))
+}
+
+/// Invocations without HTTP.
+pub(crate) fn inside(arguments: &[&str]) -> Result<()> {
+    demo::guests()?;
+    let example = ["--package", "wambda-runtime", "--example", "inside"];
+    let (folder, rest) = build(arguments, &example)?;
+    step("measure");
+    let mut command = Command::new(folder.join("examples/inside"));
+    go(command.arg(folder.join("wambda")).args(rest).current_dir(root()))
 }
 
 /// Durable events beside two brokers, which come from PyPI.
 pub(crate) fn queue(arguments: &[&str]) -> Result<()> {
-    let folder = build("release")?;
+    let (folder, rest) = build(arguments, &[])?;
     step("brokers");
     let python = PathBuf::from(test::environment("target/brokers", "benches/requirements.txt")?);
     let programs = python.parent().context("no folder")?.to_owned();
@@ -85,15 +96,15 @@ pub(crate) fn queue(arguments: &[&str]) -> Result<()> {
     let mut command = Command::new(folder.join("wambda-bench"));
     command.arg("queue").arg("--server").arg(folder.join("wambda"));
     command.arg("--redis").arg(redis.trim()).arg("--nats").arg(programs.join("nats-server"));
-    go(command.args(arguments).current_dir(root()))
+    go(command.args(rest).current_dir(root()))
 }
 
 /// What happens beyond capacity, and beside bad neighbours.
 pub(crate) fn overload(arguments: &[&str]) -> Result<()> {
     demo::guests()?;
-    let folder = build("release")?;
+    let (folder, rest) = build(arguments, &[])?;
     step("measure");
     let mut command = Command::new(folder.join("wambda-bench"));
     command.arg("overload").arg("--server").arg(folder.join("wambda"));
-    go(command.args(arguments).current_dir(root()))
+    go(command.args(rest).current_dir(root()))
 }

@@ -20,10 +20,12 @@ cargo xtask <command>
   test              everything that must pass: set-up, guests, lints, all tests
   test --aws        moto's own tests of Lambda, STS and IAM, against a server
   guests            build the examples and the test guests
-  bench [hello | work NAME…] [--quick] [--dist]
-                    measure Wambda beside its peers, and workloads; --dist builds with LTO first
+  bench [hello | work NAME…] [--quick]
+                    measure Wambda beside its peers, and workloads
   bench queue       measure durable events, beside Redis Streams and NATS JetStream
+  bench inside      measure invocations without HTTP
   bench overload    measure what is beyond capacity, and beside bad neighbours
+                    (with --release each is built sooner, without link-time optimisation)
   chaos [CYCLES]    kill the server again and again under load, and check the ledger
   fuzz --smoke      each fuzz target for a minute (or: fuzz TARGET [SECONDS]); needs a nightly toolchain
   codegen [--check] the AWS protocol front, from botocore's service models
@@ -39,6 +41,7 @@ fn main() -> Result<()> {
         ["test", rest @ ..] => test::run(rest),
         ["guests"] => demo::guests(),
         ["bench", "queue", rest @ ..] => bench::queue(rest),
+        ["bench", "inside", rest @ ..] => bench::inside(rest),
         ["bench", "overload", rest @ ..] => bench::overload(rest),
         ["bench", rest @ ..] => bench::run(rest),
         ["chaos", rest @ ..] => test::chaos(rest),

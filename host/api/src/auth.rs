@@ -4,6 +4,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use http::Extensions;
+use http::header::AUTHORIZATION;
 use http::request::Parts;
 use wambda_control::Directories;
 use wambda_control::directory::{NoSigner, Signer};
@@ -13,6 +15,7 @@ use wambda_sigv4::{AuthError, Claim, EMPTY_SHA256, KeyCache, Request as Signed, 
 
 use crate::body::{self, Rest, Whole};
 use crate::rates::subscriber;
+use crate::within::{self, Within};
 use crate::{Api, ApiError, Surface};
 
 /// Authentication, as the server was started.
@@ -20,8 +23,7 @@ use crate::{Api, ApiError, Surface};
 pub struct Auth {
     /// Users and roles.
     pub directories: Arc<Directories>,
-    /// Whether requests must be signed.
-    pub required: bool,
+    required: bool,
     keys: KeyCache,
 }
 
@@ -30,6 +32,13 @@ impl Auth {
     #[must_use]
     pub fn new(directories: Arc<Directories>, required: bool) -> Self {
         Self { directories, required, keys: KeyCache::default() }
+    }
+
+    /// Whether it has to be proved, or is known, who sends a request with these extensions. Functions never do as they
+    /// like, whatever the server was started with.
+    #[must_use]
+    pub fn asks(&self, extensions: &Extensions) -> bool {
+        self.required || extensions.get::<Within>().is_some()
     }
 }
 
@@ -68,16 +77,11 @@ impl Who {
     /// it may do everything either way.
     fn presumed(api: &Api, surface: Surface, parts: &Parts, peer: SocketAddr) -> Self {
         let root = Self::root(api, peer);
-        let header = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
         if !query(surface) {
             return root;
         }
-        let key = header("authorization").and_then(|text| {
-            let (_, rest) = text.split_once("Credential=")?;
-            Some(rest.split_once('/')?.0)
-        });
-        let token = header("x-amz-security-token");
-        match key.map(|key| api.auth.directories.signer(key, token)) {
+        let token = parts.headers.get("x-amz-security-token").and_then(|token| token.to_str().ok());
+        match access_key(parts).map(|key| api.auth.directories.signer(key, token)) {
             Some(Ok(signer)) => Self { trusted: true, ..Self::signer(signer, peer) },
             _ => root,
         }
@@ -123,6 +127,13 @@ impl Who {
     }
 }
 
+/// The access key that the `Authorization` header claims to be signed by.
+pub(crate) fn access_key(parts: &Parts) -> Option<&str> {
+    let text = parts.headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (_, rest) = text.split_once("Credential=")?;
+    Some(rest.split_once('/')?.0)
+}
+
 /// The caller of a signed request; everyone is the account itself when nobody needs to sign.
 ///
 /// # Errors
@@ -134,7 +145,7 @@ pub fn authenticate(
     body: &[u8],
     peer: SocketAddr,
 ) -> Result<Who, ApiError> {
-    if !api.auth.required {
+    if !api.auth.asks(&parts.extensions) {
         return Ok(Who::presumed(api, surface, parts, peer));
     }
     verify(api, surface, parts, body, peer)
@@ -168,6 +179,11 @@ pub fn verify(
     body: &[u8],
     peer: SocketAddr,
 ) -> Result<Who, ApiError> {
+    if let Some(within) = parts.extensions.get::<Within>()
+        && !within.signs_as_another(parts)
+    {
+        return within.who(&api.auth.directories, peer).map_err(|error| refused(surface, &error));
+    }
     let headers = headers(surface, parts)?;
     let hash = match body.is_empty() {
         true => EMPTY_SHA256.to_owned(),
@@ -202,7 +218,9 @@ pub fn expect(api: &Api, surface: Surface, parts: &Parts) -> Result<(), ApiError
     let length = parts.headers.get(http::header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     let has_body = length.is_some() || parts.headers.contains_key("transfer-encoding");
-    if !api.auth.required || !has_body || length.is_some_and(|length| length < LARGE_BYTES) {
+    let within = parts.extensions.get::<Within>();
+    let signs = within.map_or(api.auth.required, |within| within.signs_as_another(parts));
+    if !signs || !has_body || length.is_some_and(|length| length < LARGE_BYTES) {
         return Ok(());
     }
     let headers = headers(surface, parts)?;
@@ -340,7 +358,11 @@ pub(crate) fn facts_of(who: &Who) -> Vec<(String, Value)> {
         }
         _ => ("", String::new()),
     };
-    let source_ip = who.source_ip.to_string();
+    // Functions call from nowhere.
+    let source_ip = match within::is_within(who.source_ip) {
+        true => String::new(),
+        false => who.source_ip.to_string(),
+    };
     let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let mut facts =
         vec![("aws:SecureTransport".to_owned(), Value::Bool(false)), fact("aws:CurrentTime", &now)];

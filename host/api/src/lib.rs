@@ -30,6 +30,7 @@ mod room;
 pub mod router;
 pub mod system;
 pub mod url;
+pub mod within;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -293,7 +293,7 @@ pub(crate) async fn refuse(
     peer: SocketAddr,
 ) -> ApiError {
     let missing = ApiError::no_function(name);
-    if !api.auth.required {
+    if !api.auth.asks(request.extensions()) {
         return missing;
     }
     let (parts, incoming) = request.into_parts();
@@ -325,10 +325,11 @@ pub(crate) async fn invoke(
     let is_event = is_event(request.uri().query().unwrap_or_default())?;
     let (parts, incoming) = request.into_parts();
     // Strangers learn nothing of a function, its limits included.
-    let own = (!api.auth.required).then_some(function.latest.config.payload_bytes);
+    let asks = api.auth.asks(&parts.extensions);
+    let own = (!asks).then_some(function.latest.config.payload_bytes);
     let limit = own.unwrap_or(PAYLOAD_BYTES_MAX);
     let limit = if is_event { limit.min(EVENT_BYTES_MAX) } else { limit };
-    let (event, stranger) = if api.auth.required {
+    let (event, stranger) = if asks {
         let body = (incoming, limit);
         let received = Box::pin(auth::receive(api, Surface::Native, &parts, body, peer));
         let (event, who) = received.await?;

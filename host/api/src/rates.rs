@@ -9,6 +9,7 @@ use governor::clock::{Clock, MonotonicClock};
 use governor::{Quota, RateLimiter};
 
 use crate::ApiError;
+use crate::within::is_within;
 
 /// What peers are told apart by: an IPv4 address, or the first 64 bits of an IPv6 address, which are one
 /// subscriber's (RFC 6177).
@@ -52,7 +53,9 @@ impl Rates {
     /// When it is one too many: 429, with the time after which it is not.
     pub(crate) fn check(&self, peer: IpAddr) -> Result<(), ApiError> {
         let Some(Limited { limiter, per_second }) = &self.0 else { return Ok(()) };
-        limiter.check_key(&subscriber(peer)).map_err(|early| {
+        // Functions are told apart, and not taken for one subscriber.
+        let by = if is_within(peer) { peer } else { subscriber(peer) };
+        limiter.check_key(&by).map_err(|early| {
             let wait = early.wait_time_from(MonotonicClock.now());
             ApiError::too_many(per_second.get(), wait.max(Duration::from_secs(1)))
         })

@@ -14,7 +14,7 @@ use crate::auth::{self, Who};
 use crate::queues::{self, Ask};
 use crate::{
     Api, ApiError, Request, Response, Surface, body, cloudwatch, downloads, iam, lambda, logs,
-    native, rollback, system, url,
+    native, rollback, system, url, within::Within,
 };
 
 /// Bytes of a form or of a JSON or CBOR request to the smaller services.
@@ -252,6 +252,8 @@ async fn own(
             let path = matched.params.get("path").map(decode).unwrap_or_default();
             downloads::serve(api, &path, request.uri().query().unwrap_or_default()).await
         }
+        // How the server is and whom it serves is not for functions.
+        _ if request.extensions().get::<Within>().is_some() => Err(ApiError::no_route(&path)),
         route => about(api, route, &request).await,
     }
 }
@@ -391,6 +393,7 @@ fn asks_state(request: &Request) -> bool {
         && STATES.contains(&request.uri().path())
         && !request.headers().contains_key("x-amz-target")
         && url::url_id(request).is_none()
+        && request.extensions().get::<Within>().is_none()
 }
 
 /// Whether this is a question that somebody who looks after the server has, and is answered soon: it has no

@@ -102,8 +102,9 @@ pub(crate) async fn serve(
     let named = Named { name, qualifier: qualifier.map(str::to_owned) };
     let function = api.catalog.get(&named.name);
     let target = function.as_ref().and_then(|f| f.resolve(named.or_latest(), fastrand::f64));
+    let asks = api.auth.asks(request.extensions());
     let (Some(function), Some(target)) = (function, target) else {
-        if api.auth.required {
+        if asks {
             return Err(forbidden());
         }
         return Err(ApiError::no_function(match &named.qualifier {
@@ -113,7 +114,7 @@ pub(crate) async fn serve(
     };
     let path = inner_path(request.uri())?;
     let config = function.details.urls.get(named.or_latest()).cloned();
-    let config = config.as_ref().filter(|_| api.auth.required);
+    let config = config.as_ref().filter(|_| asks);
     let door = Door { function, target, named, config, by_host: false };
     pass(api, door, path, request, peer).await
 }
@@ -134,12 +135,13 @@ async fn admit(
     incoming: body::Rest,
     peer: SocketAddr,
 ) -> Result<(Option<Who>, Content), ApiError> {
+    let asks = api.auth.asks(&parts.extensions);
     let signs = match door.config.map(|config| config.auth) {
         Some(UrlAuth::None) => false,
         Some(UrlAuth::AwsIam) => true,
-        None => api.auth.required,
+        None => asks,
     };
-    let (who, content) = if signs && api.auth.required {
+    let (who, content) = if signs && asks {
         auth::expect(api, Surface::Url, parts).map_err(|_| forbidden())?;
         let limit = wambda_model::limits::PAYLOAD_BYTES_MAX;
         let whole = body::read(&api.room, peer, incoming, limit).await?;

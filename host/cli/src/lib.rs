@@ -12,13 +12,14 @@ mod show;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use wambda_confine::Wall;
-use wambda_model::BuildError;
 use wambda_model::limits::{COMPILE_ADDRESS_BYTES, COMPILE_CPU_SECONDS};
+use wambda_model::{BuildError, Clock, SystemClock};
 use wambda_runtime::{EngineKind, child};
 use wambda_server::ServeArgs;
 
@@ -136,7 +137,7 @@ impl From<ChildLimits> for child::Limits {
         let ChildLimits { cpu_seconds, address_bytes, landlock, seccomp } = given;
         // The parser lets no other one through.
         let wall = Wall::of(&landlock, seccomp).unwrap_or(Wall::NONE);
-        Self { cpu_seconds, address_bytes, wall }
+        Self { cpu_seconds, address_bytes, wall, ..Self::default() }
     }
 }
 
@@ -160,7 +161,13 @@ fn child_code(done: Result<String, BuildError>) -> Result<ExitCode> {
 /// Does what the arguments of this process say.
 #[must_use]
 pub fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    main_with(Arc::new(SystemClock))
+}
+
+/// The same, with another clock for the server.
+#[must_use]
+pub fn main_with(clock: Arc<dyn Clock>) -> ExitCode {
+    match run(Cli::parse(), &clock) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -169,13 +176,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<ExitCode> {
+fn run(cli: Cli, clock: &Arc<dyn Clock>) -> Result<ExitCode> {
     let client = || {
         let signer = Signer::find(cli.root_key.as_deref())?;
         Ok::<_, anyhow::Error>(Client::new(&cli.server, signer))
     };
     match cli.command {
-        Command::Serve(args) => wambda_server::serve(&args.settle()?)?,
+        Command::Serve(args) => wambda_server::serve(&args.settle()?, clock)?,
         Command::Deploy(args) => deploy::run(&client()?, &args, cli.json)?,
         Command::Invoke(args) => return invoke::run(&client()?, args, cli.json),
         Command::List => show::list(&client()?, cli.json)?,

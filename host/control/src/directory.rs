@@ -11,8 +11,8 @@ use arc_swap::ArcSwap;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
-use wambda_model::Clock;
-use wambda_policy::{Grants, Policy, Principal};
+use wambda_model::{Clock, FunctionName};
+use wambda_policy::{Grants, Policy, Principal, grants};
 use wambda_store::{Expect, Records, StoreError};
 
 use crate::managed;
@@ -407,14 +407,18 @@ impl Directories {
         (session, secret, token)
     }
 
-    /// What the instances of a function with this execution role may reach.
+    /// What the instances of this function may do with this execution role, in a session with the function's name.
     #[must_use]
-    pub fn grants(&self, role: &str) -> Grants {
+    pub fn grants(&self, role: &str, function: &FunctionName) -> Grants {
         let current = self.current.load();
         match current.role_of(role) {
             Some(role) => {
-                let principal = self.session_principal(role, "function");
-                Grants::new(principal, current.policies_of(&role.entity))
+                let name = function.as_str();
+                Grants::new(grants::Session {
+                    principal: self.session_principal(role, name),
+                    id: format!("{}:{name}", role.entity.id),
+                    policies: current.policies_of(&role.entity),
+                })
             }
             None => Grants::default(),
         }

@@ -83,8 +83,8 @@ impl From<Missing> for PublishError {
     }
 }
 
-/// What an execution role may reach.
-pub type Roles = Arc<dyn Fn(&str) -> Grants + Send + Sync>;
+/// What a function may do with an execution role.
+pub type Roles = Arc<dyn Fn(&str, &FunctionName) -> Grants + Send + Sync>;
 
 /// What only a commit may touch.
 #[derive(Debug, Default)]
@@ -179,7 +179,7 @@ impl Functions {
             identity,
             account: Arc::new(Gate::shared(concurrency)),
             concurrency,
-            roles: std::sync::RwLock::new(Arc::new(|_| Grants::default())),
+            roles: std::sync::RwLock::new(Arc::new(|_, _| Grants::default())),
             commit: Mutex::default(),
             in_flight: std::sync::Mutex::default(),
             totals: std::sync::Mutex::default(),
@@ -247,7 +247,7 @@ impl Functions {
 
     fn grant(&self, version: &Version) {
         let roles = self.roles.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        version.grants.store(Arc::new(roles(&version.attributes.role)));
+        version.grants.store(Arc::new(roles(&version.attributes.role, &version.name)));
     }
 
     /// Reads every function from the records, and removes code that none of them has: what a
@@ -553,11 +553,14 @@ impl Functions {
             before.iter().for_each(|before| totals.remove(before));
             self.settle(&totals);
         }
+        let latest = function.as_ref().map(|function| Arc::clone(&function.latest));
         let next = match function {
             Some(function) => catalog.with(function),
             None => catalog.without(name),
         };
         self.catalog.store(next);
+        // Its role may have changed since it was made, when nobody saw it here.
+        latest.iter().for_each(|latest| self.grant(latest));
         self.changed.notify_one();
     }
 }

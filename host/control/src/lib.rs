@@ -11,6 +11,7 @@ pub mod mappings;
 pub mod publish;
 pub mod record;
 pub mod session;
+mod staging;
 pub mod storage;
 mod sweep;
 pub mod table;

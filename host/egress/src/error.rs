@@ -11,6 +11,9 @@ pub enum Error {
         /// What a policy would have to allow.
         arn: String,
     },
+    /// The function has no role by which its calls could be judged.
+    #[error("functions without an execution role may not call the platform's own services")]
+    Roleless,
     /// Nobody may reach this address.
     #[error(
         "{host} is at {address}, which may not be reached ({why}) unless the operator lists it"
@@ -91,7 +94,7 @@ impl Error {
     #[must_use]
     pub fn outcome(&self) -> &'static str {
         match self {
-            Self::Denied { .. } => "denied",
+            Self::Denied { .. } | Self::Roleless => "denied",
             Self::Address { .. } | Self::Authority(_) => "forbidden",
             Self::Name { .. } | Self::NameTime(_) => "dns",
             Self::Connect { .. } | Self::Tls { .. } => "connect",

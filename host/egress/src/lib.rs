@@ -5,6 +5,8 @@
 //! name once, drop every address that is forbidden, and dial one of what is left, never the name. A
 //! redirect is a request of its own, made by the guest, and goes the same way. Nothing is kept open for
 //! the next request, so that no connection is ever another function's.
+//!
+//! Requests to the platform itself ([`target::PLATFORM`]) go by no network: [`Services`] has a connection for each.
 
 pub mod address;
 pub mod body;
@@ -22,8 +24,10 @@ use hickory_resolver::config::{NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::{Resolver, TokioResolver};
 use ipnet::IpNet;
+use tokio::io::DuplexStream;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
+use wambda_model::Version;
 use wambda_model::limits::{
     EGRESS_CONNECTIONS_MAX, EGRESS_FUNCTION_CONNECTIONS_MAX, EGRESS_INSTANCE_CONNECTIONS_MAX,
 };
@@ -48,8 +52,16 @@ pub struct Settings {
     pub own: SocketAddr,
 }
 
+/// The platform's own services, for functions.
+pub trait Services: Send + Sync {
+    /// A connection for one request of a function. Who calls is known by the way; what it may do is for the services
+    /// to judge.
+    fn connect(&self, caller: &Arc<Version>) -> DuplexStream;
+}
+
 /// Sends requests of functions.
 pub struct Egress {
+    services: Arc<dyn Services>,
     rules: Rules,
     resolver: Option<TokioResolver>,
     tls: TlsConnector,
@@ -96,12 +108,12 @@ impl Session {
 }
 
 /// The terms of one request.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Terms {
     /// The invocation that sends it.
     pub session: Arc<Session>,
     /// The function that sends it.
-    pub function: String,
+    pub caller: Arc<Version>,
     /// When that must be over.
     pub deadline: Instant,
     /// What the guest asked for: to connect, until the response's head, and between parts of its body.
@@ -114,9 +126,10 @@ impl Egress {
     ///
     /// # Errors
     /// When TLS has no protocol version.
-    pub fn new(settings: &Settings) -> Result<Self, rustls::Error> {
+    pub fn new(settings: &Settings, services: Arc<dyn Services>) -> Result<Self, rustls::Error> {
         let rules = Rules::new(settings.allow.clone(), settings.deny.clone(), settings.own);
         Ok(Self {
+            services,
             rules,
             resolver: resolver(settings)
                 .inspect_err(|error| {

@@ -13,6 +13,12 @@ const NAME_MAX: usize = 253;
 /// Characters of one label.
 const LABEL_MAX: usize = 63;
 
+/// The platform itself, as functions call it; and what ends so, behind a dot. `internal` is for private use, and never
+/// delegated (ICANN Board, 2024-07-29).
+pub const PLATFORM: &str = "wambda.internal";
+/// The same for clients.
+pub const PLATFORM_URL: &str = "http://wambda.internal";
+
 /// Where a request goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
@@ -62,7 +68,18 @@ impl Target {
             Some(_) => return Err(bad("the port is not valid")),
         };
         let (host, address) = read_host(host)?;
-        Ok(Self { host, address, port, tls })
+        let target = Self { host, address, port, tls };
+        if target.is_platform() && (tls || port != 80) {
+            return Err(bad("the platform itself is reached by http, on port 80"));
+        }
+        Ok(target)
+    }
+
+    /// Whether it is the platform itself.
+    #[must_use]
+    pub fn is_platform(&self) -> bool {
+        let before = self.host.strip_suffix(PLATFORM);
+        before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
     }
 
     /// What belongs into `Host`.
@@ -153,8 +170,22 @@ mod tests {
         assert_eq!(good("http://192.0.2.1:8080/"), same("192.0.2.1", 8080, "192.0.2.1:8080"));
         assert_eq!(good("http://[2001:DB8::1]/"), same("2001:db8::1", 80, "[2001:db8::1]"));
         assert_eq!(good("http://[::ffff:127.0.0.1]/"), same("127.0.0.1", 80, "127.0.0.1"));
+        for (text, is_platform) in [
+            (PLATFORM_URL, true),
+            ("http://wambda.internal/2015-03-31/functions", true),
+            ("http://Wambda.INTERNAL.:80/", true),
+            ("http://x.lambda-url.wambda.internal/", true),
+            ("http://notwambda.internal:81/", false),
+            ("http://wambda.internal.test/", false),
+            ("http://internal/", false),
+        ] {
+            assert_eq!(read(text).unwrap().is_platform(), is_platform, "{text}");
+        }
         for text in [
             "/relative",
+            "https://wambda.internal/",
+            "http://wambda.internal:5262/",
+            "http://a.wambda.internal:443/",
             "ftp://a/",
             "http://user@a/",
             "http://a@b@c/",

@@ -26,7 +26,7 @@ use wambda_model::clock;
 use wambda_model::limits::{
     EGRESS_ADDRESS_PATIENCE, EGRESS_ADDRESSES_MAX, EGRESS_CONNECTIONS_MAX,
     EGRESS_FUNCTION_CONNECTIONS_MAX, EGRESS_HEAD_BYTES_MAX, EGRESS_INSTANCE_CONNECTIONS_MAX,
-    HEADERS_MAX,
+    HEADERS_MAX, INSIDE_PATIENCE,
 };
 
 use crate::body::{Counted, Direction, Progress};
@@ -97,29 +97,28 @@ impl Egress {
             return Err(Error::Authority("CONNECT is not for functions".to_owned()));
         }
         let session = &terms.session;
-        let share = self.share(&terms.function);
+        let share = self.share(terms.caller.name.as_str());
         let places = [
             place(&session.places, "an instance", EGRESS_INSTANCE_CONNECTIONS_MAX)?,
             place(&share, "a function", EGRESS_FUNCTION_CONNECTIONS_MAX)?,
             place(&self.places, "this server", EGRESS_CONNECTIONS_MAX)?,
         ];
-        let [connect, head, between] = terms.patience;
-        let time = within(connect, self.patience, terms.deadline)?;
-        let found = timeout(time, self.resolve(target)).await;
-        let addresses = found.map_err(|_| Error::NameTime(target.host.clone()))??;
-        let time = within(connect, self.patience, terms.deadline)?;
-        let connected = timeout(time, self.connect(target, &addresses)).await;
-        let stream = connected.map_err(|_| Error::ConnectTime(target.host.clone()))??;
-
+        let [_, head, between] = terms.patience;
+        // What it calls of the platform may be a function that takes its time.
+        let most = if target.is_platform() { INSIDE_PATIENCE } else { self.patience };
+        let stream = match target.is_platform() {
+            true => Box::new(self.services.connect(&terms.caller)),
+            false => self.reach(target, terms).await?,
+        };
         address(&mut request, target)?;
-        let between = between.unwrap_or(self.patience).min(self.patience);
+        let between = between.unwrap_or(most).min(most);
         let progress = Arc::new(Progress::default());
         let request = request.map(|body| {
             Counted::new(body, Direction::Sent, Arc::clone(session), between).telling(&progress)
         });
         let mut exchange = pin!(exchange(stream, request));
         let (response, connection) = loop {
-            let time = within(head, self.patience, terms.deadline)?;
+            let time = within(head, most, terms.deadline)?;
             match timeout(time, &mut exchange).await {
                 Ok(answered) => break answered?,
                 // The time for the head begins with the end of the body.
@@ -128,6 +127,17 @@ impl Egress {
             }
         };
         Ok((received(response, session, between), drive(connection, places, terms.deadline)))
+    }
+
+    /// A connection to a host of the network.
+    async fn reach(&self, target: &Target, terms: &Terms) -> Result<Box<dyn Stream>, Error> {
+        let [connect, ..] = terms.patience;
+        let time = within(connect, self.patience, terms.deadline)?;
+        let found = timeout(time, self.resolve(target)).await;
+        let addresses = found.map_err(|_| Error::NameTime(target.host.clone()))??;
+        let time = within(connect, self.patience, terms.deadline)?;
+        let connected = timeout(time, self.connect(target, &addresses)).await;
+        connected.map_err(|_| Error::ConnectTime(target.host.clone()))?
     }
 
     async fn connect(

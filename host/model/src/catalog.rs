@@ -11,7 +11,7 @@ use crate::config::{Attributes, FunctionConfig, Kind, Reuse};
 use crate::function::{Alias, Details, LATEST};
 use crate::gate::Share;
 use crate::ids::{Digest, FunctionName};
-use crate::logs::LogRing;
+use crate::logs::{LogRing, LogRoom};
 use crate::metrics::FunctionMetrics;
 
 /// One immutable version of a function: code and configuration.
@@ -79,6 +79,41 @@ impl Version {
     pub fn next_uid() -> u64 {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         NEXT.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A version without code, for tests and benchmarks to fill in.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn blank(name: FunctionName, metrics: Arc<FunctionMetrics>, share: Arc<Share>) -> Self {
+        Self {
+            uid: Self::next_uid(),
+            name,
+            label: LATEST.into(),
+            number: None,
+            revision: 1,
+            revision_id: String::new(),
+            kind: Kind::Core,
+            component: false,
+            wasi03: false,
+            digest: Digest::of(b""),
+            code_bytes: 0,
+            upload: Digest::of(b""),
+            upload_bytes: 0,
+            imports: Vec::new(),
+            published_ms: 0,
+            compile_ms: 0,
+            config: FunctionConfig::default(),
+            attributes: Attributes::default(),
+            reuse: Reuse::Warm,
+            arn: "arn".into(),
+            log_group: "group".into(),
+            log_stream: "stream".into(),
+            logs: Arc::new(LogRing::new(&LogRoom::new(1 << 30))),
+            metrics,
+            share,
+            provisioned: AtomicU32::new(0),
+            grants: ArcSwap::default(),
+        }
     }
 }
 

@@ -267,6 +267,12 @@ pub const EGRESS_BYTES_MAX: u64 = 64 * MIB;
 pub const EGRESS_HEAD_BYTES_MAX: usize = 64 << 10;
 /// Longest time for a name, a connection, a response's head, and between two parts of a body.
 pub const EGRESS_PATIENCE_DEFAULT: Duration = Duration::from_secs(10);
+/// The same, of calls to the platform itself, but for what the server itself waits: as long as a function may take.
+pub const INSIDE_PATIENCE: Duration = Duration::from_millis(TIMEOUT_MS_MAX);
+/// The access key that stands for its execution role in a function's environment. It is good for nothing anywhere else.
+pub const INSIDE_ACCESS_KEY: &str = "ASIAEXECUTIONROLE000";
+/// Bytes that are on their way, each way, between a function and the platform that it calls.
+pub const INSIDE_BUFFER_BYTES: usize = 64 << 10;
 
 // ---- compilation ------------------------------------------------------------------------------
 
@@ -276,8 +282,12 @@ pub const COMPILE_CPU_SECONDS: u64 = 120;
 pub const INSPECT_CPU_SECONDS: u64 = 20;
 /// Largest core module that is looked at in the server; anything else is looked at in a child process.
 pub const INSPECT_IN_PLACE_BYTES_MAX: usize = 64 << 10;
-/// Wall-clock time of one compilation.
-pub const COMPILE_WALL: Duration = Duration::from_secs(300);
+/// Uploads that are known not to compile, and as many that are known not to be one.
+pub const FAILURES_MAX: u64 = 1_000;
+/// How long that is remembered.
+pub const FAILURES_AGE_MAX: Duration = Duration::from_secs(3_600);
+/// Wall-clock time of one compilation, or inspection.
+pub const COMPILE_WALL_DEFAULT: Duration = Duration::from_secs(300);
 /// Address space of the compiling child.
 pub const COMPILE_ADDRESS_BYTES: u64 = 3 << 30;
 /// Compilations waiting for the compiler; beyond them, up to as many again, one of each who has none there.
@@ -328,6 +338,8 @@ pub const LAYERS_UNPACKING_PATIENCE: Duration = Duration::from_secs(10);
 pub const LAYER_PATH_BYTES_MAX: usize = 1_024;
 /// Its parts.
 pub const LAYER_PATH_DEPTH_MAX: usize = 32;
+/// Length of each of them: what Linux's file systems take.
+pub const LAYER_NAME_BYTES_MAX: usize = 255;
 /// Bytes that one write of a guest to its output may carry.
 pub const LOG_WRITE_BYTES_MAX: usize = 64 << 10;
 /// Bytes of a body that nobody reads which are taken off the wire all the same.

@@ -7,9 +7,18 @@ use crate::{Decision, Policy, Principal, Request, decide};
 /// What the instances of a version may reach. Without a role, or with one that is not known: nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Grants {
-    /// The role's session, as policies see it.
-    principal: Option<Principal>,
-    policies: Vec<Arc<Policy>>,
+    session: Option<Session>,
+}
+
+/// A role's session: as whom a function calls.
+#[derive(Debug, Clone)]
+pub struct Session {
+    /// As policies see it.
+    pub principal: Principal,
+    /// Unique id: the role's, and the name of the session.
+    pub id: String,
+    /// The role's policies.
+    pub policies: Vec<Arc<Policy>>,
 }
 
 /// The action that a role must be allowed for a function to open an outgoing connection; resources
@@ -25,21 +34,27 @@ pub fn host_arn(host: &str, port: u16) -> String {
 impl Grants {
     /// The grants of a role's session.
     #[must_use]
-    pub fn new(principal: Principal, policies: Vec<Arc<Policy>>) -> Self {
-        Self { principal: Some(principal), policies }
+    pub fn new(session: Session) -> Self {
+        Self { session: Some(session) }
+    }
+
+    /// As whom the instances call; none without a role.
+    #[must_use]
+    pub fn session(&self) -> Option<&Session> {
+        self.session.as_ref()
     }
 
     /// Whether `action` on `resource`, an ARN, is allowed.
     #[must_use]
     pub fn allow(&self, action: &str, resource: &str) -> bool {
-        let Some(principal) = &self.principal else { return false };
+        let Some(session) = &self.session else { return false };
         let request = Request {
-            principal: principal.clone(),
+            principal: session.principal.clone(),
             action: action.to_owned(),
             resource: resource.to_owned(),
             context: Vec::new(),
         };
-        let policies: Vec<&Policy> = self.policies.iter().map(|policy| &**policy).collect();
+        let policies: Vec<&Policy> = session.policies.iter().map(|policy| &**policy).collect();
         decide(&request, &policies, None) == Decision::Allow
     }
 

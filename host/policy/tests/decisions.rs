@@ -118,7 +118,11 @@ fn grants_are_what_the_role_allows() {
             {"Effect": "Deny", "Action": "wambda:Connect", "Resource": "arn:aws:wambda:::host/secret.example.com:*"}]}"#,
     )
     .unwrap();
-    let grants = Grants::new(ada(), vec![policy.into()]);
+    let grants = Grants::new(wambda_policy::grants::Session {
+        principal: ada(),
+        id: "AROAX:f".to_owned(),
+        policies: vec![policy.into()],
+    });
     assert!(grants.allow_host("api.EXAMPLE.com", 443));
     assert!(!grants.allow_host("api.example.com", 80));
     assert!(!grants.allow_host("secret.example.com", 443));

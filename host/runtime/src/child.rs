@@ -5,12 +5,13 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use wambda_confine::Wall;
-use wambda_model::limits::{COMPILE_ADDRESS_BYTES, COMPILE_CPU_SECONDS};
+use wambda_model::limits::{COMPILE_ADDRESS_BYTES, COMPILE_CPU_SECONDS, COMPILE_WALL_DEFAULT};
 use wambda_model::{BuildError, Digest, Inspection, Kind};
 use wasmparser::{Encoding, Parser, Payload};
 
@@ -29,14 +30,20 @@ pub struct Limits {
     pub cpu_seconds: u64,
     /// Address space in bytes.
     pub address_bytes: u64,
+    /// Time by the clock, which the server watches.
+    pub time: Duration,
     /// The least wall to work behind: what the server itself has.
     pub wall: Wall,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        let (cpu_seconds, address_bytes) = (COMPILE_CPU_SECONDS, COMPILE_ADDRESS_BYTES);
-        Self { cpu_seconds, address_bytes, wall: Wall::NONE }
+        Self {
+            cpu_seconds: COMPILE_CPU_SECONDS,
+            address_bytes: COMPILE_ADDRESS_BYTES,
+            time: COMPILE_WALL_DEFAULT,
+            wall: Wall::NONE,
+        }
     }
 }
 

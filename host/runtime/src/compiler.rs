@@ -2,20 +2,18 @@
 //! memory of what failed. A compile bomb costs its uploader an error, and the server
 //! nothing.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use wambda_model::{BuildError, Digest, Metrics, clock};
 
 use crate::artifact::Artifacts;
 use crate::engine::{EngineKind, Engines, compatibility};
-use crate::helper::{Failed, Helper, Task};
+use crate::failures::Failures;
+use crate::helper::{Helper, Task};
 use crate::turns::{Full, Turns};
 
-/// Failed compilations remembered.
-const FAILURES_MAX: usize = 1_000;
 /// Runs the compiling child.
 #[derive(Debug)]
 pub struct Compiler {
@@ -24,7 +22,7 @@ pub struct Compiler {
     engines: Engines,
     metrics: Arc<Metrics>,
     turns: Arc<Turns>,
-    failures: Mutex<HashMap<(Digest, EngineKind), String>>,
+    failures: Failures<(Digest, EngineKind)>,
 }
 
 impl Compiler {
@@ -42,7 +40,7 @@ impl Compiler {
             engines,
             metrics,
             turns: Arc::default(),
-            failures: Mutex::default(),
+            failures: Failures::new(),
         }
     }
 
@@ -64,18 +62,12 @@ impl Compiler {
         if self.holds(digest, kind, engine).await {
             return Ok(None);
         }
-        let known = self
-            .failures
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&(digest, kind))
-            .cloned();
-        if let Some(why) = known {
-            return Err(BuildError::Invalid(why));
-        }
+        self.failures.check(&(digest, kind))?;
         let turn = self.turns.take(uploader, wasm.len() as u64).await;
         let _turn =
             turn.map_err(|Full(why)| BuildError::Busy(format!("{why}: try again later")))?;
+        // Somebody before it may have sent the same.
+        self.failures.check(&(digest, kind))?;
         if self.holds(digest, kind, engine).await {
             return Ok(None);
         }
@@ -90,9 +82,7 @@ impl Compiler {
             Ok(made_for) => made_for,
             Err(error) => {
                 let _ = tokio::fs::remove_file(&output).await;
-                if let Failed::Code(why) = &error {
-                    self.remember((digest, kind), why);
-                }
+                self.failures.note((digest, kind), &error);
                 return Err(error.into());
             }
         };
@@ -120,13 +110,5 @@ impl Compiler {
             self.artifacts.tmp().join(format!("{digest}-{}.{extension}", kind.as_str()))
         };
         (at("wasm"), at("cwasm"))
-    }
-
-    fn remember(&self, key: (Digest, EngineKind), why: &str) {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        if failures.len() >= FAILURES_MAX {
-            failures.clear();
-        }
-        failures.insert(key, why.to_owned());
     }
 }

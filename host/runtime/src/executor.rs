@@ -1,7 +1,6 @@
-//! Runs invocations: the implementation of [`Execute`], and the upkeep of idle instances.
+//! Runs invocations: the implementation of [`Execute`] and [`Build`], and what each version needs for it.
 
 use std::path::PathBuf;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -12,29 +11,24 @@ use rustc_hash::FxBuildHasher;
 use tokio::runtime::Handle;
 use wambda_egress::Egress;
 use wambda_model::invocation::InstanceCounts;
-use wambda_model::limits::{PREVIEW_1_FILE_BYTES_MAX, SHARE_PARTS};
+use wambda_model::limits::PREVIEW_1_FILE_BYTES_MAX;
 use wambda_model::{
-    BoxFuture, Budget, Build, BuildError, Digest, Execute, FunctionError, Inspection, Invocation,
-    InvokeError, KillReason, Kind, Metrics, Outcome, Payload, Permit, RequestId, Short,
-    ThrottleReason, Version, clock,
+    BoxFuture, Budget, Build, BuildError, Digest, Execute, Inspection, Invocation, InvokeError,
+    Kind, Metrics, Outcome, Payload, Permit, Version, clock,
 };
 
 use crate::artifact::Artifacts;
-use crate::call;
 use crate::child;
 use crate::compiler::Compiler;
-use crate::drive::{Drive, Driven, Guarded, Panicked};
+use crate::drive::{Drive, Driven};
 use crate::engine::{EngineKind, Engines, Room, Ticker};
 use crate::helper::Helper;
 use crate::inspector::Inspector;
-use crate::instance::{Instance, Kept, Mold, Seats};
 use crate::layer::{LayerDirs, Tree};
-use crate::limiter::Denied;
 use crate::link::Linkers;
-use crate::meter::{Meter, now_ns};
-use crate::pool::{Fault, Ready, Unit};
+use crate::pool::{Ready, Unit};
 use crate::run::{Run, Ticket};
-use crate::sink::Sink;
+use crate::upkeep::dispose;
 use crate::watchdog;
 
 /// Fetches the code of a digest, when its artifact has to be made again.
@@ -82,18 +76,18 @@ impl std::fmt::Debug for RuntimeConfig {
 pub struct Executor(Arc<Inner>);
 
 pub(crate) struct Inner {
-    engines: Engines,
+    pub(crate) engines: Engines,
     linkers: Linkers,
     artifacts: Arc<Artifacts>,
     inspector: Inspector,
     compiler: Compiler,
-    units: HashMap<u64, Arc<Unit>, FxBuildHasher>,
-    region: Arc<str>,
-    budget: Arc<Budget>,
-    long_run: Handle,
+    pub(crate) units: HashMap<u64, Arc<Unit>, FxBuildHasher>,
+    pub(crate) region: Arc<str>,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) long_run: Handle,
     code: CodeSource,
     layers: LayerDirs,
-    egress: Arc<Egress>,
+    pub(crate) egress: Arc<Egress>,
     metrics: Arc<Metrics>,
 }
 
@@ -241,162 +235,6 @@ impl Inner {
         }
         Err(internal("the artifact cannot be kept".to_owned()))
     }
-
-    /// Makes an instance on an armed meter. The inner error is the guest's, the outer the platform's.
-    /// One that is made ahead of time takes what is free, and evicts nobody for it.
-    pub(crate) async fn instantiate(
-        &self,
-        unit: &Unit,
-        ready: &Ready,
-        order: &Order,
-    ) -> Result<Result<Box<Instance>, FunctionError>, InvokeError> {
-        let (version, Order { id, meter, sink, ahead }) = (&unit.version, order);
-        let engine = self.engines.get(ready.engine);
-        let mold = Mold {
-            engine: engine.ok_or_else(|| InvokeError::Internal("engine is off".to_owned()))?,
-            prepared: &ready.prepared,
-            opt: ready.opt.as_ref(),
-            version,
-            region: &self.region,
-            egress: &self.egress,
-            sink,
-            ahead: *ahead,
-        };
-        loop {
-            // Before it begins: who fails half way has worked for nothing.
-            let mut charge = self.budget.charge(&version.share.memory);
-            let room = charge.reserve(unit.expected_bytes(), !ahead);
-            room.map_err(|short| self.no_memory(version, short, *ahead))?;
-            let seats = loop {
-                match self.seats(version, ready) {
-                    Ok(seats) => break seats,
-                    // Its own idle instances make room.
-                    Err(_) if !ahead && self.shed_one(Some(&version.share.memory)) => {}
-                    Err(value) => return Err(self.no_slots(version, ready, value, *ahead)),
-                }
-            };
-            let cast = pin!(mold.cast(Arc::clone(meter), charge, seats));
-            let Ok(made) = Guarded::new(cast, meter, self.ticker(), version).await else {
-                return Ok(Err(call::clocked(KillReason::Timeout, *id, version, meter)));
-            };
-            let stillborn = match made {
-                Ok(instance) => {
-                    unit.note_bytes(instance.store.data().limiter.bytes());
-                    return Ok(Ok(Box::new(instance)));
-                }
-                Err(stillborn) => stillborn,
-            };
-            let state = stillborn.store.data();
-            if let Some(Denied::Budget(short)) = state.limiter.denied() {
-                return Err(self.no_memory(version, short, *ahead));
-            }
-            if !stillborn.error.is::<wasmtime::PoolConcurrencyLimitError>() {
-                return Ok(Err(call::failure(&stillborn.error, state, *id, version)));
-            }
-            drop(stillborn);
-            if *ahead || !self.shed_one(None) {
-                let what = "every instance slot of the server is in use".to_owned();
-                return Err(InvokeError::Unavailable(what));
-            }
-        }
-    }
-
-    /// Why there is no memory for an instance.
-    fn no_memory(&self, version: &Version, short: Short, ahead: bool) -> InvokeError {
-        match short {
-            Short::All => InvokeError::Unavailable(NO_MEMORY.to_owned()),
-            Short::Own(value) => {
-                if !ahead {
-                    version.metrics.throttled(ThrottleReason::Memory);
-                }
-                refused(ThrottleReason::Memory, self.budget.each(), value)
-            }
-        }
-    }
-
-    /// Slots for one more instance. A function has three quarters of them at most, so that it is not alone.
-    fn seats(&self, version: &Version, ready: &Ready) -> Result<Seats, u32> {
-        let [main, concurrent] = &version.share.slots;
-        let taken = if ready.engine == EngineKind::Main { main } else { concurrent };
-        Seats::take(taken, ready.slots, self.slots_each(ready))
-    }
-
-    /// Slots that one function may have.
-    fn slots_each(&self, ready: &Ready) -> u32 {
-        let (part, of) = SHARE_PARTS;
-        let slots = u64::from(self.engines.slots(ready.engine));
-        u32::try_from(slots / of * part).unwrap_or(u32::MAX)
-    }
-
-    /// Why there are no slots for an instance: the function would have `value`.
-    fn no_slots(&self, version: &Version, ready: &Ready, value: u32, ahead: bool) -> InvokeError {
-        if !ahead {
-            version.metrics.throttled(ThrottleReason::Instances);
-        }
-        refused(ThrottleReason::Instances, self.slots_each(ready).into(), value.into())
-    }
-
-    /// Retires the least recently used idle instance, of all versions or of those of the function whose memory is counted
-    /// here.
-    fn shed_one(&self, own: Option<&Arc<AtomicU64>>) -> bool {
-        let units = self.units.pin();
-        let is_meant =
-            |unit: &&Arc<Unit>| own.is_none_or(|own| Arc::ptr_eq(own, &unit.version.share.memory));
-        let meant = units.values().filter(is_meant);
-        let oldest = meant.filter_map(|u| u.oldest_idle().map(|at| (at, u)));
-        oldest.min_by_key(|(at, _)| *at).is_some_and(|(_, unit)| unit.shed().is_some())
-    }
-
-    /// Makes the idle instances that `unit` wants, one after the other, until one fails.
-    pub(crate) async fn refill(self: Arc<Self>, unit: Arc<Unit>) {
-        let Some(_mine) = unit.refilling() else { return };
-        let mut first = true;
-        while unit.is_short() {
-            // Making one may not have waited for anything.
-            if !std::mem::take(&mut first) {
-                tokio::task::yield_now().await;
-            }
-            match Arc::clone(&self).prewarm(Arc::clone(&unit)).await {
-                Ok(instance) => drop(unit.add_virgin(instance)),
-                Err(fault) => return unit.note_stillborn(fault),
-            }
-        }
-    }
-
-    /// One instance ahead of time, within the limits of an invocation.
-    async fn prewarm(self: Arc<Self>, unit: Arc<Unit>) -> Result<Box<Instance>, Fault> {
-        let order = Order {
-            id: RequestId::random(),
-            meter: Arc::new(Meter::new()),
-            sink: Sink::new(&unit.version),
-            ahead: true,
-        };
-        let (meter, long_run) = (Arc::clone(&order.meter), self.long_run.clone());
-        let name = unit.version.name.clone();
-        let make = Box::pin(async move {
-            let ready = self.ready(&unit).await?;
-            let config = &unit.version.config;
-            order.meter.arm(now_ns(), config.timeout(), config.cpu());
-            self.instantiate(&unit, &ready, &order).await
-        });
-        match Drive::new(make, meter, long_run, false).await {
-            Ok(Ok(Ok(instance))) => Ok(instance),
-            Ok(Ok(Err(error))) => {
-                tracing::info!(function = %name, %error, "cannot prewarm");
-                Err(Fault::Guest)
-            }
-            Ok(Err(error)) => {
-                tracing::debug!(function = %name, %error, "no room to prewarm");
-                Err(Fault::Platform)
-            }
-            Err(Panicked) => Err(Fault::Guest),
-        }
-    }
-}
-
-fn refused(reason: ThrottleReason, limit: u64, value: u64) -> InvokeError {
-    let retry_after = Duration::from_secs(1);
-    InvokeError::Throttled { reason, limit, value, reserved: false, retry_after }
 }
 
 /// WASI preview 1 reads a file by way of as much of the host's memory as the guest asks for.
@@ -409,26 +247,6 @@ fn check_files(largest: Option<u64>, version: &Version) -> Result<(), InvokeErro
             )))
         }
         _ => Ok(()),
-    }
-}
-
-/// Why there is no instance.
-const NO_MEMORY: &str = "the memory budget of the server is used up";
-
-/// What an instance is made for.
-pub(crate) struct Order {
-    pub(crate) id: RequestId,
-    /// Armed when the instance is made.
-    pub(crate) meter: Arc<Meter>,
-    pub(crate) sink: Arc<Sink>,
-    /// Before anybody needs it.
-    pub(crate) ahead: bool,
-}
-
-/// Drops instances where it does not hold anybody up: giving memory back takes a while.
-pub(crate) fn dispose(instances: Vec<Kept>) {
-    if !instances.is_empty() {
-        drop(tokio::task::spawn_blocking(move || drop(instances)));
     }
 }
 
@@ -520,7 +338,7 @@ impl Execute for Executor {
         let unit = self.0.unit(version);
         let surplus = unit.aim(count);
         dispose(surplus);
-        if unit.is_short() {
+        if unit.wants_more() {
             drop(tokio::spawn(Arc::clone(&self.0).refill(unit)));
         }
     }

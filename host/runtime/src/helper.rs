@@ -8,7 +8,7 @@ use std::process::{ExitStatus, Stdio};
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use wambda_model::BuildError;
-use wambda_model::limits::{COMPILE_WALL, INSPECT_CPU_SECONDS};
+use wambda_model::limits::INSPECT_CPU_SECONDS;
 
 use crate::child;
 
@@ -42,7 +42,7 @@ pub struct Helper {
 }
 
 /// Why there is no result.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Failed {
     /// The bytes are at fault, and would fail again.
     Code(String),
@@ -118,10 +118,9 @@ impl Helper {
                 tokio::join!(words(stdout, WORDS_MAX), words(stderr, COMPLAINTS_MAX));
             (child.wait().await, said, complained)
         };
-        let Ok((status, said, complained)) = tokio::time::timeout(COMPILE_WALL, finish).await
-        else {
+        let Ok((status, said, complained)) = tokio::time::timeout(limits.time, finish).await else {
             let _ = child.start_kill();
-            let (doing, seconds) = (task.doing(), COMPILE_WALL.as_secs());
+            let (doing, seconds) = (task.doing(), limits.time.as_secs());
             let message = format!("{doing} took more than {seconds} seconds and was stopped");
             return Err(Failed::Time(message));
         };

@@ -14,6 +14,7 @@ use wasmparser::WasmFeatures;
 
 use crate::child::Summary;
 use crate::detect::inspect;
+use crate::failures::Failures;
 use crate::helper::{Helper, Task};
 use crate::turns::{Full, Turn, Turns};
 use crate::upload::check_size;
@@ -25,6 +26,8 @@ pub(crate) struct Inspector {
     features: WasmFeatures,
     wasi03: bool,
     turns: Arc<Turns>,
+    /// By the digest of the bytes, and whether they were to be a layer.
+    failures: Failures<(Digest, bool)>,
     /// Of the files of one inspection.
     next: AtomicU64,
 }
@@ -51,7 +54,14 @@ fn is_simple(upload: &[u8]) -> bool {
 
 impl Inspector {
     pub(crate) fn new(helper: Helper, features: WasmFeatures, wasi03: bool) -> Self {
-        Self { helper, features, wasi03, turns: Arc::default(), next: AtomicU64::new(0) }
+        Self {
+            helper,
+            features,
+            wasi03,
+            turns: Arc::default(),
+            failures: Failures::new(),
+            next: AtomicU64::new(0),
+        }
     }
 
     /// What an upload is.
@@ -60,16 +70,19 @@ impl Inspector {
     /// What is wrong with it, and [`BuildError::Busy`] when too many wait.
     pub(crate) async fn look(&self, upload: Bytes, by: &str) -> Result<Inspection, BuildError> {
         check_size(upload.len() as u64)?;
-        let _turn = self.turn(&upload, by).await?;
         if is_simple(&upload) {
+            let _turn = self.turn(&upload, by).await?;
             let (features, wasi03) = (self.features, self.wasi03);
             let work = move || inspect(upload, features, wasi03).map_err(BuildError::Invalid);
             return tokio::task::spawn_blocking(work).await.map_err(internal)?;
         }
         let files = self.files();
-        let said = self.run(&upload, &files, self.wasi03.then_some("--wasi03")).await?;
+        let (digest, said) = self.run(&upload, by, (&files, false)).await?;
         let summary = Summary::read(&said).map_err(internal)?;
-        let wasm = if summary.is_upload { upload } else { content(&files.1).await? };
+        if summary.is_upload {
+            return Ok(summary.of(digest, upload));
+        }
+        let wasm = content(&files.1).await?;
         Ok(summary.of(Digest::of(&wasm), wasm))
     }
 
@@ -78,8 +91,7 @@ impl Inspector {
     /// # Errors
     /// What is wrong with it, and [`BuildError::Busy`] when too many wait.
     pub(crate) async fn check_layer(&self, zip: Bytes, by: &str) -> Result<(), BuildError> {
-        let _turn = self.turn(&zip, by).await?;
-        self.run(&zip, &self.files(), Some("--layer")).await.map(drop)
+        self.run(&zip, by, (&self.files(), true)).await.map(drop)
     }
 
     async fn turn(&self, upload: &[u8], by: &str) -> Result<Turn, BuildError> {
@@ -93,16 +105,28 @@ impl Inspector {
         Files(at("upload"), at("wasm"))
     }
 
+    /// What the child says of it, and its digest.
     async fn run(
         &self,
-        upload: &[u8],
-        files: &Files,
-        flag: Option<&str>,
-    ) -> Result<String, BuildError> {
+        upload: &Bytes,
+        by: &str,
+        (files, is_layer): (&Files, bool),
+    ) -> Result<(Digest, String), BuildError> {
+        let bytes = upload.clone();
+        let digest = tokio::task::spawn_blocking(move || Digest::of(&bytes)).await;
+        let digest = digest.map_err(internal)?;
+        let asked = (digest, is_layer);
+        self.failures.check(&asked)?;
+        let _turn = self.turn(upload, by).await?;
+        // Somebody before it may have sent the same.
+        self.failures.check(&asked)?;
         tokio::fs::write(&files.0, upload).await.map_err(internal)?;
         let mut arguments: Vec<&OsStr> = vec![files.0.as_os_str(), files.1.as_os_str()];
+        let flag = if is_layer { Some("--layer") } else { self.wasi03.then_some("--wasi03") };
         arguments.extend(flag.map(OsStr::new));
-        Ok(self.helper.run(Task::Inspect, &arguments).await?)
+        let said = self.helper.run(Task::Inspect, &arguments).await;
+        let said = said.inspect_err(|error| self.failures.note(asked, error))?;
+        Ok((digest, said))
     }
 }
 

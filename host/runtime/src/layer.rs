@@ -14,9 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 use wambda_model::limits::{
-    LAYER_FILES_MAX, LAYER_PATH_BYTES_MAX, LAYER_PATH_DEPTH_MAX, LAYERS_BYTES_MAX,
-    LAYERS_UNPACKING_MAX, LAYERS_UNPACKING_PATIENCE, LISTINGS_BYTES_MAX, LISTINGS_MAX,
-    ZIP_RATIO_MAX,
+    LAYER_FILES_MAX, LAYER_NAME_BYTES_MAX, LAYER_PATH_BYTES_MAX, LAYER_PATH_DEPTH_MAX,
+    LAYERS_BYTES_MAX, LAYERS_UNPACKING_MAX, LAYERS_UNPACKING_PATIENCE, LISTINGS_BYTES_MAX,
+    LISTINGS_MAX, ZIP_RATIO_MAX,
 };
 use wambda_model::{BoxFuture, BuildError, Digest, LayerUse};
 
@@ -193,7 +193,7 @@ fn failed(error: &std::io::Error) -> BuildError {
 }
 
 /// Unpacks into a directory of its own. What is not complete is removed.
-fn unpack_all(dir: &Path, zips: &[Bytes]) -> Result<Tree, BuildError> {
+pub(crate) fn unpack_all(dir: &Path, zips: &[Bytes]) -> Result<Tree, BuildError> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let path = dir.join(NEXT.fetch_add(1, Relaxed).to_string());
     DirBuilder::new().mode(0o700).create(&path).map_err(|error| failed(&error))?;
@@ -356,7 +356,13 @@ fn plain_path<R: Read>(
             "the path of a layer's file may have {LAYER_PATH_BYTES_MAX} bytes and {LAYER_PATH_DEPTH_MAX} parts"
         )));
     }
-    Ok(inner)
+    match inner.iter().find(|part| part.len() > LAYER_NAME_BYTES_MAX) {
+        Some(long) => Err(BuildError::Invalid(format!(
+            "a name in a layer may have {LAYER_NAME_BYTES_MAX} bytes, got {}",
+            long.len()
+        ))),
+        None => Ok(inner),
+    }
 }
 
 fn make_dir(path: Option<&Path>) -> Result<(), BuildError> {

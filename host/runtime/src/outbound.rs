@@ -64,10 +64,15 @@ impl Outbound {
     /// Where the request goes, if the function may send it there.
     fn allowed(&self, request: &::http::Request<WasiBody>) -> Result<Target, Error> {
         let target = Target::read(request.uri())?;
-        if self.version.grants.load().allow_host(&target.host, target.port) {
-            return Ok(target);
+        let grants = self.version.grants.load();
+        // Each of its calls is judged by whoever answers it.
+        if target.is_platform() {
+            return grants.session().map(|_| target).ok_or(Error::Roleless);
         }
-        Err(Error::Denied { arn: host_arn(&target.host, target.port) })
+        match grants.allow_host(&target.host, target.port) {
+            true => Ok(target),
+            false => Err(Error::Denied { arn: host_arn(&target.host, target.port) }),
+        }
     }
 
     /// Counts on what the invocation has come through, and when its time ends, whatever the guest says.
@@ -90,7 +95,7 @@ impl Outbound {
                 self.session
                     .get_or_insert_with(|| Arc::new(Session::new(Arc::clone(&self.places)))),
             ),
-            function: self.version.name.as_str().to_owned(),
+            caller: Arc::clone(&self.version),
             deadline: self.meter.deadline(),
             patience: [
                 options.connect_timeout,
@@ -160,7 +165,7 @@ impl WasiHttpHooks for Outbound {
 /// The error code that the guest gets.
 fn told(error: &Error) -> HttpError {
     match error {
-        Error::Denied { .. } => HttpError::HttpRequestDenied,
+        Error::Denied { .. } | Error::Roleless => HttpError::HttpRequestDenied,
         Error::Address { .. } => HttpError::DestinationIpProhibited,
         Error::Authority(_) => HttpError::HttpRequestUriInvalid,
         Error::Name { why, .. } => {

@@ -1,7 +1,7 @@
-//! The instances of one version: idle ones, used or virgin, and how many there are.
+//! The instances of one version: how many there are, how many there shall be, and what is learned from those that served.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -11,6 +11,7 @@ use wambda_model::limits::{INLINE_MEMORY_BYTES_MAX, INSTANCE_AGE_MAX, INSTANCE_U
 use wambda_model::{InvokeError, Reuse, StartKind, Version, clock};
 
 use crate::engine::EngineKind;
+use crate::idle::{Idle, Refilling, Stack};
 use crate::instance::{Instance, Kept};
 use crate::layer::Tree;
 use crate::link::Prepared;
@@ -35,11 +36,10 @@ pub(crate) struct Unit {
     pub(crate) version: Arc<Version>,
     /// Loaded at the first use, and then kept until [`Self::unload`].
     ready: ArcSwap<OnceCell<Arc<Ready>>>,
-    idle: Mutex<Idle>,
+    idle: Idle,
     busy: AtomicU32,
     /// Instances wanted in all.
     target: AtomicU32,
-    retired: AtomicBool,
     reuse_off: AtomicBool,
     traps_reused: AtomicU32,
     traps_fresh: AtomicU32,
@@ -47,19 +47,12 @@ pub(crate) struct Unit {
     /// Consecutive failures to make an instance ahead of time, and when to try again.
     stillborn: AtomicU32,
     not_before_ms: AtomicU64,
-    /// Whether somebody makes instances ahead of time now.
-    refilling: AtomicBool,
+    /// Instances that are made ahead of time now.
+    making: AtomicU32,
     /// Calls that start on the long-run threads, because the last ones belonged there.
     long_calls: AtomicU32,
     /// Bytes that the last instances took at most, forgotten slowly.
     expected_bytes: AtomicU64,
-}
-
-#[derive(Default)]
-struct Idle {
-    /// Least recently used first.
-    warm: Vec<Kept>,
-    virgin: Vec<Kept>,
 }
 
 /// Why an instance could not be made ahead of time.
@@ -81,12 +74,12 @@ const EXPECTED_DECAY: u64 = 16;
 /// Calls after a long one that are expected to be long as well.
 const LONG_CALLS: u32 = 8;
 
-/// The right to make instances ahead of time, one holder at a time.
-pub(crate) struct Refilling<'a>(&'a Unit);
+/// Counted among those that are made while this lives.
+pub(crate) struct Making<'a>(&'a AtomicU32);
 
-impl Drop for Refilling<'_> {
+impl Drop for Making<'_> {
     fn drop(&mut self) {
-        self.0.refilling.store(false, Relaxed);
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 
@@ -95,17 +88,16 @@ impl Unit {
         Self {
             version: Arc::clone(version),
             ready: ArcSwap::default(),
-            idle: Mutex::default(),
+            idle: Idle::new(),
             busy: AtomicU32::new(0),
             target: AtomicU32::new(0),
-            retired: AtomicBool::new(false),
             reuse_off: AtomicBool::new(false),
             traps_reused: AtomicU32::new(0),
             traps_fresh: AtomicU32::new(0),
             uses_reused: AtomicU32::new(0),
             stillborn: AtomicU32::new(0),
             not_before_ms: AtomicU64::new(0),
-            refilling: AtomicBool::new(false),
+            making: AtomicU32::new(0),
             long_calls: AtomicU32::new(0),
             expected_bytes: AtomicU64::new(0),
         }
@@ -126,23 +118,18 @@ impl Unit {
         self.ready.store(Arc::default());
     }
 
-    fn lock(&self) -> MutexGuard<'_, Idle> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Whether instances serve again.
     pub(crate) fn reuses(&self) -> bool {
         self.version.reuse == Reuse::Warm && !self.reuse_off.load(Relaxed)
     }
 
-    /// An idle instance: the most recently used one, or else a virgin one.
+    /// An idle instance: the most recently used one, of this core if there is one, or else a virgin one.
     pub(crate) fn take(&self) -> Option<(Box<Instance>, StartKind)> {
-        let mut idle = self.lock();
-        if let Some(instance) = idle.warm.pop() {
+        if let Some(instance) = self.idle.take(Stack::Warm) {
             self.uses_reused.fetch_add(1, Relaxed);
             return Some((instance, StartKind::Warm));
         }
-        idle.virgin.pop().map(|instance| (instance, StartKind::Prewarmed))
+        self.idle.take(Stack::Virgin).map(|instance| (instance, StartKind::Prewarmed))
     }
 
     /// Whether the next call is expected to be long, or could hold up the thread that answers: nothing interrupts a bulk
@@ -158,6 +145,13 @@ impl Unit {
     /// Bytes that an instance is likely to take.
     pub(crate) fn expected_bytes(&self) -> u64 {
         self.expected_bytes.load(Relaxed).min(self.version.config.memory_bytes)
+    }
+
+    /// Learns from an instance that has just been made: it has not taken yet what it will take.
+    pub(crate) fn note_least_bytes(&self, bytes: u64) {
+        if bytes > self.expected_bytes.load(Relaxed) {
+            self.expected_bytes.fetch_max(bytes, Relaxed);
+        }
     }
 
     /// Learns from an instance that has served.
@@ -186,35 +180,34 @@ impl Unit {
         now: Instant,
     ) -> Option<Box<Instance>> {
         let worn = instance.uses >= INSTANCE_USES_MAX || now - instance.born >= INSTANCE_AGE_MAX;
-        if !self.reuses() || worn || self.retired.load(Relaxed) {
+        if !self.reuses() || worn {
             return Some(instance);
         }
         instance.last_used = now;
-        self.lock().warm.push(instance);
-        None
+        self.idle.put(Stack::Warm, instance)
     }
 
-    /// Adds an instance made ahead of time. Returns it when it is not wanted any more.
+    /// Adds an instance made ahead of time. Returns it when none is kept any more.
     pub(crate) fn add_virgin(&self, instance: Box<Instance>) -> Option<Box<Instance>> {
         self.stillborn.store(0, Relaxed);
         self.not_before_ms.store(0, Relaxed);
-        if self.retired.load(Relaxed) {
-            return Some(instance);
-        }
-        self.lock().virgin.push(instance);
-        None
+        self.idle.put(Stack::Virgin, instance)
     }
 
     /// An instance could not be made ahead of time: not again for a while.
     pub(crate) fn note_stillborn(&self, fault: Fault) {
+        let now = clock::unix_ms();
+        let (before, failures) = (self.not_before_ms.load(Relaxed), self.stillborn.load(Relaxed));
         let pause = match fault {
             Fault::Platform => STILLBORN_PAUSE_MS,
-            Fault::Guest => {
-                let failures = self.stillborn.fetch_add(1, Relaxed).min(16);
-                (STILLBORN_PAUSE_MS << failures).min(STILLBORN_PAUSE_MAX_MS)
-            }
+            Fault::Guest => (STILLBORN_PAUSE_MS << failures.min(16)).min(STILLBORN_PAUSE_MAX_MS),
         };
-        self.not_before_ms.store(clock::unix_ms() + pause, Relaxed);
+        // Those of other cores that were made at the same time have failed for the same: they count once.
+        let is_first = now >= before
+            && self.not_before_ms.compare_exchange(before, now + pause, Relaxed, Relaxed).is_ok();
+        if is_first && matches!(fault, Fault::Guest) {
+            self.stillborn.store(failures + 1, Relaxed);
+        }
     }
 
     /// A guest trapped. When reused instances trap often and fresh ones never did, reuse is switched
@@ -230,19 +223,15 @@ impl Unit {
         if !blame || self.reuse_off.swap(true, Relaxed) {
             return None;
         }
-        Some(std::mem::take(&mut self.lock().warm))
+        Some(self.idle.take_warm())
     }
 
     pub(crate) fn counts(&self) -> InstanceCounts {
-        let (warm, prewarmed) = {
-            let idle = self.lock();
-            (idle.warm.len(), idle.virgin.len())
-        };
-        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let (warm, prewarmed) = self.idle.counts();
         InstanceCounts {
             busy: self.busy.load(Relaxed),
-            warm: count(warm),
-            prewarmed: count(prewarmed),
+            warm,
+            prewarmed,
             stillborn: self.stillborn.load(Relaxed) > 0,
         }
     }
@@ -251,28 +240,38 @@ impl Unit {
     /// used first, and those that have grown old.
     pub(crate) fn aim(&self, target: u32) -> Vec<Kept> {
         self.target.store(target, Relaxed);
-        let now = clock::now();
-        let aged = |instance: &mut Box<Instance>| now - instance.born >= INSTANCE_AGE_MAX;
-        let mut out: Vec<_> = self.lock().warm.extract_if(.., aged).collect();
-        let surplus = self.counts().total().saturating_sub(target) as usize;
-        let mut idle = self.lock();
-        let from_warm = surplus.min(idle.warm.len());
-        out.extend(idle.warm.drain(..from_warm));
-        let from_virgin = (surplus - from_warm).min(idle.virgin.len());
-        out.extend(idle.virgin.drain(..from_virgin));
+        let mut out = self.idle.take_aged(clock::now());
+        let surplus = self.counts().total().saturating_sub(target);
+        let oldest = || {
+            let warm = self.idle.take_oldest(Stack::Warm);
+            warm.or_else(|| self.idle.take_oldest(Stack::Virgin))
+        };
+        out.extend((0..surplus).map_while(|_| oldest()));
         out
     }
 
-    /// Whether one more instance is to be made ahead of time now.
-    pub(crate) fn is_short(&self) -> bool {
-        !self.retired.load(Relaxed)
-            && self.counts().total() < self.target.load(Relaxed)
+    /// Whether one more instance is to be made ahead of time now, besides `making`.
+    fn is_short(&self, making: u32) -> bool {
+        !self.idle.is_closed()
+            && self.counts().total().saturating_add(making) < self.target.load(Relaxed)
             && clock::unix_ms() >= self.not_before_ms.load(Relaxed)
     }
 
-    /// The right to make instances ahead of time; none while somebody else has it.
+    /// Whether somebody shall make instances ahead of time.
+    pub(crate) fn wants_more(&self) -> bool {
+        self.is_short(self.making.load(Relaxed))
+    }
+
+    /// One more instance is to be made ahead of time now, by whoever holds this.
+    pub(crate) fn make_one(&self) -> Option<Making<'_>> {
+        let one_more = |making| self.is_short(making).then_some(making + 1);
+        self.making.fetch_update(Relaxed, Relaxed, one_more).ok()?;
+        Some(Making(&self.making))
+    }
+
+    /// The right to make instances ahead of time on this core; none while somebody else has it.
     pub(crate) fn refilling(&self) -> Option<Refilling<'_>> {
-        (!self.refilling.swap(true, Relaxed)).then_some(Refilling(self))
+        self.idle.refilling()
     }
 
     /// One more instance serves. From here on at least one is wanted, until the plan says otherwise:
@@ -288,26 +287,16 @@ impl Unit {
 
     /// Nothing is kept from now on. Returns what was idle.
     pub(crate) fn retire(&self) -> Vec<Kept> {
-        self.retired.store(true, Relaxed);
-        self.aim(0)
+        self.idle.close()
     }
 
     /// When the least recently used idle instance was used.
     pub(crate) fn oldest_idle(&self) -> Option<Instant> {
-        let idle = self.lock();
-        let oldest = |list: &Vec<Kept>| list.iter().map(|i| i.last_used).min();
-        oldest(&idle.warm).into_iter().chain(oldest(&idle.virgin)).min()
+        self.idle.oldest_use()
     }
 
     /// Removes one idle instance, the least recently used one.
     pub(crate) fn shed(&self) -> Option<Box<Instance>> {
-        let mut idle = self.lock();
-        let used = |list: &[Box<Instance>]| list.first().map(|instance| instance.last_used);
-        let list = match (used(&idle.warm), used(&idle.virgin)) {
-            (Some(warm), Some(virgin)) if warm <= virgin => &mut idle.warm,
-            (Some(_), None) => &mut idle.warm,
-            _ => &mut idle.virgin,
-        };
-        (!list.is_empty()).then(|| list.remove(0))
+        self.idle.shed()
     }
 }

@@ -21,12 +21,14 @@ use wambda_model::{
 
 use crate::call::{self, Answer};
 use crate::drive::{Drive, Guarded, Panicked, TimedOut};
-use crate::executor::{Inner, Order, dispose, panicked};
+use crate::executor::{Inner, panicked};
 use crate::http::{self, End, Guest, Head, Streaming};
 use crate::instance::Instance;
+use crate::making::Order;
 use crate::meter::{LONG_CALL, Meter, now_ns, since_origin};
 use crate::pool::Unit;
 use crate::sink::Sink;
+use crate::upkeep::dispose;
 
 /// Memory of an instance that is given back without a thread of its own.
 const INLINE_DROP_BYTES_MAX: u64 = 8 << 20;

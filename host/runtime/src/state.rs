@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use wambda_egress::Egress;
+use wambda_egress::target::PLATFORM_URL;
 use wambda_model::limits::{
-    FIELDS_BYTES_MAX, PREVIEW_1_RESOURCES_MAX, RANDOM_BYTES_MAX, RESOURCES_MAX,
+    FIELDS_BYTES_MAX, INSIDE_ACCESS_KEY, PREVIEW_1_RESOURCES_MAX, RANDOM_BYTES_MAX, RESOURCES_MAX,
     RESOURCES_WITH_FILES_MAX,
 };
 use wambda_model::{Charge, RequestId, Stream, Version};
@@ -47,6 +48,19 @@ pub(crate) struct State {
     /// The trace header of this invocation.
     trace: Option<Arc<str>>,
 }
+
+/// With these, AWS's clients call the platform for what it has. Who calls is known by the way that a call comes, and a
+/// signature by this key is not looked at: there is no secret here that could be stolen.
+const CALLS: [(&str, &str); 8] = [
+    ("AWS_ACCESS_KEY_ID", INSIDE_ACCESS_KEY),
+    ("AWS_SECRET_ACCESS_KEY", "known-by-the-way"),
+    ("AWS_SESSION_TOKEN", "known-by-the-way"),
+    ("AWS_ENDPOINT_URL_LAMBDA", PLATFORM_URL),
+    ("AWS_ENDPOINT_URL_IAM", PLATFORM_URL),
+    ("AWS_ENDPOINT_URL_STS", PLATFORM_URL),
+    ("AWS_ENDPOINT_URL_CLOUDWATCH", PLATFORM_URL),
+    ("AWS_ENDPOINT_URL_CLOUDWATCH_LOGS", PLATFORM_URL),
+];
 
 impl State {
     pub(crate) fn new(mold: &Mold<'_>, meter: Arc<Meter>, charge: Charge) -> Self {
@@ -127,6 +141,13 @@ impl State {
             ("AWS_DEFAULT_REGION", &self.region),
         ] {
             builder.env(key, value);
+        }
+        if !version.attributes.role.is_empty() {
+            // The owner may have said to call somebody else.
+            let own = &version.config.env;
+            for (key, value) in CALLS.into_iter().filter(|(key, _)| !own.contains_key(*key)) {
+                builder.env(key, value);
+            }
         }
         for (key, value) in &self.extra_env {
             builder.env(key, value);

@@ -22,9 +22,9 @@ use wambda_confine::Wall;
 use wambda_control::functions::Parts as ControlParts;
 use wambda_control::{Directories, Events, Functions, Groups, Layers, Mappings};
 use wambda_dispatch::{Dispatcher, dispatcher::TICK};
-use wambda_egress::Egress;
+use wambda_egress::{Egress, Services};
 use wambda_model::limits::BLOCKING_THREADS_MAX;
-use wambda_model::{Budget, CatalogCell, Clock, Digest, Execute, Metrics, SystemClock, clock};
+use wambda_model::{Budget, CatalogCell, Clock, Digest, Metrics, clock};
 use wambda_runtime::executor::CodeSource;
 use wambda_runtime::layer::{LayerDirs, LayerSource};
 use wambda_runtime::{Executor, RuntimeConfig, artifact::Artifacts, child};
@@ -34,6 +34,8 @@ use wambda_store::{
 };
 
 use crate::config::Settings;
+use crate::inside::Inside;
+use crate::serving::Open;
 use crate::{listen, telemetry, wall};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -49,20 +51,23 @@ const FORGET_PERIOD: Duration = Duration::from_secs(60);
 const LONG_RUN_NICE: i32 = 10;
 /// Tasks that a thread runs before it looks for what has arrived.
 const EVENT_INTERVAL: u32 = 4;
+/// Pause before what has panicked goes on.
+const AFTER_A_PANIC: Duration = Duration::from_secs(1);
 /// Period of judging rollback rules.
 const JUDGE: Duration = Duration::from_millis(500);
 /// File with the account's own credentials, in the data directory.
 pub const ROOT_KEY: &str = "root-key.json";
 
-/// Runs a server until it is told to stop.
+/// Runs a server until it is told to stop, by this clock.
 ///
 /// # Errors
 /// When it cannot start; never for what a request or a function does.
-pub fn serve(settings: &Settings) -> Result<()> {
+pub fn serve(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<()> {
     telemetry::start(settings.log_format, &settings.log)?;
     small_pages();
     let socket = listen::bind(settings.listen)?;
-    let egress = Arc::new(egress(settings, socket.local_addr()?)?);
+    let inside = Arc::new(Inside::new(&Open::new(settings.client_patience)));
+    let egress = Arc::new(egress(settings, socket.local_addr()?, &inside)?);
     // Before the first thread: it holds for the threads that are started after it.
     let wall = wall::raise(settings)?;
     wambda_api::body::set_patience(settings.client_patience);
@@ -77,7 +82,9 @@ pub fn serve(settings: &Settings) -> Result<()> {
         .enable_all()
         .build()?;
     let long_run = long_run(cores)?;
-    let done = main.block_on(run(settings, socket, egress, wall, long_run.handle().clone(), cores));
+    let (ways, clock) = ((egress, inside), Arc::clone(clock));
+    let done =
+        main.block_on(run(settings, socket, ways, (wall, clock), long_run.handle().clone(), cores));
     // What still runs was given its time: it ends with the process.
     main.shutdown_background();
     long_run.shutdown_background();
@@ -85,11 +92,12 @@ pub fn serve(settings: &Settings) -> Result<()> {
 }
 
 /// The way out for functions.
-fn egress(settings: &Settings, own: SocketAddr) -> Result<Egress> {
+fn egress(settings: &Settings, own: SocketAddr, inside: &Arc<Inside>) -> Result<Egress> {
     let [allow, deny] = settings.egress.clone();
     let (dns, patience) = (settings.dns.clone(), settings.egress_patience);
     let settings = wambda_egress::Settings { allow, deny, dns, patience, own };
-    Egress::new(&settings).context("cannot speak TLS")
+    let inside: Arc<dyn Services> = Arc::clone(inside) as _;
+    Egress::new(&settings, inside).context("cannot speak TLS")
 }
 
 /// What `/version` tells.
@@ -164,7 +172,7 @@ async fn roles(
     let directories = Directories::load(records, clock, settings.identity.clone()).await;
     let directories = directories.context("cannot load users and roles")?;
     let roles = Arc::clone(&directories);
-    functions.set_roles(Arc::new(move |role| roles.grants(role)));
+    functions.set_roles(Arc::new(move |role, function| roles.grants(role, function)));
     let granting = Arc::clone(functions);
     directories.on_change(move || granting.regrant());
     Ok(directories)
@@ -187,8 +195,8 @@ fn announce(address: SocketAddr, keys: bool) -> Result<()> {
 async fn run(
     settings: &Settings,
     socket: TcpSocket,
-    egress: Arc<Egress>,
-    wall: Wall,
+    (egress, inside): (Arc<Egress>, Arc<Inside>),
+    (wall, clock): (Wall, Arc<dyn Clock>),
     long_run: Handle,
     cores: usize,
 ) -> Result<()> {
@@ -200,7 +208,6 @@ async fn run(
     let executor = executor((settings, wall), long_run.clone(), &blobs, &metrics, &budget, egress)?;
 
     let catalog = CatalogCell::default();
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let functions = Arc::new(Functions::new(ControlParts {
         records: Arc::clone(&records),
         blobs: Arc::clone(&blobs),
@@ -214,8 +221,7 @@ async fn run(
         log_memory: settings.log_memory,
     }));
     let directories = roles(&records, &clock, settings, &functions).await?;
-    let cores = u32::try_from(cores).unwrap_or(1);
-    let execute: Arc<dyn Execute> = Arc::new(executor.clone());
+    let (cores, execute) = (u32::try_from(cores).unwrap_or(1), Arc::new(executor.clone()));
     let (tick_clock, shared) = (Arc::clone(&clock), catalog.clone());
     let dispatcher =
         Arc::new(Dispatcher::new(execute, shared, Arc::clone(&budget), tick_clock, cores));
@@ -254,13 +260,15 @@ async fn run(
         before_metrics: before_metrics(executor, &metrics, &budget, &deferred),
         ready: ready.clone(),
     }));
+    inside.answer(&api, Handle::current());
     let pump = tokio::spawn(Arc::clone(&deferred).pump(ready));
     let _chores = chores(&api, dispatcher, functions, deferred);
     if settings.keys {
         write_root_key(data_dir, &directories).context("cannot write the root key")?;
     }
     announce(address, settings.keys)?;
-    listen::accept(listener, api, set_ready, settings.into(), pump).await
+    let served = (Arc::clone(inside.open()), pump);
+    listen::accept(listener, api, set_ready, settings.into(), served).await
 }
 
 /// What is done again and again, until they are dropped.
@@ -271,11 +279,19 @@ fn chores(
     deferred: Arc<Deferred>,
 ) -> JoinSet<()> {
     let mut chores = JoinSet::new();
-    chores.spawn(forget(Arc::clone(api)));
+    let own = Arc::clone(api);
+    chores.spawn(again(move || forget(Arc::clone(&own))));
     chores.spawn(upkeep(dispatcher, functions));
     chores.spawn(judge(Arc::clone(api)));
-    chores.spawn(deferred.upkeep());
+    chores.spawn(again(move || Arc::clone(&deferred).upkeep()));
     chores
+}
+
+/// Does what has no end, and begins anew when it panics, which is counted where it happens.
+pub(crate) async fn again<F: Future<Output = ()>>(chore: impl Fn() -> F) {
+    while AssertUnwindSafe(chore()).catch_unwind().await.is_err() {
+        tokio::time::sleep(AFTER_A_PANIC).await;
+    }
 }
 
 /// What is kept by name.

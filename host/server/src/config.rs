@@ -165,6 +165,9 @@ pub struct ServeArgs {
     /// CPU seconds that compiling one upload may take [default: 120]
     #[arg(long, env = "WAMBDA_COMPILE_CPU")]
     pub compile_cpu: Option<u64>,
+    /// Seconds by the clock that inspecting or compiling one upload may take [default: 300]
+    #[arg(long, env = "WAMBDA_COMPILE_WALL")]
+    pub compile_wall: Option<u64>,
     /// Megabytes that compiling one upload may take [default: 3072]
     #[arg(long, env = "WAMBDA_COMPILE_MEMORY")]
     pub compile_memory: Option<u64>,
@@ -309,7 +312,7 @@ impl ServeArgs {
             )?,
             log_memory: bytes("--log-memory", args.log_memory, 1, LOG_MEMORY_BYTES_DEFAULT)?,
             stuck_after: stuck_after(args.stuck_after)?,
-            compiling: compiling(args.compile_cpu, args.compile_memory)?,
+            compiling: compiling(args.compile_cpu, args.compile_wall, args.compile_memory)?,
             user: args.user,
             log_format: args.log_format.unwrap_or(LogFormat::Text),
             log: args.log.unwrap_or("info".to_owned()),
@@ -361,6 +364,7 @@ impl ServeArgs {
             log_memory: self.log_memory.or(file.log_memory),
             stuck_after: self.stuck_after.or(file.stuck_after),
             compile_cpu: self.compile_cpu.or(file.compile_cpu),
+            compile_wall: self.compile_wall.or(file.compile_wall),
             compile_memory: self.compile_memory.or(file.compile_memory),
             user: self.user.or(file.user),
             log_format: self.log_format.or(file.log_format),
@@ -447,15 +451,14 @@ fn bytes(flag: &str, given: Option<u64>, least: u64, default: u64) -> Result<u64
 }
 
 /// What compiling may take: seconds and megabytes, at least what the compiler itself needs.
-fn compiling(cpu: Option<u64>, memory: Option<u64>) -> Result<CompileLimits> {
+fn compiling(cpu: Option<u64>, wall: Option<u64>, memory: Option<u64>) -> Result<CompileLimits> {
     let mut limits = CompileLimits::default();
-    if let Some(seconds) = cpu {
-        ensure!(
-            (1..=3_600).contains(&seconds),
-            "--compile-cpu takes 1 to 3600 seconds, got {seconds}"
-        );
-        limits.cpu_seconds = seconds;
+    for (flag, given) in [("--compile-cpu", cpu), ("--compile-wall", wall)] {
+        let good = given.is_none_or(|seconds| (1..=3_600).contains(&seconds));
+        ensure!(good, "{flag} takes 1 to 3600 seconds, got {}", given.unwrap_or_default());
     }
+    limits.cpu_seconds = cpu.unwrap_or(limits.cpu_seconds);
+    limits.time = wall.map_or(limits.time, Duration::from_secs);
     if let Some(megabytes) = memory {
         ensure!(
             (256..=65_536).contains(&megabytes),

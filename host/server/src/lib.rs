@@ -3,6 +3,7 @@
 
 pub mod build;
 pub mod config;
+mod inside;
 pub mod listen;
 mod patient;
 mod places;

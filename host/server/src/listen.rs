@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use wambda_api::Api;
 
+use crate::build;
 use crate::config::Settings;
 use crate::places::{Connections, Places};
 use crate::serving::{self, Open};
@@ -47,8 +48,6 @@ pub fn listen(socket: TcpSocket) -> Result<(TcpListener, SocketAddr)> {
 /// How long is waited, and how many are served.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// For clients: their heads, and what they send and take of bodies.
-    pub patience: Duration,
     /// For invocations that run when the server stops.
     pub drain: Duration,
     /// Connections that may be open.
@@ -57,8 +56,8 @@ pub struct Bounds {
 
 impl From<&Settings> for Bounds {
     fn from(settings: &Settings) -> Self {
-        let Settings { client_patience, drain, connections, .. } = *settings;
-        Self { patience: client_patience, drain, connections }
+        let Settings { drain, connections, .. } = *settings;
+        Self { drain, connections }
     }
 }
 
@@ -67,21 +66,21 @@ impl From<&Settings> for Bounds {
 ///
 /// # Errors
 /// When signals cannot be watched.
-pub async fn accept(
+pub(crate) async fn accept(
     listener: TcpListener,
     api: Arc<Api>,
     ready: watch::Sender<bool>,
     bounds: Bounds,
-    pump: JoinHandle<()>,
+    (open, pump): (Arc<Open>, JoinHandle<()>),
 ) -> Result<()> {
     let drain = bounds.drain;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let places = Places::new(bounds.connections);
-    let open = Open::new(bounds.patience);
     // Until it is dropped.
     let mut watch = JoinSet::new();
-    watch.spawn(Arc::clone(&open).watch());
+    let watched = Arc::clone(&open);
+    watch.spawn(build::again(move || Arc::clone(&watched).watch()));
     loop {
         let accepted = tokio::select! {
             biased;

@@ -8,15 +8,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use wambda_model::limits::READER_BYTES_MIN;
 
 use crate::serving::Watched;
 
 /// A stream whose writes fail when the peer takes nothing for a while.
-pub(crate) struct Patient {
-    stream: TcpStream,
+pub(crate) struct Patient<S> {
+    stream: S,
     longest: Duration,
     /// Runs while writes wait; a peer that keeps up costs no timer.
     patience: Option<Pin<Box<Sleep>>>,
@@ -25,9 +24,9 @@ pub(crate) struct Patient {
     watched: Arc<Watched>,
 }
 
-impl Patient {
+impl<S> Patient<S> {
     /// Writes to `stream` fail when nothing of them was taken for `longest`; `watched` hears when all is written.
-    pub(crate) fn new(stream: TcpStream, longest: Duration, watched: Arc<Watched>) -> Self {
+    pub(crate) fn new(stream: S, longest: Duration, watched: Arc<Watched>) -> Self {
         Self { stream, longest, patience: None, taken: 0, watched }
     }
 
@@ -54,7 +53,7 @@ impl Patient {
     }
 }
 
-impl AsyncRead for Patient {
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -64,7 +63,7 @@ impl AsyncRead for Patient {
     }
 }
 
-impl AsyncWrite for Patient {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

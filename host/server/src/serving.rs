@@ -18,19 +18,21 @@ use std::sync::atomic::{
 };
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use wambda_api::body::{Rest, Source};
+use wambda_api::within::Within;
 use wambda_api::{Api, Response};
 use wambda_model::limits::{CONNECTIONS_RESERVED_PATIENCE, HEADERS_MAX, READER_PATIENCE_FACTOR};
-use wambda_model::{Body, BodyError};
+use wambda_model::{Body, BodyError, clock};
 
 use crate::patient::Patient;
 
@@ -47,6 +49,7 @@ const LOOKS: u32 = 8;
 pub(crate) struct Open {
     /// Milliseconds since the server began, as of the last look, and one more: never [`BUSY`].
     now: AtomicU64,
+    began: Instant,
     patience: Duration,
     all: Mutex<All>,
     /// The last one has gone.
@@ -177,6 +180,7 @@ impl Open {
     pub(crate) fn new(patience: Duration) -> Arc<Self> {
         Arc::new(Self {
             now: AtomicU64::new(1),
+            began: clock::now(),
             patience,
             all: Mutex::default(),
             none: Notify::new(),
@@ -192,10 +196,10 @@ impl Open {
         let shortest = self.patience.min(CONNECTIONS_RESERVED_PATIENCE);
         let mut tick = tokio::time::interval((shortest / LOOKS).clamp(PERIOD_MIN, PERIOD_MAX));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let began = tick.tick().await;
-        let mut before = 1;
+        let mut before = self.now.load(Relaxed);
         loop {
-            let passed = tick.tick().await.saturating_duration_since(began);
+            tick.tick().await;
+            let passed = clock::now().saturating_duration_since(self.began);
             let now = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX).saturating_add(1);
             self.now.store(now, Relaxed);
             let all = self.lock();
@@ -264,6 +268,8 @@ struct Desk {
     api: Arc<Api>,
     peer: SocketAddr,
     is_reserved: bool,
+    /// The function that calls, when it is one.
+    within: Option<Within>,
     watched: Arc<Watched>,
 }
 
@@ -275,31 +281,56 @@ pub(crate) fn serve(
     is_reserved: bool,
 ) -> impl Future<Output = ()> + Send + use<> {
     let _ = stream.set_nodelay(true);
+    begin(open, api, (stream, peer), (is_reserved, None))
+}
+
+/// Serves one request of a function. It is answered while the server stops as well: an invocation that may end needs it.
+pub(crate) fn serve_function<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    open: &Arc<Open>,
+    api: Arc<Api>,
+    stream: S,
+    within: Within,
+) -> impl Future<Output = ()> + Send + use<S> {
+    let peer = within.address();
+    begin(open, api, (stream, peer), (false, Some(within)))
+}
+
+fn begin<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    open: &Arc<Open>,
+    api: Arc<Api>,
+    (stream, peer): (S, SocketAddr),
+    (is_reserved, within): (bool, Option<Within>),
+) -> impl Future<Output = ()> + Send + use<S> {
+    let is_one = is_reserved || within.is_some();
+    let is_within = within.is_some();
     let most = if is_reserved { CONNECTIONS_RESERVED_PATIENCE } else { open.patience };
     let patience = open.patience.min(most);
     let entered = open.enter(patience);
     let watched = Arc::clone(&entered.watched);
     let stream = Patient::new(stream, patience * READER_PATIENCE_FACTOR, Arc::clone(&watched));
-    let desk = Arc::new(Desk { api, peer, is_reserved, watched });
+    let desk = Arc::new(Desk { api, peer, is_reserved, within, watched });
     let service = service_fn(move |request| answer(Arc::clone(&desk), request));
     // Not `pipeline_flush`: it keeps the answer to a request that cannot be parsed in the buffer.
     let connection = http1::Builder::new()
-        .keep_alive(!is_reserved)
+        .keep_alive(!is_one)
         .header_read_timeout(None)
         .max_headers(HEADERS_MAX)
         .max_buf_size(BUFFER_BYTES)
         .serve_connection(TokioIo::new(stream), service);
-    drive(entered, connection)
+    drive(entered, is_within, connection)
 }
 
-/// Drives a connection until it ends, or is over.
-async fn drive<S>(entered: Entered, connection: http1::Connection<TokioIo<Patient>, S>)
-where
+/// Drives a connection until it ends, or is over; one that is `told` is not asked to end.
+async fn drive<T, S>(
+    entered: Entered,
+    mut told: bool,
+    connection: http1::Connection<TokioIo<Patient<T>>, S>,
+) where
+    T: AsyncRead + AsyncWrite + Unpin,
     S: HttpService<Incoming, ResBody = Answer, Error = Infallible>,
 {
     let watched = &entered.watched;
     let mut connection = std::pin::pin!(connection);
-    let mut told = false;
     poll_fn(|cx: &mut Context<'_>| {
         // A task has one waker for all its life. Whoever does not find it has written before this looks.
         if watched.waker.get().is_none() {
@@ -325,7 +356,10 @@ async fn answer(
     request: hyper::Request<Incoming>,
 ) -> Result<hyper::Response<Answer>, Infallible> {
     desk.watched.begin();
-    let (parts, incoming) = request.into_parts();
+    let (mut parts, incoming) = request.into_parts();
+    if let Some(within) = &desk.within {
+        parts.extensions.insert(within.clone());
+    }
     let body = Rest::new(&parts.headers, incoming, || desk.watched.reads());
     let request = hyper::Request::from_parts(parts, body);
     let Desk { api, peer, is_reserved, .. } = &*desk;

@@ -1,6 +1,6 @@
 //! Core modules that abuse WASI preview 1: polls, randomness, and descriptors that are none.
 
-use super::{Case, timeout, trap, well};
+use super::{CUT, Case, timeout, trap, well};
 
 /// What they import; [`super::layers`] takes the same.
 pub(super) const IMPORTS: &[(&str, &str)] = &[
@@ -73,7 +73,7 @@ const INVALID: &str = "=28;";
 const NO_ROOM: &str = "=48;";
 
 pub(super) fn cases() -> Vec<Case> {
-    [polls(), randomness(), descriptors(), pointers()].into_iter().flatten().collect()
+    [polls(), randomness(), floods(), descriptors(), pointers()].into_iter().flatten().collect()
 }
 
 /// Subscriptions are 48 bytes, from 65536 on: zeroes, which are timers that are over.
@@ -131,6 +131,24 @@ fn randomness() -> Vec<Case> {
             "exceeds limit 65536",
         )
         .with(config),
+    ]
+}
+
+/// Writes that never end, of this many bytes each.
+fn floods() -> Vec<Case> {
+    let flood = |bytes: u32| {
+        let write =
+            "(drop (call $fd_write (i32.const 1) (i32.const 8) (i32.const 1) (i32.const 16)))";
+        let buffer = format!(
+            "(i32.store (i32.const 8) (i32.const 65536)) (i32.store (i32.const 12) (i32.const {bytes}))
+             (memory.fill (i32.const 65536) (i32.const 120) (i32.const {bytes}))"
+        );
+        module(64, "", &format!("{buffer} (loop $l {write} (br $l)) (i64.const 0)"))
+    };
+    vec![
+        timeout("printing byte by byte for ever", flood(1)),
+        timeout("printing nothing for ever", flood(0)),
+        timeout("printing megabytes for ever", flood(1 << 20)).logging(CUT),
     ]
 }
 

@@ -3,7 +3,7 @@
 use wambda_tests::guest;
 
 use super::wire::Wire::{self, Cut, Failed, Nothing, Whole};
-use super::{Case, Do, NO_MEMORY, TIMED_OUT, TOO_LARGE, TRAPPED, trap};
+use super::{CUT, Case, Do, NO_MEMORY, TIMED_OUT, TOO_LARGE, TRAPPED, trap};
 
 /// An event for a path of the guest, and how that ends.
 fn event(order: &'static str, count: u32, status: u16, error: &'static str) -> Case {
@@ -63,6 +63,18 @@ pub(super) fn cases() -> Vec<Case> {
         event("length-lies-short", 0, 500, invalid),
         event("length-lies-long", 0, 500, invalid),
         event("endless", 0, 500, TOO_LARGE).within(4_000),
+        // A head that would not be one, or that is not a guest's to write.
+        wire("/abuse/two-lengths", &[Failed, Whole], ""),
+        wire("/abuse/hop-by-hop", &[Whole], "refused"),
+        wire("/abuse/transfer-encoding", &[Whole], "refused"),
+        wire("/abuse/upgrade", &[Whole], "refused"),
+        wire("/abuse/line-break", &[Whole], "refused"),
+        wire("/abuse/status-999", &[Failed, Whole], ""),
+        wire("/abuse/status-1000", &[Whole], "hello"),
+        wire("/abuse/status-101", &[Failed], ""),
+        event("many-headers", 0, 200, ""),
+        well("print-singly", 20_000).logging("xxxx").within(5_000),
+        well("print-blocks", 64).logging(CUT).within(5_000),
         ask("/panic", 502, TRAPPED),
         ask("/loop", 504, TIMED_OUT),
         ask("/abuse/never", 502, TRAPPED),

@@ -50,6 +50,16 @@ fn shaped(name: &str, json: &str, status: u16, says: &'static str) -> Case {
     Case { action: Do::Request("GET", "/", Vec::new()), status, error, ..case }
 }
 
+/// An event function that answers with so many headers.
+fn many_headers(name: &str, count: usize, status: u16) -> Case {
+    let headers: Vec<String> = (0..count).map(|n| format!(r#""h{n}":"x""#)).collect();
+    let json = format!(r#"{{"statusCode":200,"headers":{{{}}},"body":"hi"}}"#, headers.join(","));
+    let data = format!("(memory (export \"memory\") 32) (data (i32.const 65536) {json:?})");
+    let packed = (65_536u64 << 32) | json.len() as u64;
+    let upload = core_with(&data, &format!("(i64.const {packed})"));
+    Case { upload: upload.into_bytes(), ..shaped(name, "", status, "") }
+}
+
 const INVALID: &str = "Runtime.InvalidResponse";
 
 pub(super) fn cases() -> Vec<Case> {
@@ -98,6 +108,8 @@ fn shapes() -> Vec<Case> {
         shaped("a connection of its own", &header("connection", "upgrade"), 200, "hi"),
         shaped("a status that is none", r#"{"statusCode":99999,"body":"hi"}"#, 502, ""),
         shaped("a status in between", r#"{"statusCode":101,"body":"hi"}"#, 502, ""),
+        many_headers("32,769 headers of an event function", 32_769, 502),
+        many_headers("ninety headers of an event function", 90, 200),
         shaped("a body that is no base64", &with(r#","isBase64Encoded":true"#), 502, ""),
     ]
 }

@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use wambda_tests::{Answer, Server, guest, percentile};
+use wambda_tests::{Answer, Server, guest};
 
 use super::wire::Wire;
 use super::{Case, Do, FAST};
@@ -13,9 +13,9 @@ use crate::wats;
 
 /// Bytes that the server may keep after a case, beyond what it had before.
 const KEPT_MAX: u64 = 8 << 20;
-/// Bytes that it may keep after all of a table, beyond what it had after its warm-up. Threads that sleep keep what others
-/// freed of theirs.
-const KEPT_TOGETHER_MAX: u64 = 48 << 20;
+/// Bytes that it may keep after all of a table, beyond what it had once everything was used once: threads that sleep keep
+/// what others freed of theirs.
+const KEPT_TOGETHER_MAX: u64 = 24 << 20;
 /// Bytes that it may take during a case beyond what the guest's memory may have: with each of its events it takes up to
 /// six megabytes in and six out, and what its neighbour and the threads in between take comes on top.
 const BESIDE_ITS_MEMORY_MAX: u64 = 16 << 20;
@@ -29,11 +29,10 @@ const FILES_MAX: usize = 300;
 const THREADS_MAX: usize = 100;
 /// Lines that all guests of a table may have the server write for whoever looks after it.
 const LINES_MAX: usize = 40;
-/// Threads that may keep something each.
+/// What else goes on on this machine may disturb the neighbour, and a thread that sleeps keeps what others freed of its
+/// memory. One time of these has to be good: a guest does the same each time, and so does what is wrong with it.
 const TRIES: usize = 4;
 
-/// What the guest is configured with, unless a case says otherwise.
-const CONFIG: &str = "memory=32&timeout=3&cpu=&payload=6MB&reuse=&logs=256KB";
 /// Its memory, in bytes.
 const MEMORY: u64 = 32 << 20;
 
@@ -47,7 +46,7 @@ struct Most {
 /// A server whose memory and files are what they are once everything was used once.
 pub(super) struct Stage {
     pub(super) server: Server,
-    resident: u64,
+    pub(super) resident: u64,
     files: usize,
     /// Whether what is taken during a case is bound as well. Not where what is uploaded, sent or answered is large.
     is_tight: bool,
@@ -55,7 +54,9 @@ pub(super) struct Stage {
 
 impl Stage {
     pub(super) fn new(arguments: &[&str]) -> Self {
-        let server = Server::with(arguments);
+        // Free slots of the pool keep half of this, so some 192 KiB each and not a megabyte: that would hide what else is kept.
+        let budget = ["--memory-budget", "2048"];
+        let server = Server::with(&[&budget[..], arguments].concat());
         server.deploy("neighbour", wats::echo().as_bytes(), "");
         for (name, upload) in
             [("event", guest("event")), ("hostile", guest("hostile")), ("http", guest("http"))]
@@ -106,24 +107,27 @@ impl Stage {
         self.server
     }
 
-    /// Runs a case beside a neighbour; then everything must be as it was. A thread that sleeps keeps what another one
-    /// freed of its memory, until it wakes: what one case left so, the next one finds again. What leaks is
-    /// left each time.
+    /// Runs a case beside a neighbour; then everything must be as it was.
     fn case(&self, case: &Case) {
-        let mut left = Vec::new();
+        let mut wrong = Vec::new();
         for _ in 0..TRIES {
             let before = self.server.resident();
-            self.once(case);
-            let most = (before + KEPT_MAX).min(self.resident + KEPT_TOGETHER_MAX);
-            match self.as_before(most) {
-                Ok(()) => return,
-                Err(what) => left.push(what),
+            let slowest = self.once(case);
+            let held_up = slowest >= NEIGHBOUR_MAX;
+            match self.as_before((before + KEPT_MAX).min(self.resident + KEPT_TOGETHER_MAX)) {
+                Ok(()) if !held_up => return,
+                Ok(()) => {}
+                Err(left) => wrong.push(format!("left behind {left}")),
+            }
+            if held_up {
+                wrong.push(format!("the neighbour waited {slowest:?}"));
             }
         }
-        panic!("{} left behind: {}", case.name, left.join("; "));
+        panic!("{}: {}", case.name, wrong.join("; "));
     }
 
-    fn once(&self, case: &Case) {
+    /// Runs it, and checks what comes of it. The longest that the neighbour waited, meanwhile and afterwards.
+    fn once(&self, case: &Case) -> Duration {
         let (name, server) = (&case.name, &self.server);
         let (mut acted, most) = (None, Most::default());
         let threads = server.threads();
@@ -134,11 +138,7 @@ impl Stage {
             let log = server.log("guest");
             assert!(log.contains(case.logs), "{name}: {log}");
         }
-        assert!(slowest < NEIGHBOUR_MAX, "{name}: the neighbour waited {slowest:?}");
-        assert!(
-            server.invoke("neighbour", "hi").expect(200).took < NEIGHBOUR_MAX,
-            "{name}: afterwards"
-        );
+        let slowest = slowest.max(server.invoke("neighbour", "hi").expect(200).took);
         if self.is_tight {
             assert!(taken <= MEMORY + BESIDE_ITS_MEMORY_MAX, "{name} took {} KB", taken >> 10);
             let files = most.files.into_inner().saturating_sub(self.files);
@@ -149,6 +149,7 @@ impl Stage {
         server.assert_well();
         // An idle instance has its memory by right: those of this case go with their version.
         server.deploy("guest", wats::echo().as_bytes(), "memory=32");
+        slowest
     }
 
     /// The answers of a case, and how long the neighbour waited meanwhile; `most` becomes what the server had meanwhile.
@@ -156,15 +157,14 @@ impl Stage {
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let neighbour = scope.spawn(|| {
-                let mut took = Vec::new();
+                let mut slowest = Duration::ZERO;
                 while !stop.load(Relaxed) {
-                    took.push(self.server.invoke("neighbour", "hi").expect(200).took);
+                    slowest = slowest.max(self.server.invoke("neighbour", "hi").expect(200).took);
                     most.files.fetch_max(self.server.open_files(), Relaxed);
                     most.threads.fetch_max(self.server.threads(), Relaxed);
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                // One in fifty may have met something else on this machine.
-                percentile(&mut took, 98)
+                slowest
             });
             let answers = std::panic::catch_unwind(AssertUnwindSafe(|| self.act(case)));
             stop.store(true, Relaxed);
@@ -178,7 +178,7 @@ impl Stage {
         if matches!(case.action, Do::Layer) {
             return vec![server.publish_layer("hostile", &case.upload)];
         }
-        let uploaded = server.put("guest", &case.upload, &format!("{CONFIG}&{}", case.query));
+        let uploaded = server.put("guest", &case.upload, &case.configuration());
         if matches!(case.action, Do::Upload | Do::Either) {
             return vec![uploaded];
         }
@@ -210,7 +210,7 @@ impl Stage {
     }
 
     /// Memory and open files are back; or else what is not.
-    fn as_before(&self, most: u64) -> Result<(), String> {
+    pub(super) fn as_before(&self, most: u64) -> Result<(), String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let (resident, files) = (self.server.resident(), self.server.open_files());

@@ -2,7 +2,7 @@
 
 use wambda_tests::guest;
 
-use super::{Case, TIMED_OUT, TOO_LARGE, no_memory, timeout, trap, well};
+use super::{CUT, Case, TIMED_OUT, TOO_LARGE, no_memory, timeout, trap, well};
 
 fn on(guest_name: &str, case: impl Fn(&str, Vec<u8>) -> Case, name: &str, event: &str) -> Case {
     case(name, guest(guest_name)).event(event)
@@ -29,7 +29,6 @@ fn too_large(query: &'static str, says: &'static str) -> impl Fn(&str, Vec<u8>) 
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    let cut = "truncated: this invocation's limit is 262144 bytes";
     let late = |name: &str, upload: Vec<u8>| timeout(name, upload);
     vec![
         event(late, "spin in a component", r#"{"do":"loop"}"#),
@@ -74,7 +73,7 @@ pub(super) fn cases() -> Vec<Case> {
             r#"{"do":"random","bytes":65536}"#,
         ),
         hostile(says("20000"), "print byte by byte", r#"{"do":"print-singly","n":20000}"#),
-        hostile(says("64"), "print 64 MB", r#"{"do":"print-blocks","n":64}"#).logging(cut),
+        hostile(says("64"), "print 64 MB", r#"{"do":"print-blocks","n":64}"#).logging(CUT),
         hostile(says(""), "write more than there is room for", r#"{"do":"write-beyond"}"#),
         hostile(says("true"), "write zeroes", r#"{"do":"write-zeroes","n":4096}"#),
         hostile(
@@ -99,7 +98,7 @@ pub(super) fn cases() -> Vec<Case> {
         )
         .logging("\u{fffd}"),
         event(says("5000000"), "one line of 5 MB", r#"{"do":"print-long","bytes":5000000}"#)
-            .logging(cut),
+            .logging(CUT),
         hostile(says("0"), "read standard input", r#"{"do":"stdin"}"#),
         hostile(says("0"), "look for directories", r#"{"do":"directories"}"#),
         hostile(says("Err("), "listen", r#"{"do":"listen"}"#),

@@ -69,7 +69,7 @@ pub(crate) async fn admit(
     let limit = target.as_ref().map(|target| target.version.config.payload_bytes);
     // Strangers learn nothing about functions, their limits included, before they have proved who
     // they are; the function's limit is looked at again where it is invoked.
-    let limit = match (api.auth.required, limit) {
+    let limit = match (api.auth.asks(&parts.extensions), limit) {
         (true, _) => PAYLOAD_BYTES_MAX,
         (false, limit) => limit.ok_or_else(missing)?,
     };

@@ -1,12 +1,6 @@
 //! Lanes on a clock that stands still.
 
-use std::sync::atomic::AtomicU32;
-
-use arc_swap::ArcSwap;
-use wambda_model::{
-    Attributes, Digest, FunctionConfig, FunctionName, Gate, Kind, LogRing, LogRoom, Metrics, Reuse,
-    Share,
-};
+use wambda_model::{FunctionName, Gate, Metrics, Share};
 
 use super::*;
 use crate::dispatcher::TICK;
@@ -33,35 +27,8 @@ impl Clock for ManualClock {
 
 fn version(share: Share) -> Arc<Version> {
     let name = FunctionName::new("f").unwrap();
-    Arc::new(Version {
-        uid: Version::next_uid(),
-        label: "$LATEST".into(),
-        number: None,
-        revision: 1,
-        revision_id: String::new(),
-        kind: Kind::Core,
-        component: false,
-        wasi03: false,
-        digest: Digest::of(b""),
-        code_bytes: 0,
-        upload: Digest::of(b""),
-        upload_bytes: 0,
-        imports: Vec::new(),
-        published_ms: 0,
-        compile_ms: 0,
-        config: FunctionConfig::default(),
-        attributes: Attributes::default(),
-        reuse: Reuse::Warm,
-        arn: "arn".into(),
-        log_group: "group".into(),
-        log_stream: "stream".into(),
-        logs: Arc::new(LogRing::new(&LogRoom::new(1 << 30))),
-        metrics: Metrics::new("test").unwrap().function(&name),
-        share: Arc::new(share),
-        provisioned: AtomicU32::new(0),
-        grants: ArcSwap::default(),
-        name,
-    })
+    let metrics = Metrics::new("test").unwrap().function(&name);
+    Arc::new(Version::blank(name, metrics, Arc::new(share)))
 }
 
 fn lane(version: Arc<Version>) -> (Arc<Lane>, Arc<ManualClock>) {

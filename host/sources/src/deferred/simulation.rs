@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use wambda_control::events::config_of;
 use wambda_dispatch::Dispatcher;
@@ -14,9 +13,8 @@ use wambda_model::event::{Ending, EventConfig, EventSettings, Status};
 use wambda_model::invocation::InstanceCounts;
 use wambda_model::limits::LOST_MAX;
 use wambda_model::{
-    Attributes, Budget, Catalog, Details, Digest, Execute, FunctionConfig, FunctionError,
-    FunctionName, Gate, Kind, LATEST, LogRing, LogRoom, Reply, Report, RequestId, Reuse, Share,
-    StartKind,
+    Budget, Catalog, Details, Execute, FunctionConfig, FunctionError, FunctionName, Gate, LATEST,
+    Reply, Report, RequestId, Share, StartKind,
 };
 use wambda_store::MemoryQueues;
 use wambda_store::queues::Found;
@@ -174,33 +172,10 @@ fn function(
     share.reserve(reserved);
     let (share, metrics) = (Arc::new(share), metrics.function(&name));
     let version = |number: Option<u64>, timeout_ms| Version {
-        uid: Version::next_uid(),
         label: number.map_or(LATEST.to_owned(), |n| n.to_string()).into(),
         number,
-        revision: 1,
-        revision_id: String::new(),
-        kind: Kind::Core,
-        component: false,
-        wasi03: false,
-        digest: Digest::of(b""),
-        code_bytes: 0,
-        upload: Digest::of(b""),
-        upload_bytes: 0,
-        imports: Vec::new(),
-        published_ms: 0,
-        compile_ms: 0,
         config: FunctionConfig { timeout_ms, ..FunctionConfig::default() },
-        attributes: Attributes::default(),
-        reuse: Reuse::Warm,
-        arn: "arn".into(),
-        log_group: "group".into(),
-        log_stream: "stream".into(),
-        logs: Arc::new(LogRing::new(&LogRoom::new(1 << 30))),
-        metrics: Arc::clone(&metrics),
-        share: Arc::clone(&share),
-        provisioned: AtomicU32::new(0),
-        grants: ArcSwap::default(),
-        name: name.clone(),
+        ..Version::blank(name.clone(), Arc::clone(&metrics), Arc::clone(&share))
     };
     let details = Details {
         events: BTreeMap::from([(LATEST.to_owned(), events)]),

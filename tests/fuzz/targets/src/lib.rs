@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods)] // tests read their seed
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -25,6 +26,7 @@ pub type Run = fn(&[u8]);
 /// The targets, by name.
 pub const ALL: &[(&str, Run)] = &[
     ("zip", zip),
+    ("layer", layer),
     ("detect", detect),
     ("gateway", gateway),
     ("names", names),
@@ -38,6 +40,31 @@ pub fn zip(data: &[u8]) {
     if let Ok(wasm) = wambda_runtime::upload::unpack(Bytes::copy_from_slice(data)) {
         assert!(wasm.len() <= wambda_model::limits::UPLOAD_BYTES_MAX);
     }
+}
+
+/// Layers: what passes the check can be unpacked, stays in its directory, and has no links and no more bytes than may be.
+pub fn layer(data: &[u8]) {
+    let dir = tempfile::tempdir().unwrap();
+    let look = |tree: &Path| {
+        let (mut left, mut bytes) = (vec![tree.to_owned()], 0);
+        while let Some(path) = left.pop() {
+            let about = std::fs::symlink_metadata(&path).unwrap();
+            assert!(!about.is_symlink(), "{path:?}");
+            bytes += if about.is_file() { about.len() } else { 0 };
+            if about.is_dir() {
+                left.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            }
+        }
+        assert!(bytes <= wambda_model::limits::LAYERS_BYTES_MAX, "{bytes}");
+    };
+    let zip = Bytes::copy_from_slice(data);
+    let passed = wambda_runtime::probe::layer(dir.path(), &zip, look);
+    passed.unwrap_or_else(|why| panic!("it passes, and cannot be unpacked: {why}"));
+    assert_eq!(
+        std::fs::read_dir(dir.path()).unwrap().count(),
+        0,
+        "something stayed behind, or fell beside it"
+    );
 }
 
 /// The detector of kinds, on whatever claims to be wasm.
@@ -222,7 +249,6 @@ fn is_inner(ip: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
 
     /// The seeds of a target, and what was found with them.
     fn inputs(target: &str) -> Vec<Vec<u8>> {

@@ -1,5 +1,8 @@
 //! Requests of its own, as the headers of the one it got say: `x-scheme`, `x-authority` and `x-path` as
-//! they are given to the host, `x-times` at once, `x-send` bytes of body each, `x-follow` redirects.
+//! they are given to the host, `x-times` at once, `x-send` bytes of body each, or `x-body`, with the headers that are
+//! named behind `x-pass-`, after `x-delay` milliseconds; `x-follow` redirects, and `x-head` bytes (64) of each answer shown. With `x-again` all of these
+//! are passed on: who fetches from itself does so for ever. With `x-again-event` what is sent is an event with all of
+//! these.
 
 use wasip2::http::outgoing_handler::{FutureIncomingResponse, handle};
 use wasip2::http::types::{ErrorCode, Fields, Method, OutgoingBody, OutgoingRequest, Scheme};
@@ -10,7 +13,9 @@ pub struct Order {
     https: bool,
     authority: String,
     path: String,
-    send: usize,
+    body: Vec<u8>,
+    passed: Vec<(String, Vec<u8>)>,
+    shown: usize,
 }
 
 /// Carries out the order; one line a request.
@@ -20,12 +25,29 @@ pub fn fetch(headers: &HeaderMap) -> String {
         String::from_utf8(value.unwrap_or_default()).unwrap_or_default()
     };
     let number = |name: &str| text(name).parse().unwrap_or(0usize);
+    let again = headers.contains_key("x-again");
+    let passed = headers.iter().filter_map(|(name, value)| {
+        let name = name.as_str();
+        let is_order = again && name.starts_with("x-");
+        let name = if is_order { name } else { name.strip_prefix("x-pass-")? };
+        Some((name.to_owned(), value.as_bytes().to_vec()))
+    });
+    let body = match number("x-send") {
+        0 if headers.contains_key("x-again-event") => event(headers).into_bytes(),
+        0 => text("x-body").into_bytes(),
+        bytes => vec![b'x'; bytes],
+    };
     let order = Order {
         https: text("x-scheme") == "https",
         authority: text("x-authority"),
         path: text("x-path"),
-        send: number("x-send"),
+        body,
+        passed: passed.collect(),
+        shown: if headers.contains_key("x-head") { number("x-head") } else { 64 },
     };
+    let delay = number("x-delay") as u64 * 1_000_000;
+    wasip2::clocks::monotonic_clock::subscribe_duration(delay).block();
+    let end = |response| end(response, order.shown);
     let begun: Vec<_> = (0..number("x-times").max(1)).map(|_| begin(&order)).collect();
     let mut lines = Vec::new();
     for one in begun {
@@ -38,7 +60,9 @@ pub fn fetch(headers: &HeaderMap) -> String {
                 https: scheme == "https",
                 authority: authority.to_owned(),
                 path: format!("/{path}"),
-                send: 0,
+                body: Vec::new(),
+                passed: Vec::new(),
+                shown: order.shown,
             };
             told = begin(&next).and_then(end);
         }
@@ -50,6 +74,19 @@ pub fn fetch(headers: &HeaderMap) -> String {
     lines.join("\n")
 }
 
+/// An event that comes to this function as the same order (API Gateway, payload format 2.0).
+fn event(headers: &HeaderMap) -> String {
+    let orders = headers.iter().filter(|(name, _)| name.as_str().starts_with("x-"));
+    let orders = orders.map(|(name, value)| {
+        format!("\"{name}\":\"{}\"", String::from_utf8_lossy(value.as_bytes()))
+    });
+    let orders = orders.collect::<Vec<_>>().join(",");
+    format!(
+        "{{\"version\":\"2.0\",\"rawPath\":\"/fetch\",\"rawQueryString\":\"\",\"headers\":{{{orders}}},\
+         \"requestContext\":{{\"http\":{{\"method\":\"GET\",\"path\":\"/fetch\"}}}},\"isBase64Encoded\":false}}"
+    )
+}
+
 struct Told {
     status: u16,
     length: usize,
@@ -58,28 +95,24 @@ struct Told {
 }
 
 fn begin(order: &Order) -> Result<FutureIncomingResponse, String> {
-    let request = OutgoingRequest::new(Fields::new());
+    let request = OutgoingRequest::new(Fields::from_list(&order.passed).map_err(|_| "headers")?);
     let scheme = if order.https { Scheme::Https } else { Scheme::Http };
     request.set_scheme(Some(&scheme)).map_err(|()| "scheme")?;
     request.set_authority(Some(&order.authority)).map_err(|()| "authority")?;
     request.set_path_with_query(Some(&order.path)).map_err(|()| "path")?;
-    if order.send > 0 {
+    if !order.body.is_empty() {
         request.set_method(&Method::Post).map_err(|()| "method")?;
     }
     let body = request.body().map_err(|()| "body")?;
     let response = handle(request, None).map_err(told)?;
-    let mut left = order.send;
-    if left > 0 {
+    if !order.body.is_empty() {
         let stream = body.write().map_err(|()| "stream")?;
-        while left > 0 {
-            let part = left.min(4096);
-            let written = stream.blocking_write_and_flush(&vec![b'x'; part]);
-            if written.is_err() {
+        for part in order.body.chunks(4096) {
+            if stream.blocking_write_and_flush(part).is_err() {
                 // The response tells why.
                 drop(stream);
                 return Ok(response);
             }
-            left -= part;
         }
         drop(stream);
     }
@@ -87,7 +120,7 @@ fn begin(order: &Order) -> Result<FutureIncomingResponse, String> {
     Ok(response)
 }
 
-fn end(response: FutureIncomingResponse) -> Result<Told, String> {
+fn end(response: FutureIncomingResponse, shown: usize) -> Result<Told, String> {
     response.subscribe().block();
     let response = response.get().ok_or("nothing")?.map_err(|()| "twice")?.map_err(told)?;
     let location = response.headers().get("location").pop();
@@ -99,7 +132,7 @@ fn end(response: FutureIncomingResponse) -> Result<Told, String> {
         match stream.blocking_read(65_536) {
             Ok(part) => {
                 length += part.len();
-                head.extend(part.into_iter().take(64 - head.len().min(64)));
+                head.extend(part.into_iter().take(shown - head.len().min(shown)));
             }
             Err(StreamError::Closed) => break,
             Err(StreamError::LastOperationFailed(error)) => {

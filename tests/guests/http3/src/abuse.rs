@@ -47,6 +47,8 @@ pub async fn act(order: &str, request: Request) -> Result<Response, ErrorCode> {
         }),
         "plant" => forget(std::hint::black_box("canary!!".repeat(count << 17))),
         "dig" => return Ok(answer(dig(count).to_string())),
+        "print-singly" => print(b"x", count).await,
+        "print-blocks" => print(&b"y".repeat(1 << 20), count).await,
         "files-open" | "files-list" | "files-stream" | "files-read" | "files-out" => {
             let good = files::act(order.trim_start_matches("files-"), count).await;
             return Ok(answer(format!("{good} of {count}")));
@@ -74,14 +76,32 @@ fn body(order: &str) -> Result<Response, ErrorCode> {
         "length-lies-long" => Some("200"),
         _ => None,
     };
-    let entries = length.map(|length| ("content-length".to_owned(), length.into()));
-    let fields = Fields::from_list(&entries.into_iter().collect::<Vec<_>>());
+    let mut entries: Vec<(String, Vec<u8>)> =
+        length.map(|length| ("content-length".to_owned(), length.into())).into_iter().collect();
+    let more: &[(&str, &str)] = match order {
+        "two-lengths" => &[("content-length", "5"), ("content-length", "6")],
+        "hop-by-hop" => &[("connection", "close"), ("keep-alive", "timeout=1")],
+        "transfer-encoding" => &[("transfer-encoding", "chunked")],
+        "line-break" => &[("a", "x\r\ny: z")],
+        "upgrade" => &[("upgrade", "websocket")],
+        _ => &[],
+    };
+    let more = more.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()));
+    entries.extend(more);
+    if order == "many-headers" {
+        entries.extend((0..32_769).map(|n| (format!("h{n}"), b"x".to_vec())));
+    }
+    // What the host does not take is left out, and said.
+    let (fields, refused) = match Fields::from_list(&entries) {
+        Ok(fields) => (fields, false),
+        Err(_) => (Fields::new(), true),
+    };
     let (mut body, stream) = wit_stream::new();
     let (trailers, end) = wit_future::new(|| Ok(None));
-    let order = order.to_owned();
+    let act = order.to_owned();
     wit_bindgen::spawn_local(async move {
-        body.write_all(b"hello".to_vec()).await;
-        match &*order {
+        body.write_all(if refused { &b"refused"[..] } else { &b"hello"[..] }.to_vec()).await;
+        match &*act {
             "endless" => while body.write_all(vec![b'x'; 4096]).await.is_empty() {},
             // Nobody ends its body, or its trailers.
             "unfinished" => return forget((body, trailers)),
@@ -95,7 +115,24 @@ fn body(order: &str) -> Result<Response, ErrorCode> {
         drop(body);
         let _ = trailers.write(Ok(None)).await;
     });
-    Ok(Response::new(fields.expect("fields"), Some(stream), end).0)
+    let (response, _sent) = Response::new(fields, Some(stream), end);
+    if let Some(status) = order.strip_prefix("status-").and_then(|status| status.parse().ok()) {
+        let _ = response.set_status_code(status);
+    }
+    Ok(response)
+}
+
+/// Writes this to the standard output, so many times.
+async fn print(bytes: &[u8], count: usize) {
+    let (mut out, stream) = wit_stream::new();
+    let written = wasip3::cli::stdout::write_via_stream(stream);
+    for _ in 0..count {
+        if !out.write_all(bytes.to_vec()).await.is_empty() {
+            break;
+        }
+    }
+    drop(out);
+    let _ = written.await;
 }
 
 /// Words that are not zero in so many megabytes that nobody of this instance has written.

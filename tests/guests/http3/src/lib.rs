@@ -3,7 +3,7 @@
 mod abuse;
 mod files;
 
-use wasip3::http::types::{ErrorCode, Fields, Request, Response, Scheme};
+use wasip3::http::types::{ErrorCode, Fields, Method, Request, Response, Scheme};
 use wasip3::{wit_bindgen, wit_future, wit_stream};
 
 struct Function;
@@ -43,15 +43,32 @@ fn answer(text: String) -> Response {
     Response::new(Fields::new(), Some(stream), end).0
 }
 
-/// Sends the request that the headers name: `x-scheme`, `x-authority`, `x-path`.
+/// Sends the request that the headers name: `x-scheme`, `x-authority`, `x-path`; with `x-body` it posts that, with the
+/// headers that are named behind `x-pass-`. The answer shows its status, its length, and `x-head` bytes (64) of it.
 async fn fetch(order: &Request) -> Result<String, ErrorCode> {
     let headers = order.get_headers();
     let text = |name: &str| {
         let value = headers.get(name).pop().unwrap_or_default();
         String::from_utf8(value).unwrap_or_default()
     };
-    let (_, end) = wit_future::new(|| Ok(None));
-    let (request, _sent) = Request::new(Fields::new(), None, end, None);
+    let fields = headers.copy_all().into_iter();
+    let passed =
+        fields.filter_map(|(name, value)| Some((name.strip_prefix("x-pass-")?.to_owned(), value)));
+    let fields = Fields::from_list(&passed.collect::<Vec<_>>());
+    let fields = fields.map_err(|_| ErrorCode::HttpRequestUriInvalid)?;
+    let (trailers, end) = wit_future::new(|| Ok(None));
+    let posted = text("x-body").into_bytes();
+    let posts = !posted.is_empty();
+    let (mut body, stream) = wit_stream::new();
+    let (request, _sent) = Request::new(fields, posts.then_some(stream), end, None);
+    if posts {
+        request.set_method(&Method::Post).map_err(|()| ErrorCode::HttpRequestMethodInvalid)?;
+        wit_bindgen::spawn_local(async move {
+            body.write_all(posted).await;
+            drop(body);
+            let _ = trailers.write(Ok(None)).await;
+        });
+    }
     let scheme = if text("x-scheme") == "https" { Scheme::Https } else { Scheme::Http };
     let invalid = |()| ErrorCode::HttpRequestUriInvalid;
     request.set_scheme(Some(&scheme)).map_err(invalid)?;
@@ -62,6 +79,7 @@ async fn fetch(order: &Request) -> Result<String, ErrorCode> {
     let (_, done) = wit_future::new(|| Ok(()));
     let (body, _trailers) = Response::consume_body(response, done);
     let body = body.collect().await;
-    let head = String::from_utf8_lossy(&body[..body.len().min(64)]).into_owned();
+    let shown = text("x-head").parse().unwrap_or(64);
+    let head = String::from_utf8_lossy(&body[..body.len().min(shown)]).into_owned();
     Ok(format!("{status} {} {head}", body.len()))
 }
