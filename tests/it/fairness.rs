@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use wambda_tests::{Server, guest, percentile, wat};
 
 use crate::wats;
@@ -144,6 +145,23 @@ fn neighbours_that_behave_badly_are_not_noticed() {
 /// first one on, also of a version of which nothing is known yet.
 #[test]
 fn operations_on_much_memory_hold_nobody_up() {
+    beside_bulk_operations(|_| std::thread::sleep(Duration::from_millis(20)));
+}
+
+/// A short call that waited for a core is no long one, and its next one does not run where those do.
+#[test]
+fn who_waits_for_a_core_is_not_taken_for_long() {
+    beside_bulk_operations(|server| {
+        // As if others had the cores.
+        server.signal(Signal::STOP);
+        std::thread::sleep(Duration::from_millis(3));
+        server.signal(Signal::CONT);
+        std::thread::sleep(Duration::from_millis(5));
+    });
+}
+
+/// Hello beside six functions that fill much memory, while something is done over and over.
+fn beside_bulk_operations(disturb: impl Fn(&Server) + Sync) {
     let server = Server::with(&["--memory-budget", "8192"]);
     server.deploy("hello", wats::echo().as_bytes(), "");
     hello(&server, 200);
@@ -160,6 +178,11 @@ fn operations_on_much_memory_hold_nobody_up() {
     }
     let done = AtomicBool::new(false);
     let mut took = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Relaxed) {
+                disturb(&server);
+            }
+        });
         let neighbour = scope.spawn(|| {
             let mut took = Vec::new();
             while !done.load(Relaxed) {

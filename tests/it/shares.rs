@@ -115,6 +115,39 @@ fn one_function_does_not_get_all_instance_slots() {
     server.assert_well();
 }
 
+/// Who calls once the last call is over finds room, though the last instance may be on its way out still, and the next one
+/// is being made ahead of time.
+#[test]
+fn calls_one_after_the_other_have_room() {
+    let server = Server::with(&["--memory-budget", "256", "--instance-slots", "8"]);
+    let fill = "(memory.fill (i32.const 4096) (i32.const 1) (i32.const 0x9f00000)) (i64.const 1)";
+    let large = wats::core_with("(memory (export \"memory\") 2560)", fill);
+    let memories = (0..3).map(|_| "(memory 1)").collect::<String>();
+    let wide = wats::core_with(
+        &format!("(memory (export \"memory\") 1) {memories}"),
+        "(memory.fill (i32.const 4096) (i32.const 1) (i32.const 60000)) (i64.const 1)",
+    );
+    for (name, code) in [("large", large), ("wide", wide)] {
+        for reuse in ["fresh", "warm"] {
+            for _ in 0..4 {
+                // What the version before has idle goes as well.
+                let config = format!("memory=192&timeout=20&reuse={reuse}");
+                server.deploy(name, code.as_bytes(), &config);
+                for _ in 0..4 {
+                    server.invoke(name, "x").expect(200);
+                }
+            }
+        }
+        // Two of these do not fit beside each other.
+        server.deploy("other", code.as_bytes(), "memory=192&timeout=20&reuse=fresh");
+        for _ in 0..4 {
+            server.invoke(name, "x").expect(200);
+            server.invoke("other", "x").expect(200);
+        }
+    }
+    server.assert_well();
+}
+
 #[test]
 fn one_function_does_not_get_all_places() {
     let server = Server::with(&["--concurrency", "32"]);

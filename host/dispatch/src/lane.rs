@@ -579,8 +579,8 @@ impl Release for Lane {
         }
         self.give_back(&mut state);
         let own = state.own;
-        learn(&mut state.service_s, now.saturating_duration_since(taken));
         if let Some(ran) = ran {
+            learn(&mut state.service_s, now.saturating_duration_since(taken));
             learn(&mut state.cpu_s, ran.cpu);
         }
         let waiting = !state.waiters.is_empty();

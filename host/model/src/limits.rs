@@ -195,6 +195,10 @@ pub const POLICIES_MAX: usize = 20;
 /// is known of it, it is called on the long-run threads. Filling this much takes a fifth of a second.
 pub const INLINE_MEMORY_BYTES_MAX: u64 = 128 * MIB;
 
+/// Longest that a call waits for instances that are on their way, when it finds no memory or no slot for its own: some are
+/// being given back, or made ahead of time.
+pub const ROOM_WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// Invocations after which a warm instance is replaced.
 pub const INSTANCE_USES_MAX: u32 = 1_000_000;
 /// Age at which a warm instance is replaced.

@@ -14,7 +14,7 @@ use ring::hmac;
 use wambda_model::Digest;
 use wambda_model::limits::STORE_MEMORIES_MAX;
 use wasmtime::component::Component;
-use wasmtime::{Engine, Module};
+use wasmtime::{Engine, Module, ResourcesRequired};
 
 use crate::engine::{EngineKind, TABLES_A_SLOT, compatibility};
 
@@ -27,6 +27,9 @@ pub struct Artifacts {
     stored: AtomicU64,
 }
 
+/// A page of memory.
+const PAGE_BYTES: u64 = 64 << 10;
+
 /// A loaded artifact.
 pub(crate) enum Loaded {
     Module(Module),
@@ -34,15 +37,25 @@ pub(crate) enum Loaded {
 }
 
 impl Loaded {
+    fn needed(&self) -> Option<ResourcesRequired> {
+        match self {
+            Self::Module(module) => Some(module.resources_required()),
+            Self::Component(component) => component.resources_required(),
+        }
+    }
+
+    /// Bytes of the largest memory that an instance begins with.
+    pub(crate) fn first_bytes(&self) -> u64 {
+        let pages = self.needed().and_then(|needed| needed.max_initial_memory_size);
+        pages.map_or(0, |pages| pages.saturating_mul(PAGE_BYTES))
+    }
+
     /// Slots of the pool that an instance takes: of memories, or of tables, of which there are [`TABLES_A_SLOT`] as many.
     /// Of instances within instances there are enough for all.
     pub(crate) fn slots(&self) -> u32 {
-        let needed = match self {
-            Self::Module(module) => Some(module.resources_required()),
-            Self::Component(component) => component.resources_required(),
-        };
-        let needed =
-            needed.map(|needed| needed.num_memories.max(needed.num_tables.div_ceil(TABLES_A_SLOT)));
+        let needed = self
+            .needed()
+            .map(|needed| needed.num_memories.max(needed.num_tables.div_ceil(TABLES_A_SLOT)));
         needed.unwrap_or(u32::MAX).clamp(1, STORE_MEMORIES_MAX as u32)
     }
 }

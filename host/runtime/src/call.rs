@@ -1,6 +1,6 @@
 //! One call into an instance that takes an event and gives a result, and what its failures mean.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use wambda_model::limits::{PAYLOAD_BYTES_MAX, RESPONSE_BYTES_EXTRA};
@@ -198,6 +198,12 @@ pub(crate) fn clocked(
         KillReason::Cpu => FunctionError::cpu(id, version.config.cpu()),
         _ => FunctionError::timeout(id, meter.timeout()),
     }
+}
+
+/// A function's timeout, or what is left of its caller's time, which ends at `until`.
+pub(crate) fn time_left(version: &Version, until: Option<Instant>, now: Instant) -> Duration {
+    let own = version.config.timeout();
+    until.map_or(own, |at| own.min(at.saturating_duration_since(now)))
 }
 
 /// As functions are told of it, in milliseconds since the Unix epoch.

@@ -1,7 +1,7 @@
 //! How a guest is driven: [`Guarded`] polls it within its limits; [`Drive`] decides on which thread.
 //!
 //! A short call runs inline, on the thread that parsed its request: no spawn, no channel, no timer.
-//! One that outlives its first slices moves to the long-run executor, so that short calls never
+//! One that outlives its first slices, and computes, moves to the long-run executor, so that short calls never
 //! queue behind it. One whose caller goes away finishes there as well, as Lambda's do.
 
 use std::pin::Pin;
@@ -16,7 +16,7 @@ use wambda_model::{BoxFuture, InvokeError, KillReason, Outcome, Version};
 
 use crate::engine::Ticker;
 use crate::executor::panicked;
-use crate::meter::{INLINE_SLICES, Meter, now_ns};
+use crate::meter::{Meter, now_ns};
 use crate::watchdog;
 
 /// The wall-clock deadline passed while the guest waited for the host.
@@ -164,7 +164,7 @@ impl<T: Send + 'static> Future for Drive<T> {
                 self.inline = None;
                 return Poll::Ready(Ok(done));
             }
-            if self.meter.slices() < INLINE_SLICES {
+            if !self.meter.outlived() {
                 return Poll::Pending;
             }
             if let Some(future) = self.inline.take() {

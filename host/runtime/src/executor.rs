@@ -28,7 +28,7 @@ use crate::layer::{LayerDirs, Tree};
 use crate::link::Linkers;
 use crate::pool::{Ready, Unit};
 use crate::run::{Run, Ticket};
-use crate::upkeep::dispose;
+use crate::transit::Transit;
 use crate::watchdog;
 
 /// Fetches the code of a digest, when its artifact has to be made again.
@@ -84,6 +84,7 @@ pub(crate) struct Inner {
     pub(crate) units: HashMap<u64, Arc<Unit>, FxBuildHasher>,
     pub(crate) region: Arc<str>,
     pub(crate) budget: Arc<Budget>,
+    pub(crate) transit: Arc<Transit>,
     pub(crate) long_run: Handle,
     code: CodeSource,
     layers: LayerDirs,
@@ -127,6 +128,7 @@ impl Executor {
             units: HashMap::with_hasher(FxBuildHasher),
             region: config.region,
             budget: config.budget,
+            transit: Arc::default(),
             long_run: config.long_run,
             code: config.code,
             layers: config.layers,
@@ -196,7 +198,8 @@ impl Inner {
             return Ok(None);
         };
         let prepared = self.linkers.prepare(kind, engine_kind, &loaded)?;
-        Ok(Some(Ready { prepared, engine: engine_kind, slots: loaded.slots(), opt: None }))
+        let (slots, first_bytes) = (loaded.slots(), loaded.first_bytes());
+        Ok(Some(Ready { prepared, engine: engine_kind, slots, first_bytes, opt: None }))
     }
 
     /// The version's code, loaded at its first use.
@@ -337,7 +340,7 @@ impl Execute for Executor {
     fn keep_warm(&self, version: &Arc<Version>, count: u32) {
         let unit = self.0.unit(version);
         let surplus = unit.aim(count);
-        dispose(surplus);
+        self.0.dispose(surplus);
         if unit.wants_more() {
             drop(tokio::spawn(Arc::clone(&self.0).refill(unit)));
         }
@@ -359,7 +362,7 @@ impl Execute for Executor {
             if is_live(&unit.version) {
                 continue;
             }
-            dispose(unit.retire());
+            self.0.dispose(unit.retire());
             // Whoever was admitted before the publish and comes only now loads the code again.
             if unit.counts().busy == 0 {
                 unit.unload();

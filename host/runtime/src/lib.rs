@@ -39,6 +39,7 @@ pub mod probe;
 mod run;
 mod sink;
 mod state;
+mod transit;
 mod turns;
 mod upkeep;
 pub mod upload;

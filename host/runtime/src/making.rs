@@ -2,11 +2,12 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wambda_model::limits::SHARE_PARTS;
 use wambda_model::{
-    FunctionError, InvokeError, KillReason, RequestId, Short, ThrottleReason, Version,
+    Charge, FunctionError, InvokeError, KillReason, RequestId, Short, ThrottleReason, Version,
+    clock,
 };
 
 use crate::call;
@@ -15,33 +16,56 @@ use crate::engine::EngineKind;
 use crate::executor::Inner;
 use crate::instance::{Instance, Mold, Seats};
 use crate::limiter::Denied;
-use crate::meter::Meter;
+use crate::meter::{Meter, since_origin};
 use crate::pool::{Ready, Unit};
 use crate::sink::Sink;
+use crate::transit::Patience;
 
 /// Why there is no instance.
 const NO_MEMORY: &str = "the memory budget of the server is used up";
 
+/// What there is no room in.
+enum NoRoom {
+    Memory(Short),
+    /// The function would have so many slots.
+    Slots(u32),
+}
+
 /// What an instance is made for.
-pub(crate) struct Order {
+pub(crate) struct Order<'a> {
     pub(crate) id: RequestId,
-    /// Armed when the instance is made.
+    /// Armed once there is room.
     pub(crate) meter: Arc<Meter>,
     pub(crate) sink: Arc<Sink>,
-    /// Before anybody needs it.
-    pub(crate) ahead: bool,
+    /// When the time of whoever waits for it is over.
+    pub(crate) until: Option<Instant>,
+    /// What is waited with for room. None before anybody needs it.
+    pub(crate) patience: Option<Patience<'a>>,
+}
+
+impl Order<'_> {
+    /// Waits for room, if there is some to come. Meanwhile the meter stands still.
+    async fn wait(&mut self, unit: &Unit) -> bool {
+        let Some(patience) = &mut self.patience else { return false };
+        let before = patience.waited();
+        let goes_on = patience.wait(|| unit.is_making()).await;
+        self.meter.postpone(patience.waited() - before, self.until);
+        goes_on
+    }
 }
 
 impl Inner {
-    /// Makes an instance on an armed meter. The inner error is the guest's, the outer the platform's.
+    /// Makes an instance, and arms its meter. The inner error is the guest's, the outer the platform's.
     /// One that is made ahead of time takes what is free, and evicts nobody for it.
     pub(crate) async fn instantiate(
         &self,
         unit: &Unit,
         ready: &Ready,
-        order: &Order,
+        order: &mut Order<'_>,
     ) -> Result<Result<Box<Instance>, FunctionError>, InvokeError> {
-        let (version, Order { id, meter, sink, ahead }) = (&unit.version, order);
+        let (version, meter, sink) =
+            (&unit.version, Arc::clone(&order.meter), Arc::clone(&order.sink));
+        let ahead = order.patience.is_none();
         let engine = self.engines.get(ready.engine);
         let mold = Mold {
             engine: engine.ok_or_else(|| InvokeError::Internal("engine is off".to_owned()))?,
@@ -50,26 +74,30 @@ impl Inner {
             version,
             region: &self.region,
             egress: &self.egress,
-            sink,
-            ahead: *ahead,
+            sink: &sink,
+            ahead,
         };
+        let mut is_armed = false;
         loop {
-            // Before it begins: who fails half way has worked for nothing.
-            let mut charge = self.budget.charge(&version.share.memory);
-            let room = charge.reserve(unit.expected_bytes(), !ahead);
-            room.map_err(|short| self.no_memory(version, short, *ahead))?;
-            let seats = loop {
-                match self.seats(version, ready) {
-                    Ok(seats) => break seats,
-                    // Its own idle instances make room.
-                    Err(_) if !ahead && self.shed_one(Some(&version.share.memory)) => {}
-                    Err(value) => return Err(self.no_slots(version, ready, value, *ahead)),
+            let (charge, seats) = match self.room(unit, ready, ahead) {
+                Ok(room) => room,
+                Err(_) if order.wait(unit).await => continue,
+                Err(none) => return Err(self.refusal(version, ready, none, ahead)),
+            };
+            // Once: what has run of the guest when there were too few slots counts.
+            if !std::mem::replace(&mut is_armed, true) {
+                let now = clock::now();
+                if order.until.is_some_and(|at| at <= now) {
+                    return Err(InvokeError::Expired);
                 }
+                let time = call::time_left(version, order.until, now);
+                meter.arm(since_origin(now), time, version.config.cpu(), unit.is_in_doubt());
+            }
+            let cast = pin!(mold.cast(Arc::clone(&meter), charge, seats));
+            let Ok(made) = Guarded::new(cast, &meter, self.ticker(), version).await else {
+                return Ok(Err(call::clocked(KillReason::Timeout, order.id, version, &meter)));
             };
-            let cast = pin!(mold.cast(Arc::clone(meter), charge, seats));
-            let Ok(made) = Guarded::new(cast, meter, self.ticker(), version).await else {
-                return Ok(Err(call::clocked(KillReason::Timeout, *id, version, meter)));
-            };
+            meter.made();
             let stillborn = match made {
                 Ok(instance) => {
                     unit.note_least_bytes(instance.store.data().limiter.bytes());
@@ -79,30 +107,51 @@ impl Inner {
             };
             let state = stillborn.store.data();
             if let Some(Denied::Budget(short)) = state.limiter.denied() {
-                return Err(self.no_memory(version, short, *ahead));
+                return Err(self.refusal(version, ready, NoRoom::Memory(short), ahead));
             }
             if !stillborn.error.is::<wasmtime::PoolConcurrencyLimitError>() {
-                return Ok(Err(call::failure(&stillborn.error, state, *id, version)));
+                return Ok(Err(call::failure(&stillborn.error, state, order.id, version)));
             }
             drop(stillborn);
-            if *ahead || !self.shed_one(None) {
+            if ahead || !(self.shed_one(None) || order.wait(unit).await) {
                 let what = "every instance slot of the server is in use".to_owned();
                 return Err(InvokeError::Unavailable(what));
             }
         }
     }
 
-    /// Why there is no memory for an instance.
-    fn no_memory(&self, version: &Version, short: Short, ahead: bool) -> InvokeError {
-        match short {
-            Short::All => InvokeError::Unavailable(NO_MEMORY.to_owned()),
-            Short::Own(value) => {
-                if !ahead {
-                    version.metrics.throttled(ThrottleReason::Memory);
-                }
-                refused(ThrottleReason::Memory, self.budget.each(), value)
+    /// Memory and slots for one more instance.
+    fn room(&self, unit: &Unit, ready: &Ready, ahead: bool) -> Result<(Charge, Seats), NoRoom> {
+        let own = &unit.version.share.memory;
+        // Before it begins: who fails half way has worked for nothing.
+        let mut charge = self.budget.charge(own);
+        charge.reserve(unit.reserved_bytes(ready), !ahead).map_err(NoRoom::Memory)?;
+        loop {
+            match self.seats(&unit.version, ready) {
+                Ok(seats) => return Ok((charge, seats)),
+                // Its own idle instances make room.
+                Err(_) if !ahead && self.shed_one(Some(own)) => {}
+                Err(value) => return Err(NoRoom::Slots(value)),
             }
         }
+    }
+
+    /// The answer to whoever gets no instance, counted unless nobody needed it.
+    fn refusal(&self, version: &Version, ready: &Ready, none: NoRoom, ahead: bool) -> InvokeError {
+        let (reason, limit, value) = match none {
+            NoRoom::Memory(Short::All) => return InvokeError::Unavailable(NO_MEMORY.to_owned()),
+            NoRoom::Memory(Short::Own(value)) => {
+                (ThrottleReason::Memory, self.budget.each(), value)
+            }
+            NoRoom::Slots(value) => {
+                (ThrottleReason::Instances, self.slots_each(ready).into(), value.into())
+            }
+        };
+        if !ahead {
+            version.metrics.throttled(reason);
+        }
+        let retry_after = Duration::from_secs(1);
+        InvokeError::Throttled { reason, limit, value, reserved: false, retry_after }
     }
 
     /// Slots for one more instance. A function has three quarters of them at most, so that it is not alone.
@@ -118,17 +167,4 @@ impl Inner {
         let slots = u64::from(self.engines.slots(ready.engine));
         u32::try_from(slots / of * part).unwrap_or(u32::MAX)
     }
-
-    /// Why there are no slots for an instance: the function would have `value`.
-    fn no_slots(&self, version: &Version, ready: &Ready, value: u32, ahead: bool) -> InvokeError {
-        if !ahead {
-            version.metrics.throttled(ThrottleReason::Instances);
-        }
-        refused(ThrottleReason::Instances, self.slots_each(ready).into(), value.into())
-    }
-}
-
-fn refused(reason: ThrottleReason, limit: u64, value: u64) -> InvokeError {
-    let retry_after = Duration::from_secs(1);
-    InvokeError::Throttled { reason, limit, value, reserved: false, retry_after }
 }

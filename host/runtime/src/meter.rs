@@ -2,10 +2,12 @@
 //!
 //! A call that ends within its first slice costs two clock readings. Only a call that outlives it
 //! pays for the thread's CPU clock, which is a system call; its first slice counts as the time that
-//! passed. That errs on the side of the limit: one bulk operation can fill many ticks.
+//! passed. That errs on the side of the limit: one bulk operation can fill many ticks. It says nothing of
+//! how long the next call will be, though: a busy machine may have had this one wait for a core. When it
+//! looks long for that reason alone, the next call is measured by the CPU clock from its beginning on.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use wambda_model::{KillReason, clock};
@@ -14,7 +16,17 @@ use wasmtime::UpdateDeadline;
 const NOT_PRECISE: u64 = u64::MAX;
 
 /// Slices after which a call leaves the thread that read its request.
-pub(crate) const INLINE_SLICES: u32 = 2;
+const INLINE_SLICES: u32 = 2;
+
+/// How long a call was, as far as it tells how long the next one will be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Length {
+    Short,
+    /// Much time passed, and how much of it on a core was not measured.
+    Unclear,
+    Long,
+}
+
 /// CPU time from which on a function's calls are expected to be long, and do not begin there: those who wait
 /// for that thread wait for all that is inline on it, and a hop costs a fiftieth of this.
 pub(crate) const LONG_CALL: Duration = Duration::from_micros(500);
@@ -26,6 +38,12 @@ pub(crate) struct Meter {
     timeout: AtomicU64,
     cpu_limit: AtomicU64,
     cpu_used: AtomicU64,
+    /// The part of it that the thread's CPU clock says.
+    cpu_measured: AtomicU64,
+    /// Measured from the beginning on.
+    exact: AtomicBool,
+    /// What the instance took before its call.
+    cpu_before: AtomicU64,
     poll_wall: AtomicU64,
     poll_cpu: AtomicU64,
     /// When the last poll ended.
@@ -68,6 +86,9 @@ impl Meter {
             timeout: zero(),
             cpu_limit: zero(),
             cpu_used: zero(),
+            cpu_measured: zero(),
+            exact: AtomicBool::new(false),
+            cpu_before: zero(),
             poll_wall: zero(),
             poll_cpu: AtomicU64::new(NOT_PRECISE),
             ended: zero(),
@@ -76,12 +97,15 @@ impl Meter {
         }
     }
 
-    /// Starts over for an invocation that began at `now`.
-    pub(crate) fn arm(&self, now: u64, timeout: Duration, cpu: Duration) {
+    /// Starts over for an invocation that began at `now`; `exact` when all of its CPU time shall be measured.
+    pub(crate) fn arm(&self, now: u64, timeout: Duration, cpu: Duration, exact: bool) {
         self.deadline.store(now.saturating_add(nanos(timeout)), Relaxed);
         self.timeout.store(nanos(timeout), Relaxed);
         self.cpu_limit.store(nanos(cpu), Relaxed);
         self.cpu_used.store(0, Relaxed);
+        self.cpu_measured.store(0, Relaxed);
+        self.cpu_before.store(0, Relaxed);
+        self.exact.store(exact, Relaxed);
         self.slices.store(0, Relaxed);
         self.killed.store(0, Relaxed);
     }
@@ -101,9 +125,33 @@ impl Meter {
         self.slices.load(Relaxed)
     }
 
-    /// Whether this turned out not to be a short call.
-    pub(crate) fn was_long(&self) -> bool {
-        self.slices() >= INLINE_SLICES || self.cpu() > LONG_CALL
+    /// The instance is made: how long its call will be is counted from here.
+    pub(crate) fn made(&self) {
+        self.cpu_before.store(self.cpu_used.load(Relaxed), Relaxed);
+        self.cpu_measured.store(0, Relaxed);
+    }
+
+    /// It has waited for room: that is not its function's time. Its caller's ends at `until`.
+    pub(crate) fn postpone(&self, by: Duration, until: Option<Instant>) {
+        let later = self.deadline_ns().saturating_add(nanos(by));
+        self.deadline.store(until.map_or(later, |at| later.min(since_origin(at))), Relaxed);
+    }
+
+    /// What this turned out to be.
+    pub(crate) fn length(&self) -> Length {
+        let used = self.cpu_used.load(Relaxed) - self.cpu_before.load(Relaxed);
+        if Duration::from_nanos(self.cpu_measured.load(Relaxed)) > LONG_CALL {
+            Length::Long
+        } else if Duration::from_nanos(used) > LONG_CALL {
+            Length::Unclear
+        } else {
+            Length::Short
+        }
+    }
+
+    /// Whether this is not to go on where short calls are. Having waited for a core is no reason.
+    pub(crate) fn outlived(&self) -> bool {
+        self.slices() >= INLINE_SLICES && self.length() == Length::Long
     }
 
     /// CPU time used, up to the last end of a poll.
@@ -127,7 +175,7 @@ impl Meter {
     /// The guest is about to run on this thread.
     pub(crate) fn poll_begin(&self, now: u64) {
         self.poll_wall.store(now, Relaxed);
-        let precise = self.slices() > 0;
+        let precise = self.exact.load(Relaxed) || self.slices() > 0;
         self.poll_cpu.store(if precise { thread_cpu() } else { NOT_PRECISE }, Relaxed);
     }
 
@@ -136,7 +184,11 @@ impl Meter {
         self.end(now);
         let used = match self.poll_cpu.load(Relaxed) {
             NOT_PRECISE => now.saturating_sub(self.poll_wall.load(Relaxed)),
-            start => thread_cpu().saturating_sub(start),
+            start => {
+                let measured = thread_cpu().saturating_sub(start);
+                self.cpu_measured.fetch_add(measured, Relaxed);
+                measured
+            }
         };
         self.cpu_used.fetch_add(used, Relaxed);
     }
@@ -197,7 +249,7 @@ mod tests {
         ] {
             let meter = Meter::new();
             let now = now_ns();
-            meter.arm(now, timeout, cpu);
+            meter.arm(now, timeout, cpu, false);
             meter.poll_begin(now);
             std::thread::sleep(Duration::from_millis(1));
             let goes_on = matches!(meter.slice_end(), UpdateDeadline::Yield(1));
@@ -208,7 +260,7 @@ mod tests {
     #[test]
     fn sleeping_costs_no_cpu_once_precise() {
         let meter = Meter::new();
-        meter.arm(now_ns(), Duration::from_secs(60), Duration::from_secs(60));
+        meter.arm(now_ns(), Duration::from_secs(60), Duration::from_secs(60), false);
         meter.poll_begin(now_ns());
         let _ = meter.slice_end();
         meter.poll_end(now_ns());
@@ -217,5 +269,28 @@ mod tests {
         std::thread::sleep(Duration::from_millis(50));
         meter.poll_end(now_ns());
         assert!(meter.cpu() - before < Duration::from_millis(20), "{:?}", meter.cpu() - before);
+    }
+
+    #[test]
+    fn waiting_for_a_core_makes_no_call_long() {
+        let minute = Duration::from_secs(60);
+        let call = |exact, spins: Duration| {
+            let meter = Meter::new();
+            meter.arm(now_ns(), minute, minute, exact);
+            for _ in 0..=INLINE_SLICES {
+                meter.poll_begin(now_ns());
+                // As when others have the cores.
+                std::thread::sleep(Duration::from_millis(1));
+                let until = thread_cpu() + nanos(spins);
+                while thread_cpu() < until {}
+                let _ = meter.slice_end();
+                meter.poll_end(now_ns());
+            }
+            (meter.length(), meter.outlived())
+        };
+        assert_eq!(call(false, Duration::ZERO), (Length::Unclear, false));
+        assert_eq!(call(true, Duration::ZERO), (Length::Short, false));
+        assert_eq!(call(false, LONG_CALL), (Length::Long, true));
+        assert_eq!(call(true, LONG_CALL), (Length::Long, true));
     }
 }

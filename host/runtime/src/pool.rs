@@ -15,6 +15,7 @@ use crate::idle::{Idle, Refilling, Stack};
 use crate::instance::{Instance, Kept};
 use crate::layer::Tree;
 use crate::link::Prepared;
+use crate::meter::Length;
 
 /// Traps in reused instances, without one in a fresh instance, after which reuse is switched off.
 const REUSE_TRAPS_MAX: u32 = 3;
@@ -27,6 +28,8 @@ pub(crate) struct Ready {
     pub(crate) engine: EngineKind,
     /// Slots of the pool that an instance takes.
     pub(crate) slots: u32,
+    /// Bytes of the largest memory that an instance begins with.
+    pub(crate) first_bytes: u64,
     /// What its instances find at `/opt`.
     pub(crate) opt: Option<Arc<Tree>>,
 }
@@ -51,6 +54,8 @@ pub(crate) struct Unit {
     making: AtomicU32,
     /// Calls that start on the long-run threads, because the last ones belonged there.
     long_calls: AtomicU32,
+    /// Calls whose CPU time is measured all of it, because one before them may have been long.
+    in_doubt: AtomicU32,
     /// Bytes that the last instances took at most, forgotten slowly.
     expected_bytes: AtomicU64,
 }
@@ -73,6 +78,8 @@ const EXPECTED_DECAY: u64 = 16;
 
 /// Calls after a long one that are expected to be long as well.
 const LONG_CALLS: u32 = 8;
+/// Calls after one that may have been long that are measured exactly: long ones may come now and then only.
+const CALLS_IN_DOUBT: u32 = 64;
 
 /// Counted among those that are made while this lives.
 pub(crate) struct Making<'a>(&'a AtomicU32);
@@ -80,6 +87,12 @@ pub(crate) struct Making<'a>(&'a AtomicU32);
 impl Drop for Making<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+fn one_less(count: &AtomicU32) {
+    if count.load(Relaxed) > 0 {
+        let _ = count.fetch_update(Relaxed, Relaxed, |count| count.checked_sub(1));
     }
 }
 
@@ -99,6 +112,7 @@ impl Unit {
             not_before_ms: AtomicU64::new(0),
             making: AtomicU32::new(0),
             long_calls: AtomicU32::new(0),
+            in_doubt: AtomicU32::new(0),
             expected_bytes: AtomicU64::new(0),
         }
     }
@@ -142,6 +156,11 @@ impl Unit {
         self.long_calls.load(Relaxed) > 0 || bytes > INLINE_MEMORY_BYTES_MAX
     }
 
+    /// Bytes that an instance is likely to take, and is given before it is made.
+    pub(crate) fn reserved_bytes(&self, ready: &Ready) -> u64 {
+        self.expected_bytes().max(ready.first_bytes).min(self.version.config.memory_bytes)
+    }
+
     /// Bytes that an instance is likely to take.
     pub(crate) fn expected_bytes(&self) -> u64 {
         self.expected_bytes.load(Relaxed).min(self.version.config.memory_bytes)
@@ -164,13 +183,23 @@ impl Unit {
     }
 
     /// Learns from a call.
-    pub(crate) fn note_length(&self, was_long: bool) {
-        if was_long {
-            self.long_calls.store(LONG_CALLS, Relaxed);
-        } else if self.long_calls.load(Relaxed) > 0 {
-            let less = |calls: u32| Some(calls.saturating_sub(1));
-            let _ = self.long_calls.fetch_update(Relaxed, Relaxed, less);
+    pub(crate) fn note_length(&self, length: Length) {
+        match length {
+            Length::Long => {
+                self.long_calls.store(LONG_CALLS, Relaxed);
+                self.in_doubt.store(CALLS_IN_DOUBT, Relaxed);
+            }
+            Length::Unclear => self.in_doubt.store(CALLS_IN_DOUBT, Relaxed),
+            Length::Short => {
+                one_less(&self.long_calls);
+                one_less(&self.in_doubt);
+            }
         }
+    }
+
+    /// Whether all of the next call's CPU time is to be measured: one of the last ones may have been long.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.in_doubt.load(Relaxed) > 0
     }
 
     /// Takes an instance back after a good invocation. Returns it when it is not to be kept.
@@ -267,6 +296,11 @@ impl Unit {
         let one_more = |making| self.is_short(making).then_some(making + 1);
         self.making.fetch_update(Relaxed, Relaxed, one_more).ok()?;
         Some(Making(&self.making))
+    }
+
+    /// Whether some are being made ahead of time now.
+    pub(crate) fn is_making(&self) -> bool {
+        self.making.load(Relaxed) > 0
     }
 
     /// The right to make instances ahead of time on this core; none while somebody else has it.

@@ -25,13 +25,9 @@ use crate::executor::{Inner, panicked};
 use crate::http::{self, End, Guest, Head, Streaming};
 use crate::instance::Instance;
 use crate::making::Order;
-use crate::meter::{LONG_CALL, Meter, now_ns, since_origin};
+use crate::meter::{Meter, now_ns, since_origin};
 use crate::pool::Unit;
 use crate::sink::Sink;
-use crate::upkeep::dispose;
-
-/// Memory of an instance that is given back without a thread of its own.
-const INLINE_DROP_BYTES_MAX: u64 = 8 << 20;
 
 /// An invocation without its payload.
 pub(crate) struct Ticket {
@@ -220,14 +216,12 @@ impl Run {
         result.map_err(HttpEnd::Failed)
     }
 
-    /// The function's timeout, or what is left of its caller's time.
-    fn timeout(&self, now: Instant) -> Duration {
-        let own = self.version().config.timeout();
-        let deadline = self.ticket.caller.as_deref().and_then(|caller| caller.deadline);
-        deadline.map_or(own, |at| own.min(at.saturating_duration_since(now)))
+    /// When its caller's time is over.
+    fn until(&self) -> Option<Instant> {
+        self.ticket.caller.as_deref().and_then(|caller| caller.deadline)
     }
 
-    /// Arms the meter and makes sure that there is an instance, whose output belongs to this
+    /// Makes sure that there is an instance, with its meter armed, whose output belongs to this
     /// invocation from here on. The inner error is the guest's, logged and counted already.
     async fn start(
         &mut self,
@@ -239,8 +233,9 @@ impl Run {
         if let Some((mut instance, start)) = self.taken.take() {
             // What waited for a core has waited; the others have just got their permit.
             let began = if self.queued { clock::now() } else { self.permit.taken() };
-            let (timeout, began) = (self.timeout(began), since_origin(began));
-            self.meter.arm(began, timeout, cpu);
+            let timeout = call::time_left(self.version(), self.until(), began);
+            let began = since_origin(began);
+            self.meter.arm(began, timeout, cpu, self.unit.is_in_doubt());
             instance.data().begin(id, capture);
             instance.data().follow(trace);
             instance.store.set_epoch_deadline(1);
@@ -256,19 +251,20 @@ impl Run {
         capture: bool,
         trace: Option<Arc<str>>,
     ) -> Result<Result<Shift, (FunctionError, Report)>, InvokeError> {
-        let unit = Arc::clone(&self.unit);
-        let (version, id, cpu) = (&unit.version, self.ticket.id, unit.version.config.cpu());
+        let (inner, unit) = (Arc::clone(&self.inner), Arc::clone(&self.unit));
+        let (version, id) = (&unit.version, self.ticket.id);
         let asked = clock::now();
         // Loading is the platform's work, and not on the function's clock.
-        let ready = self.inner.ready(&unit).await?;
-        let began = clock::now();
-        self.meter.arm(since_origin(began), self.timeout(began), cpu);
+        let ready = inner.ready(&unit).await?;
         let sink = Sink::new(version);
         sink.begin(id, capture);
-        let order = Order { id, meter: self.meter(), sink, ahead: false };
-        let made = self.inner.instantiate(&unit, &ready, &order).await?;
+        let until = self.until();
+        let patience = Some(inner.transit.patience(until));
+        let mut order = Order { id, meter: self.meter(), sink, until, patience };
+        let made = inner.instantiate(&unit, &ready, &mut order).await?;
         let began = clock::now();
-        let init = Some(began - asked);
+        let waited = order.patience.map(|patience| patience.waited());
+        let init = Some((began - asked).saturating_sub(waited.unwrap_or_default()));
         match made {
             Ok(mut instance) => {
                 instance.data().follow(trace);
@@ -309,9 +305,7 @@ impl Run {
         let ended = self.meter.ended();
         instance.store.data().sink.end(error.map(note), report, ended);
         self.count(error, report);
-        // Instantiation says nothing about the next call.
-        let long = self.meter.was_long() && report.duration > LONG_CALL;
-        self.unit.note_length(long);
+        self.unit.note_length(self.meter.length());
         self.unit.note_bytes(report.memory_bytes);
         instance.store.data_mut().limiter.settle();
         self.end_busy();
@@ -326,22 +320,16 @@ impl Run {
             }
         };
         let Some(instance) = gone else { return };
-        let refill = Arc::clone(&self.inner).refill(Arc::clone(&self.unit));
+        let under_way = self.inner.transit.set_out();
+        let replace = Arc::clone(&self.inner).replace(Arc::clone(&self.unit), instance, under_way);
         // After the answer: this task runs when the one that answers has flushed.
-        drop(tokio::spawn(async move {
-            if instance.store.data().limiter.bytes() > INLINE_DROP_BYTES_MAX {
-                dispose(vec![instance]);
-            } else {
-                drop(instance);
-            }
-            refill.await;
-        }));
+        drop(tokio::spawn(replace));
     }
 
     /// A trap; perhaps it is the reuse that is at fault.
     fn blame(&self, start: StartKind) {
         let Some(idle) = self.unit.note_trap(start) else { return };
-        dispose(idle);
+        self.inner.dispose(idle);
         self.version().metrics.reuse_switched();
         tracing::warn!(
             function = %self.version().name,

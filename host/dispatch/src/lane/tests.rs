@@ -157,8 +157,9 @@ fn one_call_now_and_then_keeps_an_instance_for_a_window_and_no_longer() {
     let (lane, clock) = lane(version(Share::of(&Arc::new(Gate::new(1_000)))));
     let limits = ScaleLimits { memory_bytes: 1 << 30 };
     for round in 0..3 {
-        let permit = granted(&lane).unwrap();
+        let mut permit = granted(&lane).unwrap();
         clock.pass(Duration::from_millis(1));
+        permit.note(Ran { ended: clock.now(), cpu: Duration::from_millis(1) });
         drop(permit);
         let mut wanted = Vec::new();
         while lane.is_active() {
