@@ -11,7 +11,7 @@ use crate::wats;
 fn boto3_invokes() {
     let server = Server::start();
     server.deploy("hello", &example("hello", "wasm32-wasip2"), "");
-    server.deploy("guest", &guest("event"), "timeout=0.2&memory=16&payload=1000");
+    server.deploy("guest", &guest("event"), "timeout=1&memory=16&payload=1000");
     server.deploy("http", &example("http_echo", "wasm32-wasip2"), "");
     server.deploy("silent", wats::core("(i64.const 0)").as_bytes(), "");
     server.deploy("busy", wats::echo().as_bytes(), "concurrency=0");
@@ -23,14 +23,14 @@ fn boto3_invokes() {
 fn metrics_are_valid_and_complete() {
     let server = Server::start();
     server.deploy("hello", &example("hello", "wasm32-wasip2"), "provisioned=1");
-    server.deploy("guest", &guest("event"), "timeout=0.5&memory=16&concurrency=1&queue=0");
+    server.deploy("guest", &guest("event"), "timeout=2&memory=16&concurrency=1&queue=0");
     server.invoke("hello", r#"{"name":"Ada"}"#).expect(200);
     for order in ["panic", "error", "loop", "grow", "count"] {
         server.invoke("guest", &format!(r#"{{"do":"{order}"}}"#));
     }
     std::thread::scope(|scope| {
         for _ in 0..4 {
-            scope.spawn(|| server.invoke("guest", r#"{"do":"sleep","ms":100}"#));
+            scope.spawn(|| server.invoke("guest", r#"{"do":"sleep","ms":1000}"#));
         }
     });
     // An event that fails, and whose destination is gone.

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use wambda_tests::{Server, eventually, percentile, wat};
+use wambda_tests::{Server, eventually, percentile, wat, within};
 
 use crate::wats;
 
@@ -26,10 +26,12 @@ fn compile_bombs_are_refused_and_the_neighbour_answers() {
     let began = Instant::now();
     std::thread::scope(|scope| {
         let bomb = scope.spawn(|| server.put("bomb", &upload, ""));
+        let mut waits = Vec::new();
         while !bomb.is_finished() {
-            let took = server.invoke("neighbour", "hi").expect(200).took;
-            assert!(took < Duration::from_millis(250), "the neighbour waited {took:?}");
+            waits.push(server.invoke("neighbour", "hi").expect(200).took);
         }
+        let slowest = percentile(&mut waits, 99);
+        assert!(slowest < Duration::from_millis(100), "the neighbour waited {slowest:?}");
         assert!(matches!(bomb.join().unwrap().status, 201 | 400));
     });
     assert!(began.elapsed() < Duration::from_secs(125));
@@ -72,20 +74,27 @@ fn the_compiling_child_is_limited() {
     assert!(good.status.success() && output.exists(), "{good:?}");
 }
 
-/// A component of which every instance is checked against 15,000 exports, thousands of times over.
-fn tedious() -> String {
+/// A component of which every instance is checked against 15,000 exports, thousands of times over. Another one for each `n`.
+fn tedious(n: usize) -> String {
     let exports: String = (0..15_000).map(|n| format!("(export \"a{n}\" (func))")).collect();
     let instances = "(instance (instantiate $c (with \"i\" (instance $x))))".repeat(990);
     let inner = format!(
         "(component (alias outer 1 $t (type $u)) (import \"x\" (instance $x (type $u)))
            (component $c (alias outer 1 $u (type $v)) (import \"i\" (instance (type $v)))) {instances})"
     );
-    format!("(component (type $t (instance {exports})) {})", inner.repeat(8))
+    format!("(component (type $t (instance {exports})) {}) ;; {n}", inner.repeat(8))
 }
 
-/// Uploads all of these at once, as `bomb0` and so on: each is refused with words, and the neighbour notices nothing.
-fn bomb(server: &Server, uploads: &[&[u8]], says: &str) {
+/// Uploads some at once, as `bomb0` and so on: each is refused with words, and the neighbour notices nothing. What is refused is
+/// known from then on: each time it is others.
+fn bomb(server: &Server, mut uploads: impl FnMut() -> Vec<Vec<u8>>, says: &str) {
     server.deploy("neighbour", wats::echo().as_bytes(), "");
+    within(Duration::from_millis(25), || beside(server, &uploads(), says));
+    server.get("/v1/functions/bomb0").expect(404);
+}
+
+/// What the neighbour waits meanwhile, 99 times of a hundred.
+fn beside(server: &Server, uploads: &[Vec<u8>], says: &str) -> Duration {
     let mut waits: Vec<Duration> = Vec::new();
     std::thread::scope(|scope| {
         let bombs: Vec<_> = uploads
@@ -104,18 +113,24 @@ fn bomb(server: &Server, uploads: &[&[u8]], says: &str) {
     });
     let (calls, p99) = (waits.len(), percentile(&mut waits, 99));
     // Enough of them for a hundredth to be some.
-    assert!(calls > 100 && p99 < Duration::from_millis(25), "{calls} calls, p99 {p99:?}");
-    server.get("/v1/functions/bomb0").expect(404);
+    println!("{calls} calls, p99 {p99:?}");
+    assert!(calls > 100, "{calls}");
+    p99
 }
 
 #[test]
 fn looking_at_an_upload_is_limited_and_not_noticed() {
     let server = Server::with(&["--compile-cpu", "1"]);
-    let (tedious, says) = (tedious(), "inspecting took more than 1 CPU-seconds");
-    bomb(&server, &[tedious.as_bytes(); 4], says);
-    let again = server.put("again", tedious.as_bytes(), "").expect(400);
-    assert!(again.took < Duration::from_millis(900), "it was looked at again: {:?}", again.took);
-    assert!(again.message().contains(says), "{}", again.message());
+    let says = "inspecting took more than 1 CPU-seconds";
+    let mut times = 0..;
+    let mut uploads = || vec![tedious(times.next().unwrap()).into_bytes(); 4];
+    bomb(&server, &mut uploads, says);
+    // Known by now, so that it costs nothing.
+    within(Duration::from_millis(900), || {
+        let again = server.put("again", tedious(0).as_bytes(), "").expect(400);
+        assert!(again.message().contains(says), "{}", again.message());
+        again.took
+    });
     server.assert_well();
 }
 
@@ -150,8 +165,7 @@ fn modules_that_are_slow_to_check_are_checked_in_the_child() {
     let answer = server.put("slow", &upload, "").expect(400);
     let (took, spent) = (answer.took.as_secs_f64(), cpu() - before);
     println!("it took {took} s, and {spent} CPU-seconds of the server");
-    // Counted in whole seconds.
-    assert!(spent <= 1.0, "the server spent {spent} CPU-seconds of {took} s on it");
+    assert!(spent < 0.5, "the server spent {spent} CPU-seconds of {took} s on it");
     server.assert_well();
 }
 
@@ -159,12 +173,13 @@ fn modules_that_are_slow_to_check_are_checked_in_the_child() {
 #[test]
 fn ten_compile_bombs_in_a_row_are_not_noticed() {
     let server = Server::with(&["--compile-cpu", "1"]);
-    let uploads: Vec<Vec<u8>> = (0..10).map(|n| wats::laborious(16, n)).collect();
-    let bombs: Vec<&[u8]> = uploads.iter().map(Vec::as_slice).collect();
-    bomb(&server, &bombs, "more than 1 CPU-seconds and was stopped");
+    let mut each = 0..;
+    let uploads = || each.by_ref().take(10).map(|n| wats::laborious(16, n)).collect();
+    bomb(&server, uploads, "more than 1 CPU-seconds and was stopped");
     // Known by now, so that it costs nothing.
-    let again = server.put("again", &uploads[0], "").expect(400);
-    assert!(again.took < Duration::from_millis(900), "it was compiled again: {:?}", again.took);
+    within(Duration::from_millis(900), || {
+        server.put("again", &wats::laborious(16, 0), "").expect(400).took
+    });
     // Lambda's front says it by the function's state.
     let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     zip.start_file("bootstrap", zip::write::SimpleFileOptions::default()).unwrap();
@@ -189,6 +204,9 @@ fn ten_compile_bombs_in_a_row_are_not_noticed() {
     server.assert_well();
 }
 
+/// Sent at once by one address.
+const BOMBS: usize = 24;
+
 #[test]
 fn uploaders_take_turns_at_the_compiler() {
     let server = Server::with(&["--compile-cpu", "1"]);
@@ -206,15 +224,15 @@ fn uploaders_take_turns_at_the_compiler() {
         ended.fetch_add(1, Relaxed);
         String::from_utf8_lossy(&answer).into_owned()
     };
-    let bombs: Vec<Vec<u8>> = (0..18).map(|n| wats::laborious(16, 100 + n)).collect();
+    let bombs: Vec<Vec<u8>> = (0..BOMBS).map(|n| wats::laborious(16, 100 + n)).collect();
     let answers = std::thread::scope(|scope| {
         let put = &put;
         let bombs = bombs.iter().enumerate();
         let calls: Vec<_> = bombs
             .map(|(n, bomb)| scope.spawn(move || put("127.0.0.2", &format!("bomb{n}"), bomb)))
             .collect();
-        eventually(Duration::from_secs(60), || (ended.load(Relaxed) > 0).then_some(()));
-        std::thread::sleep(Duration::from_millis(500));
+        // One is compiled, and sixteen wait: the others are refused.
+        eventually(Duration::from_secs(60), || (ended.load(Relaxed) >= BOMBS - 17).then_some(()));
         // Somebody else waits for the one that is at it, and not for the others.
         let before = ended.load(Relaxed);
         let answer = put("127.0.0.3", "small", wats::echo().as_bytes());

@@ -8,9 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use wambda_tests::{Server, guest, percentile, wat};
+use wambda_tests::{Server, guest, percentile, wat, within};
 
 use crate::wats;
+
+/// What hello may take, 98 times of a hundred, beside calls that hold up whoever waits for them by hundreds of milliseconds.
+const BUSY_MAX: Duration = Duration::from_millis(50);
 
 /// The p99 of hello over one connection, one after the other.
 fn hello(server: &Server, calls: usize) -> Duration {
@@ -109,59 +112,72 @@ fn neighbours_that_behave_badly_are_not_noticed() {
     server.deploy("spin", wats::spin().as_bytes(), "timeout=10");
     server.deploy("bad", &guest("event"), "memory=64&timeout=1");
     hello(&server, 200);
-    let quiet = hello(&server, 500);
     let mut slow = Vec::new();
-    for Neighbour { name, threads, act } in neighbours() {
-        let (stop, acts) = (AtomicBool::new(false), AtomicUsize::new(0));
-        let beside = std::thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(|| {
-                    while !stop.load(Relaxed) {
-                        act(&server);
-                        acts.fetch_add(1, Relaxed);
-                    }
-                });
-            }
-            std::thread::sleep(Duration::from_millis(200));
-            let beside = hello(&server, 400);
-            stop.store(true, Relaxed);
-            // Those who spin are let go by their version's end.
-            server.deploy("spin", wats::spin().as_bytes(), "timeout=0.05");
-            beside
+    for neighbour in neighbours() {
+        // What else goes on on the machine is not always there.
+        let mut all = Vec::new();
+        let is_noticed = (0..3).all(|_| {
+            let quiet = hello(&server, 500);
+            let beside = beside(&server, &neighbour);
+            println!("{}: p99 {beside:?}, quiet {quiet:?}", neighbour.name);
+            all.push((beside, quiet));
+            beside > (quiet * 2).max(Duration::from_millis(25))
         });
-        server.deploy("spin", wats::spin().as_bytes(), "timeout=10");
-        println!("{name}: p99 {beside:?}, quiet {quiet:?}");
-        // Spinners never come back; the others have been at it.
-        assert!(threads == 8 || acts.into_inner() >= threads, "{name} did nothing");
-        if beside > (quiet * 2).max(Duration::from_millis(25)) {
-            slow.push(format!("{name}: {beside:?}"));
+        if is_noticed {
+            slow.push((neighbour.name, all));
         }
     }
-    assert!(slow.is_empty(), "hello took, quiet {quiet:?}: {slow:?}");
+    assert!(slow.is_empty(), "hello took, and took when it was quiet: {slow:?}");
     server.assert_well();
+}
+
+/// The p99 of hello beside this one.
+fn beside(server: &Server, Neighbour { name, threads, act }: &Neighbour) -> Duration {
+    let (stop, acts) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let beside = std::thread::scope(|scope| {
+        for _ in 0..*threads {
+            scope.spawn(|| {
+                while !stop.load(Relaxed) {
+                    act(server);
+                    acts.fetch_add(1, Relaxed);
+                }
+            });
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        let beside = hello(server, 400);
+        stop.store(true, Relaxed);
+        // Those who spin are let go by their version's end.
+        server.deploy("spin", wats::spin().as_bytes(), "timeout=0.05");
+        beside
+    });
+    server.deploy("spin", wats::spin().as_bytes(), "timeout=10");
+    // Spinners never come back; the others have been at it.
+    assert!(*threads == 8 || acts.into_inner() >= *threads, "{name} did nothing");
+    beside
 }
 
 /// Nothing interrupts a bulk operation. Calls of functions that may have much memory run on threads of their own from the
 /// first one on, also of a version of which nothing is known yet.
 #[test]
 fn operations_on_much_memory_hold_nobody_up() {
-    beside_bulk_operations(|_| std::thread::sleep(Duration::from_millis(20)));
+    within(BUSY_MAX, || beside_bulk_operations(|_| std::thread::sleep(Duration::from_millis(20))));
 }
 
 /// A short call that waited for a core is no long one, and its next one does not run where those do.
 #[test]
 fn who_waits_for_a_core_is_not_taken_for_long() {
-    beside_bulk_operations(|server| {
+    let disturb = |server: &Server| {
         // As if others had the cores.
         server.signal(Signal::STOP);
         std::thread::sleep(Duration::from_millis(3));
         server.signal(Signal::CONT);
         std::thread::sleep(Duration::from_millis(5));
-    });
+    };
+    within(BUSY_MAX, || beside_bulk_operations(disturb));
 }
 
-/// Hello beside six functions that fill much memory, while something is done over and over.
-fn beside_bulk_operations(disturb: impl Fn(&Server) + Sync) {
+/// What hello takes beside six functions that fill much memory, while something is done over and over.
+fn beside_bulk_operations(disturb: impl Fn(&Server) + Sync) -> Duration {
     let server = Server::with(&["--memory-budget", "8192"]);
     server.deploy("hello", wats::echo().as_bytes(), "");
     hello(&server, 200);
@@ -203,10 +219,10 @@ fn beside_bulk_operations(disturb: impl Fn(&Server) + Sync) {
         assert!(longest > Duration::from_millis(100), "{longest:?}");
         neighbour.join().unwrap()
     });
+    server.assert_well();
     let (calls, slowest) = (took.len(), percentile(&mut took, 98));
     println!("p98 {slowest:?} of {calls}, {:?} at most", took.last());
-    assert!(slowest < Duration::from_millis(50), "hello took {slowest:?}");
-    server.assert_well();
+    slowest
 }
 
 /// Counts to a thousand for each byte of its event.
@@ -225,7 +241,7 @@ fn count() -> String {
 #[test]
 fn calls_that_compute_wait_rather_than_crowd_each_other_out() {
     let server = Server::start();
-    let event = "x".repeat(200_000);
+    let event = "x".repeat(100_000);
     let cpu_ms = || -> f64 {
         let answer = server.invoke("count", &event).expect(200);
         answer.header("x-wambda-cpu-ms").parse().unwrap()

@@ -304,7 +304,7 @@ fn slow_senders_and_readers_are_cut_off() {
 
 #[test]
 fn who_is_answered_before_all_is_sent_may_still_send_it() {
-    let server = Server::with(&["--client-patience", "0.5"]);
+    let server = Server::with(&["--client-patience", "1.5"]);
     server.deploy("f", &guest("http"), "timeout=10");
     let mut stream = TcpStream::connect(server.address()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -321,7 +321,7 @@ fn who_is_answered_before_all_is_sent_may_still_send_it() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     // Three times as long as a head may take.
     for _ in 0..9 {
-        std::thread::sleep(Duration::from_millis(180));
+        std::thread::sleep(Duration::from_millis(500));
         stream.write_all(b"bbbb").unwrap();
     }
     // From here on it is a connection like any other: the next head is waited for, and not for ever.

@@ -27,7 +27,7 @@ struct Stage {
 }
 
 fn stages() -> Vec<Stage> {
-    let event = r#"{"do":"sleep","ms":400}"#;
+    let event = r#"{"do":"sleep","ms":700}"#;
     let length = event.len();
     let head = |line: &str, more: &str| format!("{line} HTTP/1.1\r\nhost: a\r\n{more}\r\n");
     let invoke = "POST /v1/functions/slow/invoke";
@@ -108,18 +108,20 @@ fn clients_that_leave_at_any_stage_leave_nothing_behind() {
         scaling["running"].as_u64().unwrap() + scaling["queue"]["depth"].as_u64().unwrap()
     };
     let quiet = || running("slow") == 0 && running("http") == 0;
-    let leave = |stage: &Stage, how: How| {
+    let leave = |stage: &Stage, how: How, together: u64| {
         let mut stream = TcpStream::connect(server.address()).unwrap();
         stream.write_all(stage.sends.as_bytes()).unwrap();
         stream.read_exact(&mut vec![0; stage.reads]).unwrap();
-        if stage.reads == 0 {
-            // It is being served by then.
+        // It is being served by then.
+        if stage.reads == 0 && stage.calls > 0 {
+            eventually(Duration::from_secs(10), || (running("slow") >= together).then_some(()));
+        } else if stage.reads == 0 {
             std::thread::sleep(Duration::from_millis(100));
         }
         go(stream, how, stage);
     };
     let all = stages();
-    all.iter().for_each(|stage| leave(stage, How::Closes));
+    all.iter().for_each(|stage| leave(stage, How::Closes, 1));
     eventually(Duration::from_secs(10), || quiet().then_some(()));
     std::thread::sleep(Duration::from_secs(1));
     let files = server.open_files();
@@ -127,7 +129,7 @@ fn clients_that_leave_at_any_stage_leave_nothing_behind() {
         for how in [How::Closes, How::Resets, How::HalfCloses] {
             let (calls, kills) = (sum(invoked), sum(killed));
             std::thread::scope(|scope| {
-                (0..4).for_each(|_| drop(scope.spawn(|| leave(stage, how))));
+                (0..4).for_each(|_| drop(scope.spawn(|| leave(stage, how, 4))));
             });
             let name = stage.name;
             let began = Instant::now();

@@ -1,8 +1,8 @@
 //! What a panic of the host does: the program `panics` is `wambda` with a clock that panics when it is told to. It is
 //! read by what decides and keeps: publishing, admission, the plan, queues, users and roles.
 
-use std::io::{ErrorKind, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::Duration;
 
 use wambda_tests::{Server, eventually, guest};
@@ -21,8 +21,11 @@ fn stage() -> (Server, String) {
 
 /// From now on one in so many readings of the clock panics; none with 0.
 fn tell(address: &str, one_in: u64) {
-    TcpStream::connect(address).unwrap().write_all(one_in.to_string().as_bytes()).unwrap();
-    std::thread::sleep(Duration::from_millis(100));
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(one_in.to_string().as_bytes()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    // It ends when it is so.
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
 }
 
 fn panics(server: &Server) -> f64 {
@@ -94,8 +97,10 @@ fn panics_anywhere_leave_nothing_behind() {
     let ended = || crate::forks::ended(&server, "event") as usize;
     assert!(accepted > 20, "{accepted}");
     eventually(Duration::from_secs(30), || (ended() >= accepted).then_some(()));
-    let queue = server.get("/v1/queues/async:event").expect(200).json();
-    assert_eq!((&queue["depth"], &queue["in_flight"]), (&0.into(), &0.into()));
+    eventually(Duration::from_secs(30), || {
+        let queue = server.get("/v1/queues/async:event").expect(200).json();
+        (queue["depth"] == 0 && queue["in_flight"] == 0).then_some(())
+    });
     eventually(Duration::from_secs(5), || {
         let busy = |name: &str| {
             server.metric(&format!("wambda_instances{{function=\"{name}\",state=\"busy\"}}"))

@@ -29,7 +29,7 @@ fn one_function_does_not_get_all_of_the_memory() {
     let server = Server::with(&["--memory-budget", "64"]);
     server.deploy("hello", wats::echo().as_bytes(), "");
     server.deploy("other", wats::counter().as_bytes(), "");
-    server.deploy("hog", hog().as_bytes(), "memory=1024&timeout=3");
+    server.deploy("hog", hog().as_bytes(), "memory=1024&timeout=4");
     hello(&server);
     // The first call shows what the others will want.
     server.invoke("hog", "x").expect(504);
@@ -37,7 +37,7 @@ fn one_function_does_not_get_all_of_the_memory() {
     std::thread::scope(|scope| {
         let holds = scope.spawn(|| server.invoke("hog", "x"));
         let used = || server.metric("wambda_memory_used_bytes");
-        eventually(Duration::from_secs(2), || (used() > 46e6).then_some(()));
+        eventually(Duration::from_secs(3), || (used() > 46e6).then_some(()));
         assert!(used() < 52e6, "{}", used());
         // Who is there goes on, who is new comes in, and the function itself gets no more of it.
         for _ in 0..20 {
@@ -104,7 +104,7 @@ fn one_function_does_not_get_all_instance_slots() {
             assert!(took < Duration::from_millis(500), "{took:?}");
             // Six of eight memories each. Who wants one more is counted until that is refused; who had it would go on
             // for three seconds.
-            eventually(Duration::from_millis(500), || (busy() <= Some(6)).then_some(()));
+            eventually(Duration::from_secs(2), || (busy() <= Some(6)).then_some(()));
         }
         assert_eq!(server.invoke("other", "x").expect(200).text(), "1");
         let answers: Vec<_> = calls.into_iter().map(|call| call.join().unwrap()).collect();
@@ -152,14 +152,14 @@ fn calls_one_after_the_other_have_room() {
 fn one_function_does_not_get_all_places() {
     let server = Server::with(&["--concurrency", "32"]);
     server.deploy("hello", wats::echo().as_bytes(), "");
-    server.deploy("sleep", &guest("event"), "timeout=4");
+    server.deploy("sleep", &guest("event"), "timeout=8");
     hello(&server);
     std::thread::scope(|scope| {
-        let event = r#"{"do":"sleep","ms":3000}"#;
+        let event = r#"{"do":"sleep","ms":6000}"#;
         let calls: Vec<_> =
             (0..40).map(|_| scope.spawn(|| server.invoke("sleep", event))).collect();
         let running = || server.get("/v1/functions/sleep/scaling").json()["running"].as_u64();
-        eventually(Duration::from_secs(2), || (running() == Some(30)).then_some(()));
+        eventually(Duration::from_secs(4), || (running() == Some(30)).then_some(()));
         let begin = Instant::now();
         while begin.elapsed() < Duration::from_secs(1) {
             let took = hello(&server);

@@ -3,19 +3,43 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use wambda_tests::{Server, guest};
+use wambda_tests::{Server, eventually, guest};
+
+/// Waits until `f` runs.
+fn runs(server: &Server) {
+    let running = || server.get("/v1/functions/f/scaling").json()["running"] == 1;
+    eventually(Duration::from_secs(5), || running().then_some(()));
+}
 
 #[test]
 fn sigterm_lets_running_invocations_end() {
     let mut server = Server::start();
     server.deploy("f", &guest("event"), "timeout=10");
     let answer = std::thread::scope(|scope| {
-        let running = scope.spawn(|| server.invoke("f", r#"{"do":"sleep","ms":700}"#));
-        std::thread::sleep(Duration::from_millis(250));
+        let running = scope.spawn(|| server.invoke("f", r#"{"do":"sleep","ms":1500}"#));
+        runs(&server);
         server.signal(Signal::TERM);
         running.join().unwrap()
     });
     assert_eq!(answer.expect(200).text(), "\"awake\"");
+    assert!(server.wait(Duration::from_secs(5)), "it ends well");
+}
+
+/// Whom the kernel has let in before the signal came is answered, though the server has not seen the connection yet.
+#[test]
+fn who_is_connected_is_answered() {
+    use std::io::{Read, Write};
+    let mut server = Server::start();
+    server.deploy("f", &guest("event"), "timeout=10");
+    server.signal(Signal::STOP);
+    let mut stream = std::net::TcpStream::connect(server.address()).unwrap();
+    let head = "POST /v1/functions/f/invoke HTTP/1.1\r\nhost: x\r\ncontent-length: 14\r\n\r\n";
+    write!(stream, "{head}{{\"do\":\"count\"}}").unwrap();
+    server.signal(Signal::TERM);
+    server.signal(Signal::CONT);
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with('1'), "{answer}");
     assert!(server.wait(Duration::from_secs(5)), "it ends well");
 }
 
@@ -28,11 +52,13 @@ fn a_second_signal_and_the_drain_deadline_end_at_once() {
         let url = format!("{}/v1/functions/f/invoke", server.url);
         let running =
             std::thread::spawn(move || drop(ureq::post(&url).send(r#"{"do":"sleep","ms":50000}"#)));
-        std::thread::sleep(Duration::from_millis(300));
+        runs(&server);
         let began = Instant::now();
         server.signal(Signal::INT);
         if second {
-            std::thread::sleep(Duration::from_millis(200));
+            // The first one is known.
+            let refused = || std::net::TcpStream::connect(server.address()).is_err();
+            eventually(Duration::from_secs(2), || refused().then_some(()));
             server.signal(Signal::INT);
         }
         assert!(server.wait(Duration::from_secs(5)));
@@ -46,9 +72,13 @@ fn followers_do_not_hold_up_the_end() {
     let mut server = Server::start();
     server.deploy("f", &guest("event"), "");
     let url = format!("{}/v1/functions/f/logs?follow=1", server.url);
-    let follower =
-        std::thread::spawn(move || ureq::get(&url).call().unwrap().into_body().read_to_string());
-    std::thread::sleep(Duration::from_millis(300));
+    let (told, head) = std::sync::mpsc::channel();
+    let follower = std::thread::spawn(move || {
+        let answer = ureq::get(&url).call().unwrap();
+        told.send(()).unwrap();
+        answer.into_body().read_to_string()
+    });
+    head.recv_timeout(Duration::from_secs(10)).unwrap();
     server.signal(Signal::TERM);
     assert!(server.wait(Duration::from_secs(5)));
     follower.join().unwrap().unwrap();
@@ -64,11 +94,10 @@ fn invocations_whose_caller_has_gone_end_as_well() {
     let mut stream = std::net::TcpStream::connect(server.address()).unwrap();
     let head = "POST /v1/functions/f/invoke HTTP/1.1\r\nhost: x\r\n";
     write!(stream, "{head}content-length: {}\r\n\r\n{event}", event.len()).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
-    drop(stream);
-    std::thread::sleep(Duration::from_millis(100));
     let began = Instant::now();
+    runs(&server);
+    drop(stream);
     server.signal(Signal::TERM);
     assert!(server.wait(Duration::from_secs(8)));
-    assert!(began.elapsed() > Duration::from_millis(800), "it was cut off");
+    assert!(began.elapsed() > Duration::from_millis(1_400), "it was cut off");
 }

@@ -494,6 +494,20 @@ pub fn eventually<T>(patience: Duration, mut attempt: impl FnMut() -> Option<T>)
     }
 }
 
+/// What is measured, once it is less than `most`. What else goes on on a machine only adds, and what is wrong with the server is
+/// wrong each time: one time of four has to be good.
+pub fn within(most: Duration, mut measure: impl FnMut() -> Duration) -> Duration {
+    let mut all = Vec::new();
+    for _ in 0..4 {
+        let took = measure();
+        if took < most {
+            return took;
+        }
+        all.push(took);
+    }
+    panic!("never within {most:?}: {all:?}");
+}
+
 /// Compiles WAT in the test, where a test wants the binary.
 pub fn wat(text: &str) -> Vec<u8> {
     wat::parse_str(text).unwrap()

@@ -16,6 +16,8 @@ use crate::{Api, ApiError, Response, reply};
 pub(crate) struct Printed {
     began: Instant,
     ended: Instant,
+    /// CPU time that it took.
+    cpu: Duration,
     text: Bytes,
 }
 
@@ -33,17 +35,18 @@ async fn printed(api: &Arc<Api>) -> Result<Bytes, ApiError> {
         if last.began >= asked {
             return Ok(last.text.clone());
         }
-        let rest = (last.ended - last.began) * (PRINTING_PART - 1);
+        let rest = last.cpu * (PRINTING_PART - 1);
         tokio::time::sleep_until((last.ended + rest.min(PRINTING_REST_MAX)).into()).await;
     }
     let this = Arc::clone(api);
     // Thousands of series take milliseconds to print: not on the threads that answer. With the lock, since whoever asked
     // may hang up meanwhile.
     let render = move || {
-        let began = clock::now();
+        let (began, cpu) = (clock::now(), clock::thread_cpu());
         (this.before_metrics)();
         let text = Bytes::from(this.metrics.render().map_err(|e| e.to_string())?);
-        *last = Some(Printed { began, ended: clock::now(), text: text.clone() });
+        let cpu = clock::thread_cpu().saturating_sub(cpu);
+        *last = Some(Printed { began, ended: clock::now(), cpu, text: text.clone() });
         Ok(text)
     };
     let rendered = tokio::task::spawn_blocking(render).await;

@@ -59,6 +59,8 @@ fn main() -> ExitCode {
                 let mut text = String::new();
                 let _ = stream.read_to_string(&mut text);
                 told.one_in.store(text.trim().parse().unwrap_or(0), Relaxed);
+                // Closing says that it is so.
+                drop(stream);
             }
         });
     }

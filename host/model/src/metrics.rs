@@ -11,6 +11,7 @@ use prometheus::{
     IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::clock;
 use crate::error::{KillReason, ThrottleReason};
 use crate::event::Status;
 use crate::ids::FunctionName;
@@ -352,6 +353,9 @@ impl Metrics {
     }
 }
 
+/// CPU time of the process.
+const CPU_SECONDS: &str = "process_cpu_seconds_total";
+
 /// `ProcessCollector` is not `Clone`; registration here is once and final.
 struct Process(prometheus::process_collector::ProcessCollector);
 
@@ -366,7 +370,16 @@ impl prometheus::core::Collector for Process {
         self.0.desc()
     }
     fn collect(&self) -> Vec<prometheus::proto::MetricFamily> {
-        self.0.collect()
+        let mut families = self.0.collect();
+        for family in &mut families {
+            // The collector counts whole seconds, of which no rate over some seconds can be made.
+            if family.name() == CPU_SECONDS {
+                let mut exact = prometheus::proto::Counter::default();
+                exact.set_value(clock::process_cpu().as_secs_f64());
+                family.mut_metric().iter_mut().for_each(|metric| metric.set_counter(exact.clone()));
+            }
+        }
+        families
     }
 }
 

@@ -91,7 +91,7 @@ impl Inner {
                     return Err(InvokeError::Expired);
                 }
                 let time = call::time_left(version, order.until, now);
-                meter.arm(since_origin(now), time, version.config.cpu(), unit.is_in_doubt());
+                meter.arm(since_origin(now), time, version.config.cpu(), unit.is_measured());
             }
             let cast = pin!(mold.cast(Arc::clone(&meter), charge, seats));
             let Ok(made) = Guarded::new(cast, &meter, self.ticker(), version).await else {

@@ -73,9 +73,7 @@ pub(crate) fn now_ns() -> u64 {
 
 /// CPU time of this thread in nanoseconds.
 fn thread_cpu() -> u64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000
-        + u64::try_from(time.tv_nsec).unwrap_or(0)
+    nanos(clock::thread_cpu())
 }
 
 impl Meter {

@@ -54,7 +54,7 @@ pub(crate) struct Unit {
     making: AtomicU32,
     /// Calls that start on the long-run threads, because the last ones belonged there.
     long_calls: AtomicU32,
-    /// Calls whose CPU time is measured all of it, because one before them may have been long.
+    /// Calls that are measured exactly, because one before them may have been long.
     in_doubt: AtomicU32,
     /// Bytes that the last instances took at most, forgotten slowly.
     expected_bytes: AtomicU64,
@@ -197,9 +197,10 @@ impl Unit {
         }
     }
 
-    /// Whether all of the next call's CPU time is to be measured: one of the last ones may have been long.
-    pub(crate) fn is_in_doubt(&self) -> bool {
-        self.in_doubt.load(Relaxed) > 0
+    /// Whether all of the next call's CPU time is to be measured: it is limited more than time is, or one of the last calls
+    /// may have been long.
+    pub(crate) fn is_measured(&self) -> bool {
+        self.version.config.cpu_ms.is_some() || self.in_doubt.load(Relaxed) > 0
     }
 
     /// Takes an instance back after a good invocation. Returns it when it is not to be kept.

@@ -235,7 +235,7 @@ impl Run {
             let began = if self.queued { clock::now() } else { self.permit.taken() };
             let timeout = call::time_left(self.version(), self.until(), began);
             let began = since_origin(began);
-            self.meter.arm(began, timeout, cpu, self.unit.is_in_doubt());
+            self.meter.arm(began, timeout, cpu, self.unit.is_measured());
             instance.data().begin(id, capture);
             instance.data().follow(trace);
             instance.store.set_epoch_deadline(1);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures_util::FutureExt;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -81,6 +81,15 @@ pub(crate) async fn accept(
     let mut watch = JoinSet::new();
     let watched = Arc::clone(&open);
     watch.spawn(build::again(move || Arc::clone(&watched).watch()));
+    let enter = |accepted: (TcpStream, SocketAddr)| {
+        // Nobody can be told without a place to do so.
+        let Some(place) = places.enter(accepted.1.ip()) else { return };
+        let served = serving::serve(&open, Arc::clone(&api), accepted, place.is_reserved);
+        tokio::spawn(async move {
+            served.await;
+            drop(place);
+        });
+    };
     loop {
         let accepted = tokio::select! {
             biased;
@@ -89,15 +98,7 @@ pub(crate) async fn accept(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok(accepted) => {
-                // Nobody can be told without a place to do so.
-                let Some(place) = places.enter(accepted.1.ip()) else { continue };
-                let served = serving::serve(&open, Arc::clone(&api), accepted, place.is_reserved);
-                tokio::spawn(async move {
-                    served.await;
-                    drop(place);
-                });
-            }
+            Ok(accepted) => enter(accepted),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -105,6 +106,15 @@ pub(crate) async fn accept(
         }
     }
     let _ = ready.send(false);
+    // Those who were let in by the kernel already: their requests are on their way, or here.
+    let listener = listener.into_std()?;
+    for (stream, peer) in std::iter::from_fn(|| listener.accept().ok()).take(BACKLOG as usize) {
+        if stream.set_nonblocking(true).is_ok()
+            && let Ok(stream) = TcpStream::from_std(stream)
+        {
+            enter((stream, peer));
+        }
+    }
     drop(listener);
     tracing::info!(seconds = drain.as_secs(), "stopping: running invocations may end");
     tokio::select! {

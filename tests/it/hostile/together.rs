@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use wambda_tests::percentile;
+use wambda_tests::{Server, percentile, within};
 
 use super::stage::Stage;
 use super::{Case, Do, components, lifts, modules, wasi};
@@ -45,36 +45,13 @@ fn many_hostile_guests_at_once_harm_nobody() {
             let uploaded = server.put(&format!("guest{n}"), &case.upload, &case.configuration());
             assert!(matches!(uploaded.status, 200 | 201), "{}: {}", case.name, uploaded.text());
         }
-        let done = AtomicBool::new(false);
-        let mut took = std::thread::scope(|scope| {
-            for (n, case) in dozen.iter().enumerate() {
-                let (Do::Invoke(event), done) = (&case.action, &done) else { unreachable!() };
-                scope.spawn(move || {
-                    let mut statuses = Vec::new();
-                    while !done.load(Relaxed) {
-                        statuses.push(server.invoke(&format!("guest{n}"), event).status);
-                    }
-                    // Refused where there is no room for one more, and nothing that is nobody's fault.
-                    let known = |status: &u16| matches!(status, 200 | 413 | 429 | 500 | 503 | 504);
-                    assert!(statuses.iter().all(known), "{}: {statuses:?}", case.name);
-                });
-            }
-            let neighbour = scope.spawn(|| {
-                let mut took = Vec::new();
-                while !done.load(Relaxed) {
-                    took.push(server.invoke("neighbour", "hi").expect(200).took);
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                took
-            });
-            std::thread::sleep(LASTS);
-            done.store(true, Relaxed);
-            neighbour.join().unwrap()
-        });
         let names: Vec<&str> = dozen.iter().map(|case| &*case.name).collect();
-        let (calls, slowest) = (took.len(), percentile(&mut took, 98));
-        println!("{calls} calls, p98 {slowest:?}, beside {names:?}");
-        assert!(slowest < NEIGHBOUR_MAX, "the neighbour waited {slowest:?} beside {names:?}");
+        within(NEIGHBOUR_MAX, || {
+            let mut took = at_once(server, dozen);
+            let (calls, slowest) = (took.len(), percentile(&mut took, 98));
+            println!("{calls} calls, p98 {slowest:?}, beside {names:?}");
+            slowest
+        });
         for n in 0..dozen.len() {
             server.request("DELETE", &format!("/v1/functions/guest{n}"), &[], b"").expect(204);
         }
@@ -83,4 +60,34 @@ fn many_hostile_guests_at_once_harm_nobody() {
         }
         server.assert_well();
     }
+}
+
+/// What a neighbour waits while each of these does what it does over and over.
+fn at_once(server: &Server, dozen: &[Case]) -> Vec<Duration> {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for (n, case) in dozen.iter().enumerate() {
+            let (Do::Invoke(event), done) = (&case.action, &done) else { unreachable!() };
+            scope.spawn(move || {
+                let mut statuses = Vec::new();
+                while !done.load(Relaxed) {
+                    statuses.push(server.invoke(&format!("guest{n}"), event).status);
+                }
+                // Refused where there is no room for one more, and nothing that is nobody's fault.
+                let known = |status: &u16| matches!(status, 200 | 413 | 429 | 500 | 503 | 504);
+                assert!(statuses.iter().all(known), "{}: {statuses:?}", case.name);
+            });
+        }
+        let neighbour = scope.spawn(|| {
+            let mut took = Vec::new();
+            while !done.load(Relaxed) {
+                took.push(server.invoke("neighbour", "hi").expect(200).took);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            took
+        });
+        std::thread::sleep(LASTS);
+        done.store(true, Relaxed);
+        neighbour.join().unwrap()
+    })
 }

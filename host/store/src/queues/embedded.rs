@@ -306,7 +306,7 @@ const GATHER: Duration = Duration::from_micros(300);
 const RETRY: Duration = Duration::from_millis(100);
 /// Between two looks of a reader for the numbers of what it has read, and how often it looks at most.
 const SHOWN_PAUSE: Duration = Duration::from_micros(50);
-const SHOWN_TRIES: u32 = 2_000;
+const SHOWN_TRIES: u32 = 20_000;
 
 /// Refuses what waits: dropping a job tells who sent it.
 fn refuse(queue: &mut mpsc::Receiver<Job>) {
