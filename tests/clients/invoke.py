@@ -61,7 +61,7 @@ assert body["requestId"] == answer["ResponseMetadata"]["RequestId"]
 answer = invoke("guest", {"do": "loop"})
 body = json.load(answer["Payload"])
 assert answer["FunctionError"] == "Unhandled" and body["errorType"] == "Sandbox.Timedout", body
-assert body["errorMessage"].endswith("Error: Task timed out after 0.20 seconds"), body
+assert body["errorMessage"].endswith("Error: Task timed out after 1.00 seconds"), body
 assert json.load(invoke("guest", {"do": "panic"})["Payload"])["errorType"] == "Runtime.ExitError"
 assert json.load(invoke("guest", {"do": "grow"})["Payload"])["errorType"] == "Runtime.OutOfMemory"
 too_large = json.load(invoke("guest", {"do": "answer", "bytes": 2000})["Payload"])

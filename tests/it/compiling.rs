@@ -30,8 +30,9 @@ fn compile_bombs_are_refused_and_the_neighbour_answers() {
         while !bomb.is_finished() {
             waits.push(server.invoke("neighbour", "hi").expect(200).took);
         }
-        let slowest = percentile(&mut waits, 99);
-        assert!(slowest < Duration::from_millis(100), "the neighbour waited {slowest:?}");
+        let p99 = percentile(&mut waits, 99);
+        assert!(p99 < Duration::from_millis(100), "the neighbour waited {p99:?}");
+        assert!(waits.last() < Some(&Duration::from_secs(1)), "and {:?}", waits.last());
         assert!(matches!(bomb.join().unwrap().status, 201 | 400));
     });
     assert!(began.elapsed() < Duration::from_secs(125));
@@ -126,8 +127,10 @@ fn looking_at_an_upload_is_limited_and_not_noticed() {
     let mut uploads = || vec![tedious(times.next().unwrap()).into_bytes(); 4];
     bomb(&server, &mut uploads, says);
     // Known by now, so that it costs nothing.
+    let mut names = 0..;
     within(Duration::from_millis(900), || {
-        let again = server.put("again", tedious(0).as_bytes(), "").expect(400);
+        let name = format!("again{}", names.next().unwrap());
+        let again = server.put(&name, tedious(0).as_bytes(), "").expect(400);
         assert!(again.message().contains(says), "{}", again.message());
         again.took
     });
@@ -177,8 +180,10 @@ fn ten_compile_bombs_in_a_row_are_not_noticed() {
     let uploads = || each.by_ref().take(10).map(|n| wats::laborious(16, n)).collect();
     bomb(&server, uploads, "more than 1 CPU-seconds and was stopped");
     // Known by now, so that it costs nothing.
+    let mut names = 0..;
     within(Duration::from_millis(900), || {
-        server.put("again", &wats::laborious(16, 0), "").expect(400).took
+        let name = format!("again{}", names.next().unwrap());
+        server.put(&name, &wats::laborious(16, 0), "").expect(400).took
     });
     // Lambda's front says it by the function's state.
     let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));

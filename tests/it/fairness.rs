@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use wambda_tests::{Server, guest, percentile, wat, within};
+use wambda_tests::{Server, eventually, guest, percentile, wat, within};
 
 use crate::wats;
 
@@ -112,22 +112,22 @@ fn neighbours_that_behave_badly_are_not_noticed() {
     server.deploy("spin", wats::spin().as_bytes(), "timeout=10");
     server.deploy("bad", &guest("event"), "memory=64&timeout=1");
     hello(&server, 200);
+    let quiet = hello(&server, 500);
     let mut slow = Vec::new();
     for neighbour in neighbours() {
         // What else goes on on the machine is not always there.
         let mut all = Vec::new();
         let is_noticed = (0..3).all(|_| {
-            let quiet = hello(&server, 500);
             let beside = beside(&server, &neighbour);
             println!("{}: p99 {beside:?}, quiet {quiet:?}", neighbour.name);
-            all.push((beside, quiet));
+            all.push(beside);
             beside > (quiet * 2).max(Duration::from_millis(25))
         });
         if is_noticed {
             slow.push((neighbour.name, all));
         }
     }
-    assert!(slow.is_empty(), "hello took, and took when it was quiet: {slow:?}");
+    assert!(slow.is_empty(), "hello took, quiet {quiet:?}: {slow:?}");
     server.assert_well();
 }
 
@@ -241,22 +241,28 @@ fn count() -> String {
 #[test]
 fn calls_that_compute_wait_rather_than_crowd_each_other_out() {
     let server = Server::start();
-    let event = "x".repeat(100_000);
+    // Cores that others use as well may be too slow once, for a timeout that is of when they were not.
+    let good = (0..4).any(|_| crowd(&server));
+    assert!(good, "they time out each time");
+    server.assert_well();
+}
+
+/// Sixteen calls a core at once, each with half of the time that it would take if all ran at once. Whether all were in time.
+fn crowd(server: &Server) -> bool {
+    let event = "x".repeat(200_000);
     let cpu_ms = || -> f64 {
         let answer = server.invoke("count", &event).expect(200);
         answer.header("x-wambda-cpu-ms").parse().unwrap()
     };
     server.deploy("count", count().as_bytes(), "timeout=60");
     let each = cpu_ms().max(cpu_ms());
-    // All at once, each would take sixteen times its CPU time, and time out.
     let cores = std::thread::available_parallelism().unwrap().get();
     let timeout = (each * 8.5 / 1e3).max(0.1);
     server.deploy("count", count().as_bytes(), &format!("timeout={timeout:.3}"));
-    cpu_ms();
+    server.invoke("count", &event);
     let begin = Instant::now();
-    let most = AtomicUsize::new(0);
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
+    let (most, done) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let answers: Vec<_> = std::thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Relaxed) {
                 let scaling = server.get("/v1/functions/count/scaling").json();
@@ -265,22 +271,27 @@ fn calls_that_compute_wait_rather_than_crowd_each_other_out() {
                 std::thread::sleep(Duration::from_millis(5));
             }
         });
-        let calls: Vec<_> = (0..16 * cores)
-            .map(|_| scope.spawn(|| server.invoke("count", &event).text()))
-            .collect();
-        let answers: Vec<_> = calls.into_iter().map(|call| call.join().unwrap()).collect();
+        let calls: Vec<_> =
+            (0..16 * cores).map(|_| scope.spawn(|| server.invoke("count", &event))).collect();
+        let answers = calls.into_iter().map(|call| call.join().unwrap()).collect();
         done.store(true, Relaxed);
-        let good = answers.iter().filter(|text| *text == "\0").count();
-        assert_eq!(good, answers.len(), "{most:?} at once: {answers:?}");
+        answers
     });
+    let good = answers.iter().filter(|answer| answer.text() == "\0").count();
+    let late = answers.iter().filter(|answer| answer.status == 504).count();
+    assert_eq!(good + late, answers.len(), "neither refused nor failed");
     // One runs and three wait for their slice, on each core; some more may have been let in before that was known.
     let (most, took) = (most.into_inner(), begin.elapsed());
-    println!("{each} ms each, timeout {timeout:.3} s: {most} at once, {took:?} in all");
+    println!(
+        "{each} ms each, timeout {timeout:.3} s: {most} at once, {took:?} in all, {late} late"
+    );
     assert!((cores..=7 * cores).contains(&most), "{most} at once on {cores} cores");
-    let scaling = server.get("/v1/functions/count/scaling").json();
-    assert_eq!((scaling["starved"].as_u64(), scaling["running"].as_u64()), (Some(0), Some(0)));
+    let scaling = eventually(Duration::from_secs(2), || {
+        let scaling = server.get("/v1/functions/count/scaling").json();
+        (scaling["starved"] == 0 && scaling["running"] == 0).then_some(scaling)
+    });
     assert!(scaling["cpu_ms"].as_f64().unwrap() >= each / 2.0, "{scaling}");
-    server.assert_well();
+    late == 0
 }
 
 #[test]

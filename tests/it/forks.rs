@@ -28,7 +28,9 @@ pub(crate) fn beside<T>(server: &Server, act: impl FnOnce() -> T) -> T {
                 took.push(server.invoke("neighbour", "hi").expect(200).took);
                 std::thread::sleep(Duration::from_millis(1));
             }
-            percentile(&mut took, 95)
+            let p95 = percentile(&mut took, 95);
+            assert!(took.last() < Some(&Duration::from_secs(2)), "it waited {:?}", took.last());
+            p95
         });
         let acted = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
         stop.store(true, Relaxed);

@@ -105,7 +105,7 @@ fn every_acknowledged_event_has_one_outcome_whatever_is_killed() {
     done.store(true, Relaxed);
     let sent: u64 = clients.into_iter().map(|client| client.join().unwrap()).sum();
     let ledger = std::mem::take(&mut *ledger.lock().unwrap());
-    assert!(ledger.len() as u64 > cycles * 2, "only {} of {sent} were acknowledged", ledger.len());
+    assert!(ledger.len() as u64 > cycles * 5, "only {} of {sent} were acknowledged", ledger.len());
     for (id, sort) in &ledger {
         let known = eventually(Duration::from_secs(90), || {
             let answer = server.get(&format!("/v1/invocations/{id}"));

@@ -24,6 +24,7 @@ fn tell(address: &str, one_in: u64) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(one_in.to_string().as_bytes()).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     // It ends when it is so.
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
 }

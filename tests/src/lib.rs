@@ -494,8 +494,8 @@ pub fn eventually<T>(patience: Duration, mut attempt: impl FnMut() -> Option<T>)
     }
 }
 
-/// What is measured, once it is less than `most`. What else goes on on a machine only adds, and what is wrong with the server is
-/// wrong each time: one time of four has to be good.
+/// What is measured, once it is less than `most`. What else goes on on a machine only adds: one time of four has to be good. For
+/// what would be as slow each time, and no less slow for having been done.
 pub fn within(most: Duration, mut measure: impl FnMut() -> Duration) -> Duration {
     let mut all = Vec::new();
     for _ in 0..4 {

@@ -172,6 +172,39 @@ pub struct Share {
     pub memory: Arc<AtomicU64>,
     /// Slots that its instances hold, of the pool for most and of that for WASI 0.3.
     pub slots: [Arc<AtomicU32>; 2],
+    /// Its instances that are on their way out, and hold both still.
+    pub leaving: Leaving,
+}
+
+/// Instances on their way out.
+#[derive(Debug, Default)]
+pub struct Leaving {
+    began: AtomicU64,
+    ended: AtomicU64,
+}
+
+impl Leaving {
+    /// Some have set out.
+    pub fn begin(&self) {
+        self.began.fetch_add(1, SeqCst);
+    }
+
+    /// Some are gone.
+    pub fn end(&self) {
+        self.ended.fetch_add(1, SeqCst);
+    }
+
+    /// How often some were gone.
+    #[must_use]
+    pub fn ended(&self) -> u64 {
+        self.ended.load(SeqCst)
+    }
+
+    /// Whether more have set out than these.
+    #[must_use]
+    pub fn is_more_than(&self, ended: u64) -> bool {
+        self.began.load(SeqCst) != ended
+    }
 }
 
 impl Share {
@@ -186,6 +219,7 @@ impl Share {
             starved: AtomicU32::new(0),
             memory: Arc::default(),
             slots: Default::default(),
+            leaving: Leaving::default(),
         }
     }
 

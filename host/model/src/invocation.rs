@@ -179,6 +179,11 @@ impl Permit {
         self
     }
 
+    /// What runs under it begins only so much later.
+    pub fn postpone(&mut self, by: Duration) {
+        self.taken += by;
+    }
+
     /// When it was taken, and what runs under it begins.
     #[must_use]
     pub fn taken(&self) -> Instant {

@@ -32,7 +32,7 @@ pub use clock::{Clock, SystemClock};
 pub use config::{Attributes, Draft, FunctionConfig, Kind, LayerUse, Reuse};
 pub use error::{FunctionError, InvokeError, KillReason, ThrottleReason};
 pub use function::{Alias, Details, LATEST};
-pub use gate::{Gate, Share};
+pub use gate::{Gate, Leaving, Share};
 pub use ids::{Digest, FunctionName, RequestId};
 pub use invocation::{
     Backlog, BoxFuture, Caller, Execute, Invocation, Invoke, Outcome, Payload, Permit, Release,

@@ -340,7 +340,7 @@ impl Execute for Executor {
     fn keep_warm(&self, version: &Arc<Version>, count: u32) {
         let unit = self.0.unit(version);
         let surplus = unit.aim(count);
-        self.0.dispose(surplus);
+        self.0.dispose(&unit, surplus);
         if unit.wants_more() {
             drop(tokio::spawn(Arc::clone(&self.0).refill(unit)));
         }
@@ -362,7 +362,7 @@ impl Execute for Executor {
             if is_live(&unit.version) {
                 continue;
             }
-            self.0.dispose(unit.retire());
+            self.0.dispose(unit, unit.retire());
             // Whoever was admitted before the publish and comes only now loads the code again.
             if unit.counts().busy == 0 {
                 unit.unload();

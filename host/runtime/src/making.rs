@@ -19,7 +19,7 @@ use crate::limiter::Denied;
 use crate::meter::{Meter, since_origin};
 use crate::pool::{Ready, Unit};
 use crate::sink::Sink;
-use crate::transit::Patience;
+use crate::transit::{Patience, Whose};
 
 /// Why there is no instance.
 const NO_MEMORY: &str = "the memory budget of the server is used up";
@@ -29,6 +29,12 @@ enum NoRoom {
     Memory(Short),
     /// The function would have so many slots.
     Slots(u32),
+}
+
+impl NoRoom {
+    fn whose(&self) -> Whose {
+        if matches!(self, Self::Memory(Short::All)) { Whose::All } else { Whose::Own }
+    }
 }
 
 /// What an instance is made for.
@@ -45,10 +51,10 @@ pub(crate) struct Order<'a> {
 
 impl Order<'_> {
     /// Waits for room, if there is some to come. Meanwhile the meter stands still.
-    async fn wait(&mut self, unit: &Unit) -> bool {
+    async fn wait(&mut self, unit: &Unit, whose: Whose) -> bool {
         let Some(patience) = &mut self.patience else { return false };
         let before = patience.waited();
-        let goes_on = patience.wait(|| unit.is_making()).await;
+        let goes_on = patience.wait(whose, || unit.is_making()).await;
         self.meter.postpone(patience.waited() - before, self.until);
         goes_on
     }
@@ -81,7 +87,7 @@ impl Inner {
         loop {
             let (charge, seats) = match self.room(unit, ready, ahead) {
                 Ok(room) => room,
-                Err(_) if order.wait(unit).await => continue,
+                Err(none) if order.wait(unit, none.whose()).await => continue,
                 Err(none) => return Err(self.refusal(version, ready, none, ahead)),
             };
             // Once: what has run of the guest when there were too few slots counts.
@@ -113,7 +119,7 @@ impl Inner {
                 return Ok(Err(call::failure(&stillborn.error, state, order.id, version)));
             }
             drop(stillborn);
-            if ahead || !(self.shed_one(None) || order.wait(unit).await) {
+            if ahead || !(self.shed_one(None) || order.wait(unit, Whose::All).await) {
                 let what = "every instance slot of the server is in use".to_owned();
                 return Err(InvokeError::Unavailable(what));
             }
@@ -123,17 +129,18 @@ impl Inner {
     /// Memory and slots for one more instance.
     fn room(&self, unit: &Unit, ready: &Ready, ahead: bool) -> Result<(Charge, Seats), NoRoom> {
         let own = &unit.version.share.memory;
-        // Before it begins: who fails half way has worked for nothing.
-        let mut charge = self.budget.charge(own);
-        charge.reserve(unit.reserved_bytes(ready), !ahead).map_err(NoRoom::Memory)?;
-        loop {
+        let seats = loop {
             match self.seats(&unit.version, ready) {
-                Ok(seats) => return Ok((charge, seats)),
+                Ok(seats) => break seats,
                 // Its own idle instances make room.
                 Err(_) if !ahead && self.shed_one(Some(own)) => {}
                 Err(value) => return Err(NoRoom::Slots(value)),
             }
-        }
+        };
+        // Before it begins: who fails half way has worked for nothing.
+        let mut charge = self.budget.charge(own);
+        charge.reserve(unit.reserved_bytes(ready), !ahead).map_err(NoRoom::Memory)?;
+        Ok((charge, seats))
     }
 
     /// The answer to whoever gets no instance, counted unless nobody needed it.

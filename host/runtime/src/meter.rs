@@ -1,10 +1,11 @@
 //! One invocation's clocks: the wall-clock deadline and the CPU time used.
 //!
-//! A call that ends within its first slice costs two clock readings. Only a call that outlives it
-//! pays for the thread's CPU clock, which is a system call; its first slice counts as the time that
-//! passed. That errs on the side of the limit: one bulk operation can fill many ticks. It says nothing of
-//! how long the next call will be, though: a busy machine may have had this one wait for a core. When it
-//! looks long for that reason alone, the next call is measured by the CPU clock from its beginning on.
+//! A call that ends within its first slice costs two clock readings. A call that outlives it pays for the
+//! thread's CPU clock, which is a system call; its first slice counts as the time that passed. That errs on
+//! the side of the limit: one bulk operation can fill many ticks. It says nothing of how long the next call
+//! will be, though: a busy machine may have had this one wait for a core. The next calls after one that took
+//! long are measured by the CPU clock from their beginning on, and so are the first ones of a version, and
+//! all of one whose CPU time is limited more than its time.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};

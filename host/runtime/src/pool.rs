@@ -1,7 +1,8 @@
 //! The instances of one version: how many there are, how many there shall be, and what is learned from those that served.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -78,7 +79,8 @@ const EXPECTED_DECAY: u64 = 16;
 
 /// Calls after a long one that are expected to be long as well.
 const LONG_CALLS: u32 = 8;
-/// Calls after one that may have been long that are measured exactly: long ones may come now and then only.
+/// Calls that are measured exactly: the first ones of a version, and those after one that may have been long. Long ones may
+/// come now and then only.
 const CALLS_IN_DOUBT: u32 = 64;
 
 /// Counted among those that are made while this lives.
@@ -86,7 +88,7 @@ pub(crate) struct Making<'a>(&'a AtomicU32);
 
 impl Drop for Making<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        self.0.fetch_sub(1, SeqCst);
     }
 }
 
@@ -112,7 +114,8 @@ impl Unit {
             not_before_ms: AtomicU64::new(0),
             making: AtomicU32::new(0),
             long_calls: AtomicU32::new(0),
-            in_doubt: AtomicU32::new(0),
+            // Nothing is known of it.
+            in_doubt: AtomicU32::new(CALLS_IN_DOUBT),
             expected_bytes: AtomicU64::new(0),
         }
     }
@@ -301,7 +304,7 @@ impl Unit {
 
     /// Whether some are being made ahead of time now.
     pub(crate) fn is_making(&self) -> bool {
-        self.making.load(Relaxed) > 0
+        self.making.load(SeqCst) > 0
     }
 
     /// The right to make instances ahead of time on this core; none while somebody else has it.

@@ -259,12 +259,16 @@ impl Run {
         let sink = Sink::new(version);
         sink.begin(id, capture);
         let until = self.until();
-        let patience = Some(inner.transit.patience(until));
+        let patience = Some(inner.transit.patience(&version.share, until));
         let mut order = Order { id, meter: self.meter(), sink, until, patience };
         let made = inner.instantiate(&unit, &ready, &mut order).await?;
         let began = clock::now();
-        let waited = order.patience.map(|patience| patience.waited());
-        let init = Some((began - asked).saturating_sub(waited.unwrap_or_default()));
+        let waited = order.patience.map_or(Duration::ZERO, |patience| patience.waited());
+        if !waited.is_zero() {
+            version.metrics.queue_wait.observe(waited.as_secs_f64());
+            self.permit.postpone(waited);
+        }
+        let init = Some((began - asked).saturating_sub(waited));
         match made {
             Ok(mut instance) => {
                 instance.data().follow(trace);
@@ -320,7 +324,7 @@ impl Run {
             }
         };
         let Some(instance) = gone else { return };
-        let under_way = self.inner.transit.set_out();
+        let under_way = self.inner.transit.set_out(&self.unit.version);
         let replace = Arc::clone(&self.inner).replace(Arc::clone(&self.unit), instance, under_way);
         // After the answer: this task runs when the one that answers has flushed.
         drop(tokio::spawn(replace));
@@ -329,7 +333,7 @@ impl Run {
     /// A trap; perhaps it is the reuse that is at fault.
     fn blame(&self, start: StartKind) {
         let Some(idle) = self.unit.note_trap(start) else { return };
-        self.inner.dispose(idle);
+        self.inner.dispose(&self.unit, idle);
         self.version().metrics.reuse_switched();
         tracing::warn!(
             function = %self.version().name,

@@ -1,15 +1,15 @@
 //! Instances on their way out. They hold memory and slots, and nobody can have them to make room, but soon: who finds no
-//! room waits for them before it is refused. It waits as well for those of its own version that are made ahead of time,
-//! which are idle then, and make room.
+//! room waits for them before it is refused: for those of its own function when that has had its part, or else for all. It
+//! waits as well for those of its own version that are made ahead of time, which are idle then, and make room.
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
-use wambda_model::clock;
 use wambda_model::limits::ROOM_WAIT_MAX;
+use wambda_model::{Leaving, Share, Version, clock};
 
 /// Pauses after arrivals that were of no use, each twice as long as the last. There may be very many arrivals.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
@@ -19,21 +19,22 @@ const PAUSE_MAX: Duration = Duration::from_millis(64);
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct Transit {
-    /// All that ever set out, and those of them that have arrived.
-    set_out: AtomicU64,
-    arrived: AtomicU64,
+    all: Leaving,
     /// Those who wait for an arrival.
     waiting: AtomicU32,
     arrival: Notify,
 }
 
-/// Some that are on their way, while this lives.
+/// Some of a function that are on their way, while this lives.
 #[derive(Debug)]
-pub(crate) struct UnderWay(Arc<Transit>);
+pub(crate) struct UnderWay {
+    transit: Arc<Transit>,
+    version: Arc<Version>,
+}
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.arrive();
+        self.transit.arrive(&self.version.share);
     }
 }
 
@@ -54,34 +55,39 @@ impl Drop for Waiting<'_> {
 }
 
 impl Transit {
-    /// Some set out.
-    pub(crate) fn set_out(self: &Arc<Self>) -> UnderWay {
-        self.set_out.fetch_add(1, SeqCst);
-        UnderWay(Arc::clone(self))
+    /// Some of a function set out.
+    pub(crate) fn set_out(self: &Arc<Self>, version: &Arc<Version>) -> UnderWay {
+        version.share.leaving.begin();
+        self.all.begin();
+        UnderWay { transit: Arc::clone(self), version: Arc::clone(version) }
     }
 
-    fn arrive(&self) {
-        self.arrived.fetch_add(1, SeqCst);
+    fn arrive(&self, share: &Share) {
+        share.leaving.end();
+        self.all.end();
         if self.waiting.load(SeqCst) > 0 {
             self.arrival.notify_waiters();
         }
     }
 
-    /// One that was made ahead of time is there, or will not be.
-    pub(crate) fn made(&self) {
+    /// One of a function that was made ahead of time is there, or will not be.
+    pub(crate) fn made(&self, share: &Share) {
         if self.waiting.load(SeqCst) > 0 {
-            self.set_out.fetch_add(1, SeqCst);
-            self.arrive();
+            share.leaving.begin();
+            self.all.begin();
+            self.arrive(share);
         }
     }
 
-    /// Whoever wants room, until `until` at most. Begins before it is known that there is none: what arrives after that is
-    /// not missed.
-    pub(crate) fn patience(&self, until: Option<Instant>) -> Patience<'_> {
+    /// Whoever wants room for an instance of a function, until `until` at most. Begins before it is known that there is none:
+    /// what arrives after that is not missed.
+    pub(crate) fn patience<'a>(&'a self, share: &'a Share, until: Option<Instant>) -> Patience<'a> {
         let deadline = clock::now() + ROOM_WAIT_MAX;
+        let way = |leaving: &'a Leaving| Way { leaving, seen: leaving.ended() };
         Patience {
             transit: self,
-            seen: self.arrived.load(SeqCst),
+            own: way(&share.leaving),
+            all: way(&self.all),
             pause: Duration::ZERO,
             deadline: until.map_or(deadline, |until| until.min(deadline)),
             waited: Duration::ZERO,
@@ -90,11 +96,25 @@ impl Transit {
     }
 }
 
+/// Whose instances could make room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// The function's own: it has had its part.
+    Own,
+    All,
+}
+
+/// Arrivals, and how many of them are known.
+struct Way<'a> {
+    leaving: &'a Leaving,
+    seen: u64,
+}
+
 /// Waits for arrivals, as long as there are some to come, for [`ROOM_WAIT_MAX`] in all.
 pub(crate) struct Patience<'a> {
     transit: &'a Transit,
-    /// Arrivals that it has seen.
-    seen: u64,
+    own: Way<'a>,
+    all: Way<'a>,
     pause: Duration,
     deadline: Instant,
     waited: Duration,
@@ -107,9 +127,9 @@ impl Patience<'_> {
         self.waited
     }
 
-    /// Waits until something has arrived since it was last asked, or is no longer being made. True as well, once, when there is nothing more to wait
-    /// for: what has arrived just now may have woken nobody. False after that.
-    pub(crate) async fn wait(&mut self, is_making: impl Fn() -> bool) -> bool {
+    /// Waits until something that may help has arrived since it was last asked, or is no longer being made. True as well,
+    /// once, when there is nothing more to wait for: what has arrived just now may have woken nobody. False after that.
+    pub(crate) async fn wait(&mut self, whose: Whose, is_making: impl Fn() -> bool) -> bool {
         if self.is_over {
             return false;
         }
@@ -117,7 +137,7 @@ impl Patience<'_> {
         let deadline = self.deadline.into();
         let came = {
             let _waiting = Waiting::new(&self.transit.waiting);
-            let arrival = pin!(self.arrival(is_making));
+            let arrival = pin!(self.arrival(whose, is_making));
             tokio::time::timeout_at(deadline, arrival).await
         };
         self.is_over = came != Ok(true);
@@ -125,23 +145,24 @@ impl Patience<'_> {
         true
     }
 
-    async fn arrival(&mut self, is_making: impl Fn() -> bool) -> bool {
+    async fn arrival(&mut self, whose: Whose, is_making: impl Fn() -> bool) -> bool {
         // Who waited in vain once does not look at each arrival.
         let pause = self.pause;
         self.pause = (pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }
+        let way = if whose == Whose::Own { &mut self.own } else { &mut self.all };
         loop {
             let mut arrival = pin!(self.transit.arrival.notified());
             arrival.as_mut().enable();
-            let arrived = self.transit.arrived.load(SeqCst);
-            if arrived != self.seen {
-                self.seen = arrived;
+            let ended = way.leaving.ended();
+            if ended != way.seen {
+                way.seen = ended;
                 return true;
             }
             // What has set out and arrived since the line before is seen as under way, and wakes this.
-            if self.transit.set_out.load(SeqCst) == arrived && !is_making() {
+            if !way.leaving.is_more_than(ended) && !is_making() {
                 return false;
             }
             arrival.await;
@@ -153,40 +174,53 @@ impl Patience<'_> {
 mod tests {
     use std::sync::atomic::AtomicBool;
 
+    use wambda_model::{FunctionName, Gate, Metrics};
+
     use super::*;
 
     fn none() -> bool {
         false
     }
 
+    fn stage() -> (Arc<Transit>, Arc<Version>) {
+        let metrics = Metrics::new("test").unwrap();
+        let name = FunctionName::new("f").unwrap();
+        let function = metrics.function(&name);
+        let share = Arc::new(Share::of(&Arc::new(Gate::new(1))));
+        (Arc::default(), Arc::new(Version::blank(name, function, share)))
+    }
+
     #[tokio::test(start_paused = true)]
     async fn who_waits_is_woken_by_arrivals_while_there_are_some_to_come() {
-        let transit = Arc::new(Transit::default());
-        let mut patience = transit.patience(None);
-        assert!(patience.wait(none).await && !patience.wait(none).await, "one look more");
-        let (first, second) = (transit.set_out(), transit.set_out());
-        let mut patience = transit.patience(None);
+        let (transit, version) = stage();
+        let mut patience = transit.patience(&version.share, None);
+        assert!(
+            patience.wait(Whose::Own, none).await && !patience.wait(Whose::Own, none).await,
+            "one look more"
+        );
+        let (first, second) = (transit.set_out(&version), transit.set_out(&version));
+        let mut patience = transit.patience(&version.share, None);
         drop(first);
-        assert!(patience.wait(none).await, "it arrived before it was waited for");
+        assert!(patience.wait(Whose::Own, none).await, "it arrived before it was waited for");
         let arrives = async {
             tokio::time::sleep(PAUSE_MIN * 2).await;
             drop(second);
         };
-        let (second, ()) = tokio::join!(patience.wait(none), arrives);
+        let (second, ()) = tokio::join!(patience.wait(Whose::Own, none), arrives);
         assert!(second && !patience.is_over);
-        assert!(patience.wait(none).await && !patience.wait(none).await);
+        assert!(patience.wait(Whose::Own, none).await && !patience.wait(Whose::Own, none).await);
         assert_eq!(transit.waiting.load(SeqCst), 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn nobody_waits_for_ever() {
-        let transit = Arc::new(Transit::default());
-        let _never = transit.set_out();
+        let (transit, version) = stage();
+        let _never = transit.set_out(&version);
         let soon = clock::now() + ROOM_WAIT_MAX / 10;
         for (until, most) in [(Some(soon), ROOM_WAIT_MAX / 10), (None, ROOM_WAIT_MAX)] {
             let began = tokio::time::Instant::now();
-            let mut patience = transit.patience(until);
-            while patience.wait(none).await {}
+            let mut patience = transit.patience(&version.share, until);
+            while patience.wait(Whose::Own, none).await {}
             let waited = began.elapsed();
             assert!(waited > most / 2 && waited < most * 11 / 10, "{waited:?}");
         }
@@ -194,17 +228,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_waits_in_vain_looks_less_and_less_often() {
-        let transit = Arc::new(Transit::default());
+        let (transit, version) = stage();
         let churn = async {
             loop {
-                drop(transit.set_out());
+                drop(transit.set_out(&version));
                 tokio::time::sleep(PAUSE_MIN / 4).await;
             }
         };
         let looks = async {
-            let _never = transit.set_out();
-            let (mut patience, mut looks) = (transit.patience(None), 0);
-            while patience.wait(none).await {
+            let _never = transit.set_out(&version);
+            let (mut patience, mut looks) = (transit.patience(&version.share, None), 0);
+            while patience.wait(Whose::Own, none).await {
                 looks += 1;
             }
             looks
@@ -217,16 +251,29 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn its_own_that_are_made_ahead_of_time_are_waited_for() {
-        let transit = Arc::new(Transit::default());
+        let (transit, version) = stage();
         let making = AtomicBool::new(true);
-        let mut patience = transit.patience(None);
+        let mut patience = transit.patience(&version.share, None);
         let made = async {
             tokio::time::sleep(PAUSE_MIN).await;
             making.store(false, SeqCst);
-            transit.made();
+            transit.made(&version.share);
         };
         let began = tokio::time::Instant::now();
-        let (came, ()) = tokio::join!(patience.wait(|| making.load(SeqCst)), made);
+        let (came, ()) = tokio::join!(patience.wait(Whose::Own, || making.load(SeqCst)), made);
         assert!(came && began.elapsed() < PAUSE_MAX, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_had_its_part_does_not_wait_for_others() {
+        let ((transit, own), (_, other)) = (stage(), stage());
+        let _others = transit.set_out(&other);
+        let began = tokio::time::Instant::now();
+        let mut patience = transit.patience(&own.share, None);
+        while patience.wait(Whose::Own, none).await {}
+        assert!(began.elapsed() < ROOM_WAIT_MAX / 10);
+        let mut patience = transit.patience(&own.share, None);
+        while patience.wait(Whose::All, none).await {}
+        assert!(began.elapsed() > ROOM_WAIT_MAX / 2);
     }
 }

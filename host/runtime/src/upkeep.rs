@@ -31,7 +31,7 @@ impl Inner {
         };
         // Somebody else may take it first, and then there is another one.
         while let Some((_, unit)) = oldest() {
-            let _under_way = self.transit.set_out();
+            let _under_way = self.transit.set_out(&unit.version);
             if unit.shed().is_some() {
                 return true;
             }
@@ -61,7 +61,7 @@ impl Inner {
                 Err(fault) => unit.note_stillborn(fault),
             }
             drop(making);
-            self.transit.made();
+            self.transit.made(&unit.version.share);
             if !is_good {
                 return false;
             }
@@ -99,9 +99,9 @@ impl Inner {
     }
 
     /// Drops instances where it does not hold anybody up: giving memory back takes a while.
-    pub(crate) fn dispose(&self, instances: Vec<Kept>) {
+    pub(crate) fn dispose(&self, unit: &Unit, instances: Vec<Kept>) {
         if !instances.is_empty() {
-            drop(drop_elsewhere(instances, self.transit.set_out()));
+            drop(drop_elsewhere(instances, self.transit.set_out(&unit.version)));
         }
     }
 

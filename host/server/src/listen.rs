@@ -1,5 +1,6 @@
 //! The listener: connections in, bounded in number; a signal, and an orderly end.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,8 @@ use crate::serving::{self, Open};
 const BACKLOG: u32 = 4_096;
 /// Period of looking whether invocations still run, while stopping.
 const IDLE_POLL: Duration = Duration::from_millis(20);
+/// Time for those who connected before it stopped, and were not seen by then, to have their requests read.
+const NEWCOMERS: Duration = Duration::from_millis(100);
 /// Pause after an accept that failed, for want of file descriptors for example.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -106,16 +109,9 @@ pub(crate) async fn accept(
         }
     }
     let _ = ready.send(false);
-    // Those who were let in by the kernel already: their requests are on their way, or here.
-    let listener = listener.into_std()?;
-    for (stream, peer) in std::iter::from_fn(|| listener.accept().ok()).take(BACKLOG as usize) {
-        if stream.set_nonblocking(true).is_ok()
-            && let Ok(stream) = TcpStream::from_std(stream)
-        {
-            enter((stream, peer));
-        }
+    if let_in(listener.into_std()?, enter) > 0 {
+        tokio::time::sleep(NEWCOMERS).await;
     }
-    drop(listener);
     tracing::info!(seconds = drain.as_secs(), "stopping: running invocations may end");
     tokio::select! {
         () = async { tokio::join!(open.stop(), idle(&api), pump) }.map(drop) => tracing::info!("stopped"),
@@ -124,6 +120,27 @@ pub(crate) async fn accept(
         _ = interrupt.recv() => tracing::warn!("stopped at once"),
     }
     Ok(())
+}
+
+/// Lets in those whom the kernel has let in already, and no more. How many there were.
+fn let_in(listener: std::net::TcpListener, enter: impl Fn((TcpStream, SocketAddr))) -> usize {
+    let mut count = 0;
+    for _ in 0..BACKLOG {
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                if stream.set_nonblocking(true).is_ok()
+                    && let Ok(stream) = TcpStream::from_std(stream)
+                {
+                    enter((stream, peer));
+                    count += 1;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            // Of one of them.
+            Err(_) => {}
+        }
+    }
+    count
 }
 
 /// Until no invocation runs: one whose caller has gone has no connection to wait for.

@@ -337,12 +337,13 @@ async fn drive<T, S>(
             let _ = watched.waker.set(cx.waker().clone());
             fence(SeqCst);
         }
-        if !told && watched.stops.load(Acquire) {
+        // How a connection ends is its peer's business. A head that has come in time, and not been looked at, wins.
+        let mut polled = connection.as_mut().poll(cx).map(drop);
+        if polled.is_pending() && !told && watched.stops.load(Acquire) {
             told = true;
             connection.as_mut().graceful_shutdown();
+            polled = connection.as_mut().poll(cx).map(drop);
         }
-        // How a connection ends is its peer's business. A head that has come in time, and not been looked at, wins.
-        let polled = connection.as_mut().poll(cx).map(drop);
         if polled.is_pending() && watched.is_over() {
             return Poll::Ready(());
         }

@@ -31,7 +31,7 @@ const THREADS_MAX: usize = 100;
 const LINES_MAX: usize = 40;
 /// What else goes on on this machine may disturb the neighbour, and a thread that sleeps keeps what others freed of its
 /// memory. One time of these has to be good: a guest does the same each time, and so does what is wrong with it.
-const TRIES: usize = 8;
+const TRIES: usize = 5;
 
 /// Its memory, in bytes.
 const MEMORY: u64 = 32 << 20;
