@@ -148,6 +148,27 @@ fn calls_one_after_the_other_have_room() {
     server.assert_well();
 }
 
+/// The same of an HTTP function that goes on when its caller has all of its response.
+#[test]
+fn who_has_its_response_has_room_for_the_next_call() {
+    let server = Server::with(&["--memory-budget", "64"]);
+    for reuse in ["fresh", "warm"] {
+        server.deploy("lingers", &guest("proxy"), &format!("memory=64&timeout=5&reuse={reuse}"));
+        for _ in 0..4 {
+            let answer = server.get("/fn/lingers/lingers").expect(200);
+            assert_eq!(answer.text(), "ok");
+            assert!(answer.took < Duration::from_millis(900), "{:?}", answer.took);
+        }
+        let waits = "wambda_queue_wait_seconds_count{function=\"lingers\"}";
+        assert!(server.metric(waits) >= 1.0, "none had to wait");
+        // What another version's calls will take is not known before the first of them.
+        server.request("DELETE", "/v1/functions/lingers", &[], b"").expect(204);
+        let used = || server.metric("wambda_memory_used_bytes");
+        eventually(Duration::from_secs(5), || (used() < 1e6).then_some(()));
+    }
+    server.assert_well();
+}
+
 #[test]
 fn one_function_does_not_get_all_places() {
     let server = Server::with(&["--concurrency", "32"]);

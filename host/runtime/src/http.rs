@@ -180,6 +180,9 @@ impl Guest {
     }
 }
 
+/// Whoever wants to know that a response is whole.
+pub(crate) type OnWhole = Box<dyn FnOnce() + Send>;
+
 /// A response body that ends well only when its guest did: a body that the guest dropped looks like
 /// one that it finished.
 pub(crate) struct Streaming {
@@ -189,6 +192,8 @@ pub(crate) struct Streaming {
     sent: u64,
     /// Bytes that its head promises; none when it does not, or there need not be any.
     promised: Option<u64>,
+    /// To be told when all that is promised has come, while the guest is still at work.
+    on_whole: Option<OnWhole>,
     /// Runs while a guest that has ended owes the rest of its body.
     grace: Option<Pin<Box<Sleep>>>,
 }
@@ -203,11 +208,12 @@ impl Streaming {
         is_head: bool,
         body: Body,
         guest: Guest,
+        on_whole: Option<OnWhole>,
     ) -> Self {
         let may_lack = is_head || head.status == StatusCode::NOT_MODIFIED;
         let promised = head.headers.get(header::CONTENT_LENGTH).filter(|_| !may_lack);
         let promised = promised.and_then(|length| length.to_str().ok()?.parse().ok());
-        Self { body: Some(body), guest, sent: 0, promised, grace: None }
+        Self { body: Some(body), guest, sent: 0, promised, on_whole, grace: None }
     }
 
     /// What is wrong with the end of the body, if something is. wasmtime mostly tells of a wrong length itself.
@@ -266,6 +272,12 @@ impl http_body::Body for Streaming {
                 if self.sent > STREAM_BYTES_MAX {
                     let message = format!("a response may stream {STREAM_BYTES_MAX} bytes");
                     return Poll::Ready(Some(Err(BodyError::new(message))));
+                }
+                if self.promised.is_some_and(|promised| self.sent >= promised)
+                    && !ended
+                    && let Some(tell) = self.on_whole.take()
+                {
+                    tell();
                 }
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }

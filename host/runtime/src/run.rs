@@ -22,12 +22,13 @@ use wambda_model::{
 use crate::call::{self, Answer};
 use crate::drive::{Drive, Guarded, Panicked, TimedOut};
 use crate::executor::{Inner, panicked};
-use crate::http::{self, End, Guest, Head, Streaming};
-use crate::instance::Instance;
+use crate::http::{self, End, Guest, Head, OnWhole, Streaming};
+use crate::instance::{Instance, Kept};
 use crate::making::Order;
 use crate::meter::{Meter, now_ns, since_origin};
 use crate::pool::Unit;
 use crate::sink::Sink;
+use crate::transit::{Transit, UnderWay};
 
 /// An invocation without its payload.
 pub(crate) struct Ticket {
@@ -59,6 +60,25 @@ pub(crate) struct Run {
     starved: bool,
     /// Given back last: whoever gets it next finds this instance idle again.
     permit: Permit,
+}
+
+/// What is known of an HTTP call before its guest ends.
+#[derive(Default)]
+struct Progress {
+    /// As it is at the head of the response.
+    report: OnceLock<Report>,
+    /// Its caller has all of the response: as it sees it, the call is over.
+    whole: OnceLock<UnderWay>,
+}
+
+impl Progress {
+    /// The next call may come now. It finds what this one has taken by now to be reserved for it, and waits for that.
+    fn whole(&self, transit: &Arc<Transit>, unit: &Unit) {
+        if let Some(report) = self.report.get() {
+            unit.note_least_bytes(report.memory_bytes);
+        }
+        let _ = self.whole.set(transit.set_out(&unit.version));
+    }
 }
 
 /// What became of the guest's call.
@@ -153,8 +173,9 @@ impl Run {
         let meter = self.meter();
         let is_head = request.method() == ::http::Method::HEAD;
         let (head, received) = oneshot::channel();
-        let report = Arc::new(OnceLock::new());
-        let guest = Box::pin(self.http_guest(request, head, Arc::clone(&report)));
+        let progress = Arc::new(Progress::default());
+        let (transit, unit) = (Arc::clone(&self.inner.transit), Arc::clone(&self.unit));
+        let guest = Box::pin(self.http_guest(request, head, Arc::clone(&progress)));
         let drive = Drive::new(guest, meter, long_run, long);
         let (head, guest) = head_or_end(drive, received).await;
         let result = match (head, guest) {
@@ -162,7 +183,11 @@ impl Run {
             (_, Guest::Ended(Ok(Err(HttpEnd::Failed(error))))) => Err(error),
             (Some(Ok(response)), guest) => {
                 let (head, body) = response.into_parts();
-                let body = Streaming::new(&head, is_head, body, guest).boxed_unsync();
+                let on_whole = matches!(guest, Guest::Running(_)).then(|| {
+                    let progress = Arc::clone(&progress);
+                    Box::new(move || progress.whole(&transit, &unit)) as OnWhole
+                });
+                let body = Streaming::new(&head, is_head, body, guest, on_whole).boxed_unsync();
                 Ok(Reply::Http(::http::Response::from_parts(head, body)))
             }
             (Some(Err(why)), _) => {
@@ -172,7 +197,7 @@ impl Run {
             (None, Guest::Ended(Err(Panicked))) => return Err(panicked()),
             (None, _) => Err(no_response()),
         };
-        let report = report.get().copied().unwrap_or(NOTHING_RAN);
+        let report = progress.report.get().copied().unwrap_or(NOTHING_RAN);
         Ok(Outcome { result, version, report })
     }
 
@@ -180,23 +205,24 @@ impl Run {
         mut self,
         request: ::http::Request<Body>,
         head: oneshot::Sender<Head>,
-        at_head: Arc<OnceLock<Report>>,
+        progress: Arc<Progress>,
     ) -> Result<(), HttpEnd> {
         let mut shift = match self.start(false).await.map_err(HttpEnd::Refused)? {
             Ok(shift) => shift,
             Err((error, report)) => {
-                let _ = at_head.set(report);
+                let _ = progress.report.set(report);
                 return Err(HttpEnd::Failed(error));
             }
         };
         let (start, init, began, meter) = (shift.start, shift.init, shift.began, self.meter());
         let memory = shift.instance.store.data().limiter.gauge();
         let good = Arc::new(OnceLock::new());
-        let (on_head, relay_good) = (Arc::clone(&at_head), Arc::clone(&good));
+        let (at_head, relay_good) = (Arc::clone(&progress), Arc::clone(&good));
         let relay = http::Relay::new(head, move |given| {
             let duration = Duration::from_nanos(now_ns().saturating_sub(began));
             let memory_bytes = memory.load(Relaxed);
-            let _ = on_head.set(Report { duration, init, cpu: meter.cpu(), memory_bytes, start });
+            let report = Report { duration, init, cpu: meter.cpu(), memory_bytes, start };
+            let _ = at_head.report.set(report);
             let _ = relay_good.set(given.as_ref().err().cloned());
         });
         let called: Called<()> = {
@@ -211,8 +237,10 @@ impl Run {
             }
             None => Err(no_response()),
         });
-        let _ = at_head.set(report);
+        let _ = progress.report.set(report);
         self.finish(shift, result.as_ref().err(), report);
+        // Until here, where the instance is idle or on its way out.
+        drop(progress);
         result.map_err(HttpEnd::Failed)
     }
 
@@ -230,7 +258,7 @@ impl Run {
         self.end_starved();
         let (id, cpu) = (self.ticket.id, self.version().config.cpu());
         let trace = self.ticket.caller.as_deref().and_then(|caller| caller.trace.clone());
-        if let Some((mut instance, start)) = self.taken.take() {
+        if let Some((mut instance, start)) = self.taken_with_room() {
             // What waited for a core has waited; the others have just got their permit.
             let began = if self.queued { clock::now() } else { self.permit.taken() };
             let timeout = call::time_left(self.version(), self.until(), began);
@@ -243,6 +271,17 @@ impl Run {
         }
         // Its state is large, and would be copied with every call's.
         Box::pin(self.start_cold(capture, trace)).await
+    }
+
+    /// The instance that waits for it, unless what its call is likely to take is not there: that is known before it begins.
+    fn taken_with_room(&mut self) -> Option<(Kept, StartKind)> {
+        let (mut instance, start) = self.taken.take()?;
+        let bytes = self.unit.expected_bytes();
+        if start == StartKind::Warm || instance.data().limiter.reserve(bytes) {
+            return Some((instance, start));
+        }
+        self.inner.dispose(&self.unit, vec![instance]);
+        None
     }
 
     /// The same without an instance: loads the code, if need be, and makes one.

@@ -73,6 +73,19 @@ impl Guest for Function {
                 drop(stream);
                 let _ = OutgoingBody::finish(body, None);
             }
+            "/lingers" => {
+                let memory = std::hint::black_box(vec![1u8; 40 << 20]);
+                let fields = Fields::from_list(&[("content-length".to_owned(), b"2".to_vec())]);
+                let response = OutgoingResponse::new(fields.expect("fields"));
+                let body = response.body().expect("a body");
+                ResponseOutparam::set(out, Ok(response));
+                let stream = body.write().expect("a stream");
+                let _ = stream.blocking_write_and_flush(b"ok");
+                drop(stream);
+                let _ = OutgoingBody::finish(body, None);
+                std::thread::sleep(std::time::Duration::from_millis(200));
+                drop(memory);
+            }
             "/length-lies-short" | "/length-lies-long" => {
                 let length: &[u8] = if path.ends_with("short") { b"2" } else { b"200" };
                 let fields = Fields::from_list(&[("content-length".to_owned(), length.to_vec())]);
