@@ -255,6 +255,17 @@ impl Streaming {
     }
 }
 
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        // One without a body is whole with its head, and nobody reads from it.
+        if let Some(tell) = self.on_whole.take()
+            && matches!(self.guest, Guest::Running(_))
+        {
+            tell();
+        }
+    }
+}
+
 impl http_body::Body for Streaming {
     type Data = Bytes;
     type Error = BodyError;

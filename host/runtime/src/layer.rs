@@ -189,7 +189,14 @@ fn key_of(layers: &[LayerUse]) -> Vec<Digest> {
 }
 
 fn failed(error: &std::io::Error) -> BuildError {
-    BuildError::Internal(format!("cannot unpack a layer: {error}"))
+    use std::io::ErrorKind::{AlreadyExists, IsADirectory, NotADirectory};
+    match error.kind() {
+        // Each passes alone.
+        AlreadyExists | IsADirectory | NotADirectory => BuildError::Invalid(format!(
+            "a layer has a file where another one has a directory: {error}"
+        )),
+        _ => BuildError::Internal(format!("cannot unpack a layer: {error}")),
+    }
 }
 
 /// Unpacks into a directory of its own. What is not complete is removed.
@@ -349,6 +356,9 @@ fn plain_path<R: Read>(
     }
     let inner = entry.enclosed_name().filter(|_| !shown.starts_with('/') && !entry.is_symlink());
     let inner = inner.ok_or_else(|| invalid(shown, "is a link or leaves the archive"))?;
+    if !entry.is_dir() && inner.as_os_str().is_empty() {
+        return Err(invalid(shown, "names no file"));
+    }
     if inner.as_os_str().len() > LAYER_PATH_BYTES_MAX
         || inner.components().count() > LAYER_PATH_DEPTH_MAX
     {

@@ -35,9 +35,9 @@ impl Limiter {
         Self { limit, charge, gauge: Arc::default(), denied: None, ahead }
     }
 
-    /// Keeps room for what an instance that has not served yet is likely to take. Whether there is any.
-    pub(crate) fn reserve(&mut self, bytes: u64) -> bool {
-        self.charge.reserve(bytes.min(self.limit), true).is_ok()
+    /// Keeps room for what an instance that has not served yet is likely to take; or else what is short.
+    pub(crate) fn reserve(&mut self, bytes: u64) -> Result<(), Short> {
+        self.charge.reserve(bytes.min(self.limit), true)
     }
 
     /// Gives back what was reserved and not taken.

@@ -33,7 +33,10 @@ enum NoRoom {
 
 impl NoRoom {
     fn whose(&self) -> Whose {
-        if matches!(self, Self::Memory(Short::All)) { Whose::All } else { Whose::Own }
+        match self {
+            Self::Memory(short) => Whose::of(*short),
+            Self::Slots(_) => Whose::Own,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ use crate::making::Order;
 use crate::meter::{Meter, now_ns, since_origin};
 use crate::pool::Unit;
 use crate::sink::Sink;
-use crate::transit::{Transit, UnderWay};
+use crate::transit::{Transit, UnderWay, Whose};
 
 /// An invocation without its payload.
 pub(crate) struct Ticket {
@@ -67,6 +67,8 @@ pub(crate) struct Run {
 struct Progress {
     /// As it is at the head of the response.
     report: OnceLock<Report>,
+    /// Bytes that its instance holds.
+    memory: OnceLock<Arc<AtomicU64>>,
     /// Its caller has all of the response: as it sees it, the call is over.
     whole: OnceLock<UnderWay>,
 }
@@ -74,10 +76,10 @@ struct Progress {
 impl Progress {
     /// The next call may come now. It finds what this one has taken by now to be reserved for it, and waits for that.
     fn whole(&self, transit: &Arc<Transit>, unit: &Unit) {
-        if let Some(report) = self.report.get() {
-            unit.note_least_bytes(report.memory_bytes);
+        if let Some(memory) = self.memory.get() {
+            unit.note_least_bytes(memory.load(Relaxed));
         }
-        let _ = self.whole.set(transit.set_out(&unit.version));
+        let _ = self.whole.set(transit.lingers(&unit.version));
     }
 }
 
@@ -216,6 +218,7 @@ impl Run {
         };
         let (start, init, began, meter) = (shift.start, shift.init, shift.began, self.meter());
         let memory = shift.instance.store.data().limiter.gauge();
+        let _ = progress.memory.set(Arc::clone(&memory));
         let good = Arc::new(OnceLock::new());
         let (at_head, relay_good) = (Arc::clone(&progress), Arc::clone(&good));
         let relay = http::Relay::new(head, move |given| {
@@ -258,7 +261,11 @@ impl Run {
         self.end_starved();
         let (id, cpu) = (self.ticket.id, self.version().config.cpu());
         let trace = self.ticket.caller.as_deref().and_then(|caller| caller.trace.clone());
-        if let Some((mut instance, start)) = self.taken_with_room() {
+        if let Some((mut instance, start)) = self.taken.take() {
+            let bytes = self.unit.expected_bytes();
+            if start == StartKind::Prewarmed && instance.data().limiter.reserve(bytes).is_err() {
+                Box::pin(self.wait_with(&mut instance, bytes)).await;
+            }
             // What waited for a core has waited; the others have just got their permit.
             let began = if self.queued { clock::now() } else { self.permit.taken() };
             let timeout = call::time_left(self.version(), self.until(), began);
@@ -273,15 +280,24 @@ impl Run {
         Box::pin(self.start_cold(capture, trace)).await
     }
 
-    /// The instance that waits for it, unless what its call is likely to take is not there: that is known before it begins.
-    fn taken_with_room(&mut self) -> Option<(Kept, StartKind)> {
-        let (mut instance, start) = self.taken.take()?;
-        let bytes = self.unit.expected_bytes();
-        if start == StartKind::Warm || instance.data().limiter.reserve(bytes) {
-            return Some((instance, start));
+    /// There is less room than its call is likely to take. It waits for more while some is on its way, and then does with what
+    /// there is: it may not need it.
+    async fn wait_with(&mut self, instance: &mut Kept, bytes: u64) {
+        let unit = Arc::clone(&self.unit);
+        let inner = Arc::clone(&self.inner);
+        let mut patience = inner.transit.patience(&unit.version.share, self.until());
+        while let Err(short) = instance.data().limiter.reserve(bytes)
+            && patience.wait(Whose::of(short), || unit.is_making()).await
+        {}
+        self.note_wait(patience.waited());
+    }
+
+    /// It has waited for room: as if in the queue.
+    fn note_wait(&mut self, waited: Duration) {
+        if !waited.is_zero() {
+            self.version().metrics.queue_wait.observe(waited.as_secs_f64());
+            self.permit.postpone(waited);
         }
-        self.inner.dispose(&self.unit, vec![instance]);
-        None
     }
 
     /// The same without an instance: loads the code, if need be, and makes one.
@@ -303,10 +319,7 @@ impl Run {
         let made = inner.instantiate(&unit, &ready, &mut order).await?;
         let began = clock::now();
         let waited = order.patience.map_or(Duration::ZERO, |patience| patience.waited());
-        if !waited.is_zero() {
-            version.metrics.queue_wait.observe(waited.as_secs_f64());
-            self.permit.postpone(waited);
-        }
+        self.note_wait(waited);
         let init = Some((began - asked).saturating_sub(waited));
         match made {
             Ok(mut instance) => {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use wambda_model::limits::ROOM_WAIT_MAX;
-use wambda_model::{Leaving, Share, Version, clock};
+use wambda_model::{Leaving, Share, Short, Version, clock};
 
 /// Pauses after arrivals that were of no use, each twice as long as the last. There may be very many arrivals.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
@@ -30,11 +30,12 @@ pub(crate) struct Transit {
 pub(crate) struct UnderWay {
     transit: Arc<Transit>,
     version: Arc<Version>,
+    whose: Whose,
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.transit.arrive(&self.version.share);
+        self.transit.arrive(&self.version.share, self.whose);
     }
 }
 
@@ -59,12 +60,22 @@ impl Transit {
     pub(crate) fn set_out(self: &Arc<Self>, version: &Arc<Version>) -> UnderWay {
         version.share.leaving.begin();
         self.all.begin();
-        UnderWay { transit: Arc::clone(self), version: Arc::clone(version) }
+        let (transit, version) = (Arc::clone(self), Arc::clone(version));
+        UnderWay { transit, version, whose: Whose::All }
     }
 
-    fn arrive(&self, share: &Share) {
+    /// One of a function will set out some time: its own callers wait for it.
+    pub(crate) fn lingers(self: &Arc<Self>, version: &Arc<Version>) -> UnderWay {
+        version.share.leaving.begin();
+        let (transit, version) = (Arc::clone(self), Arc::clone(version));
+        UnderWay { transit, version, whose: Whose::Own }
+    }
+
+    fn arrive(&self, share: &Share, whose: Whose) {
         share.leaving.end();
-        self.all.end();
+        if whose == Whose::All {
+            self.all.end();
+        }
         if self.waiting.load(SeqCst) > 0 {
             self.arrival.notify_waiters();
         }
@@ -75,7 +86,7 @@ impl Transit {
         if self.waiting.load(SeqCst) > 0 {
             share.leaving.begin();
             self.all.begin();
-            self.arrive(share);
+            self.arrive(share, Whose::All);
         }
     }
 
@@ -102,6 +113,13 @@ pub(crate) enum Whose {
     /// The function's own: it has had its part.
     Own,
     All,
+}
+
+impl Whose {
+    /// Whose memory is short.
+    pub(crate) fn of(short: Short) -> Self {
+        if short == Short::All { Self::All } else { Self::Own }
+    }
 }
 
 /// Arrivals, and how many of them are known.
@@ -166,6 +184,11 @@ impl Patience<'_> {
                 return false;
             }
             arrival.await;
+            // Others' arrivals wake as well, and there may be very many of them.
+            if way.leaving.ended() == way.seen {
+                tokio::time::sleep(self.pause).await;
+                self.pause = (self.pause * 2).min(PAUSE_MAX);
+            }
         }
     }
 }
@@ -262,6 +285,33 @@ mod tests {
         let began = tokio::time::Instant::now();
         let (came, ()) = tokio::join!(patience.wait(Whose::Own, || making.load(SeqCst)), made);
         assert!(came && began.elapsed() < PAUSE_MAX, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_lingers_is_waited_for_by_its_own_only() {
+        let (transit, version) = stage();
+        let lingers = transit.lingers(&version);
+        let began = tokio::time::Instant::now();
+        let mut patience = transit.patience(&version.share, None);
+        while patience.wait(Whose::All, none).await {}
+        assert!(began.elapsed() < ROOM_WAIT_MAX / 10);
+        let mut patience = transit.patience(&version.share, None);
+        let ends = async {
+            tokio::time::sleep(ROOM_WAIT_MAX / 4).await;
+            drop(lingers);
+        };
+        // Others come and go meanwhile.
+        let churn = async {
+            loop {
+                drop(transit.set_out(&stage().1));
+                tokio::time::sleep(PAUSE_MIN / 4).await;
+            }
+        };
+        tokio::select! {
+            () = churn => {}
+            (came, ()) = async { tokio::join!(patience.wait(Whose::Own, none), ends) } => assert!(came),
+        }
+        assert!(began.elapsed() > ROOM_WAIT_MAX / 4 && began.elapsed() < ROOM_WAIT_MAX);
     }
 
     #[tokio::test(start_paused = true)]

@@ -22,7 +22,7 @@ use crate::serving::{self, Open};
 const BACKLOG: u32 = 4_096;
 /// Period of looking whether invocations still run, while stopping.
 const IDLE_POLL: Duration = Duration::from_millis(20);
-/// Time for those who connected before it stopped, and were not seen by then, to have their requests read.
+/// Time for requests that have come before it stopped, and were not seen by then, to be read.
 const NEWCOMERS: Duration = Duration::from_millis(100);
 /// Pause after an accept that failed, for want of file descriptors for example.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -109,9 +109,8 @@ pub(crate) async fn accept(
         }
     }
     let _ = ready.send(false);
-    if let_in(listener.into_std()?, enter) > 0 {
-        tokio::time::sleep(NEWCOMERS).await;
-    }
+    let_in(&listener.into_std()?, enter);
+    tokio::time::sleep(NEWCOMERS).await;
     tracing::info!(seconds = drain.as_secs(), "stopping: running invocations may end");
     tokio::select! {
         () = async { tokio::join!(open.stop(), idle(&api), pump) }.map(drop) => tracing::info!("stopped"),
@@ -122,9 +121,8 @@ pub(crate) async fn accept(
     Ok(())
 }
 
-/// Lets in those whom the kernel has let in already, and no more. How many there were.
-fn let_in(listener: std::net::TcpListener, enter: impl Fn((TcpStream, SocketAddr))) -> usize {
-    let mut count = 0;
+/// Lets in those whom the kernel has let in already.
+fn let_in(listener: &std::net::TcpListener, enter: impl Fn((TcpStream, SocketAddr))) {
     for _ in 0..BACKLOG {
         match listener.accept() {
             Ok((stream, peer)) => {
@@ -132,7 +130,6 @@ fn let_in(listener: std::net::TcpListener, enter: impl Fn((TcpStream, SocketAddr
                     && let Ok(stream) = TcpStream::from_std(stream)
                 {
                     enter((stream, peer));
-                    count += 1;
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -140,7 +137,6 @@ fn let_in(listener: std::net::TcpListener, enter: impl Fn((TcpStream, SocketAddr
             Err(_) => {}
         }
     }
-    count
 }
 
 /// Until no invocation runs: one whose caller has gone has no connection to wait for.

@@ -254,6 +254,7 @@ fn zips() -> Vec<Case> {
     vec![
         no_layer("a layer with a link", linked("passwd", "/etc/passwd"), out),
         no_layer("a layer with a link to climb by", linked("lib", "../.."), out),
+        no_layer("a layer with a file without a name", zip(&[(".", b"x")]), "names no file"),
         no_layer("a layer that climbs", zip(&[("../../x", b"x")]), out),
         no_layer("a layer with an absolute path", zip(&[("/etc/x", b"x")]), out),
         no_layer("an encrypted layer", encrypted(&plain), "decrypt"),
