@@ -128,6 +128,14 @@ struct Way<'a> {
     seen: u64,
 }
 
+impl Way<'_> {
+    /// Whether there were arrivals that were not known.
+    fn look(&mut self) -> bool {
+        let before = std::mem::replace(&mut self.seen, self.leaving.ended());
+        before != self.seen
+    }
+}
+
 /// Waits for arrivals, as long as there are some to come, for [`ROOM_WAIT_MAX`] in all.
 pub(crate) struct Patience<'a> {
     transit: &'a Transit,
@@ -170,22 +178,22 @@ impl Patience<'_> {
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }
-        let way = if whose == Whose::Own { &mut self.own } else { &mut self.all };
+        // Its own count for all, too: among them are those that linger.
+        let mut ways = [Some(&mut self.own), (whose == Whose::All).then_some(&mut self.all)];
         loop {
             let mut arrival = pin!(self.transit.arrival.notified());
             arrival.as_mut().enable();
-            let ended = way.leaving.ended();
-            if ended != way.seen {
-                way.seen = ended;
+            if ways.iter_mut().flatten().any(|way| way.look()) {
                 return true;
             }
             // What has set out and arrived since the line before is seen as under way, and wakes this.
-            if !way.leaving.is_more_than(ended) && !is_making() {
+            if !ways.iter().flatten().any(|way| way.leaving.is_more_than(way.seen)) && !is_making()
+            {
                 return false;
             }
             arrival.await;
             // Others' arrivals wake as well, and there may be very many of them.
-            if way.leaving.ended() == way.seen {
+            if ways.iter().flatten().all(|way| way.leaving.ended() == way.seen) {
                 tokio::time::sleep(self.pause).await;
                 self.pause = (self.pause * 2).min(PAUSE_MAX);
             }
@@ -292,7 +300,8 @@ mod tests {
         let (transit, version) = stage();
         let lingers = transit.lingers(&version);
         let began = tokio::time::Instant::now();
-        let mut patience = transit.patience(&version.share, None);
+        let other = stage().1;
+        let mut patience = transit.patience(&other.share, None);
         while patience.wait(Whose::All, none).await {}
         assert!(began.elapsed() < ROOM_WAIT_MAX / 10);
         let mut patience = transit.patience(&version.share, None);
@@ -312,6 +321,20 @@ mod tests {
             (came, ()) = async { tokio::join!(patience.wait(Whose::Own, none), ends) } => assert!(came),
         }
         assert!(began.elapsed() > ROOM_WAIT_MAX / 4 && began.elapsed() < ROOM_WAIT_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn its_own_that_lingers_is_waited_for_whoever_has_the_memory() {
+        let (transit, version) = stage();
+        let lingers = transit.lingers(&version);
+        let mut patience = transit.patience(&version.share, None);
+        let ends = async {
+            tokio::time::sleep(ROOM_WAIT_MAX / 4).await;
+            drop(lingers);
+        };
+        let began = tokio::time::Instant::now();
+        let (came, ()) = tokio::join!(patience.wait(Whose::All, none), ends);
+        assert!(came && !patience.is_over && began.elapsed() < ROOM_WAIT_MAX / 2);
     }
 
     #[tokio::test(start_paused = true)]
