@@ -6,7 +6,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
 use tokio::runtime::Handle;
@@ -14,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Sleep;
 use wambda_model::{BoxFuture, InvokeError, KillReason, Outcome, Version};
 
+use crate::counted::Counted;
 use crate::engine::Ticker;
 use crate::executor::panicked;
 use crate::meter::{Meter, now_ns};
@@ -22,22 +22,6 @@ use crate::watchdog;
 /// The wall-clock deadline passed while the guest waited for the host.
 #[derive(Debug)]
 pub(crate) struct TimedOut;
-
-/// A guest that wants a core and has none, counted while this lives.
-struct Starving<'a>(&'a AtomicU32);
-
-impl<'a> Starving<'a> {
-    fn new(count: &'a AtomicU32) -> Self {
-        count.fetch_add(1, Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Starving<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
 
 /// Polls guest code: arms the meter around each poll, keeps the epoch ticking meanwhile, and ends
 /// at the deadline even when the guest is waiting. The caller drops the store then.
@@ -48,8 +32,8 @@ pub(crate) struct Guarded<'a, F> {
     version: &'a Version,
     /// When the first poll is, if that is known: asking costs as much as a small part of a call.
     first: Option<u64>,
-    /// Between its slices.
-    starving: Option<Starving<'a>>,
+    /// Between its slices it wants a core and has none.
+    starving: Option<Counted<'a>>,
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
@@ -123,7 +107,7 @@ impl<F: Future> Future for Guarded<'_, F> {
         }
         // It waits for its next slice, or else for something that is no core.
         this.starving =
-            (this.meter.slices() > slices).then(|| Starving::new(&this.version.share.starved));
+            (this.meter.slices() > slices).then(|| Counted::new(&this.version.share.starved));
         Poll::Pending
     }
 }

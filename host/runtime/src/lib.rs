@@ -16,6 +16,7 @@ mod call;
 pub mod child;
 pub mod compiler;
 mod contract;
+mod counted;
 pub mod detect;
 mod drive;
 pub mod engine;

@@ -11,6 +11,7 @@ use wambda_model::invocation::InstanceCounts;
 use wambda_model::limits::{INLINE_MEMORY_BYTES_MAX, INSTANCE_AGE_MAX, INSTANCE_USES_MAX};
 use wambda_model::{InvokeError, Reuse, StartKind, Version, clock};
 
+use crate::counted::Counted;
 use crate::engine::EngineKind;
 use crate::idle::{Idle, Refilling, Stack};
 use crate::instance::{Instance, Kept};
@@ -82,15 +83,6 @@ const LONG_CALLS: u32 = 8;
 /// Calls that are measured exactly: the first ones of a version, and those after one that may have been long. Long ones may
 /// come now and then only.
 const CALLS_IN_DOUBT: u32 = 64;
-
-/// Counted among those that are made while this lives.
-pub(crate) struct Making<'a>(&'a AtomicU32);
-
-impl Drop for Making<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, SeqCst);
-    }
-}
 
 fn one_less(count: &AtomicU32) {
     if count.load(Relaxed) > 0 {
@@ -296,10 +288,10 @@ impl Unit {
     }
 
     /// One more instance is to be made ahead of time now, by whoever holds this.
-    pub(crate) fn make_one(&self) -> Option<Making<'_>> {
+    pub(crate) fn make_one(&self) -> Option<Counted<'_>> {
         let one_more = |making| self.is_short(making).then_some(making + 1);
         self.making.fetch_update(Relaxed, Relaxed, one_more).ok()?;
-        Some(Making(&self.making))
+        Some(Counted::already(&self.making))
     }
 
     /// Whether some are being made ahead of time now.

@@ -11,6 +11,8 @@ use tokio::sync::Notify;
 use wambda_model::limits::ROOM_WAIT_MAX;
 use wambda_model::{Leaving, Share, Short, Version, clock};
 
+use crate::counted::Counted;
+
 /// Pauses after arrivals that were of no use, each twice as long as the last. There may be very many arrivals.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(64);
@@ -36,22 +38,6 @@ pub(crate) struct UnderWay {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.transit.arrive(&self.version.share, self.whose);
-    }
-}
-
-/// One of those who wait, while this lives.
-struct Waiting<'a>(&'a AtomicU32);
-
-impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicU32) -> Self {
-        count.fetch_add(1, SeqCst);
-        Self(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, SeqCst);
     }
 }
 
@@ -162,7 +148,7 @@ impl Patience<'_> {
         let began = clock::now();
         let deadline = self.deadline.into();
         let came = {
-            let _waiting = Waiting::new(&self.transit.waiting);
+            let _waiting = Counted::new(&self.transit.waiting);
             let arrival = pin!(self.arrival(whose, is_making));
             tokio::time::timeout_at(deadline, arrival).await
         };

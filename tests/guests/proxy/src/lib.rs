@@ -12,6 +12,15 @@ wasip2::http::proxy::export!(Function);
 fn text(out: ResponseOutparam, status: u16, text: &str) {
     let response = OutgoingResponse::new(Fields::new());
     let _ = response.set_status_code(status);
+    respond(out, response, text);
+}
+
+/// A response with these headers, and all of its body.
+fn with(out: ResponseOutparam, headers: Fields, text: &str) {
+    respond(out, OutgoingResponse::new(headers), text);
+}
+
+fn respond(out: ResponseOutparam, response: OutgoingResponse, text: &str) {
     let body = response.body().expect("a body");
     ResponseOutparam::set(out, Ok(response));
     if let Ok(stream) = body.write() {
@@ -19,6 +28,10 @@ fn text(out: ResponseOutparam, status: u16, text: &str) {
         drop(stream);
     }
     let _ = OutgoingBody::finish(body, None);
+}
+
+fn length(length: &[u8]) -> Fields {
+    Fields::from_list(&[("content-length".to_owned(), length.to_vec())]).expect("fields")
 }
 
 impl Guest for Function {
@@ -65,37 +78,17 @@ impl Guest for Function {
                 let count = (0..5_000)
                     .take_while(|n| fields.append(&format!("h{n}"), b"v").is_ok())
                     .count();
-                let response = OutgoingResponse::new(fields);
-                let body = response.body().expect("a body");
-                ResponseOutparam::set(out, Ok(response));
-                let stream = body.write().expect("a stream");
-                let _ = stream.blocking_write_and_flush(count.to_string().as_bytes());
-                drop(stream);
-                let _ = OutgoingBody::finish(body, None);
+                with(out, fields, &count.to_string());
             }
             "/lingers" => {
                 let memory = std::hint::black_box(vec![1u8; 40 << 20]);
-                let fields = Fields::from_list(&[("content-length".to_owned(), b"2".to_vec())]);
-                let response = OutgoingResponse::new(fields.expect("fields"));
-                let body = response.body().expect("a body");
-                ResponseOutparam::set(out, Ok(response));
-                let stream = body.write().expect("a stream");
-                let _ = stream.blocking_write_and_flush(b"ok");
-                drop(stream);
-                let _ = OutgoingBody::finish(body, None);
+                with(out, length(b"2"), "ok");
                 std::thread::sleep(std::time::Duration::from_millis(200));
                 drop(memory);
             }
             "/length-lies-short" | "/length-lies-long" => {
-                let length: &[u8] = if path.ends_with("short") { b"2" } else { b"200" };
-                let fields = Fields::from_list(&[("content-length".to_owned(), length.to_vec())]);
-                let response = OutgoingResponse::new(fields.expect("fields"));
-                let body = response.body().expect("a body");
-                ResponseOutparam::set(out, Ok(response));
-                let stream = body.write().expect("a stream");
-                let _ = stream.blocking_write_and_flush(b"hello");
-                drop(stream);
-                let _ = OutgoingBody::finish(body, None);
+                let told: &[u8] = if path.ends_with("short") { b"2" } else { b"200" };
+                with(out, length(told), "hello");
             }
             "/length-odd" => {
                 let odd = ["-1", "+5", "5, 5", "0x5", "5\u{660}", ""];
