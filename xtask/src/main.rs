@@ -7,6 +7,7 @@ mod codegen;
 mod demo;
 mod fuzz;
 mod moto;
+mod readme;
 mod sh;
 mod test;
 mod tidy;
@@ -19,6 +20,7 @@ cargo xtask <command>
   demo [--exit]     build everything, start a server, show the examples on it
   test              everything that must pass: set-up, guests, lints, all tests
   test --aws        moto's own tests of Lambda, STS and IAM, against a server
+  readme            type what the README shows, against the debug build
   guests            build the examples and the test guests
   bench [hello | work NAME…] [--quick]
                     measure Wambda beside its peers, and workloads
@@ -39,6 +41,7 @@ fn main() -> Result<()> {
         ["demo", rest @ ..] => demo::run(rest),
         ["test", "--aws"] => moto::run(),
         ["test", rest @ ..] => test::run(rest),
+        ["readme"] => test::readme(),
         ["guests"] => demo::guests(),
         ["bench", "queue", rest @ ..] => bench::queue(rest),
         ["bench", "inside", rest @ ..] => bench::inside(rest),

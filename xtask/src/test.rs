@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::sh::{cargo, output, root, run as go, step};
-use crate::{demo, tidy};
+use crate::{demo, readme, tidy};
 
 pub(crate) fn run(filter: &[&str]) -> Result<()> {
     step("format");
@@ -26,6 +26,7 @@ pub(crate) fn run(filter: &[&str]) -> Result<()> {
     let python = python()?;
     step("build");
     go(&mut cargo(".", &["build", "--workspace", "--all-targets", "--locked"]))?;
+    readme::run(&python)?;
     step("bench smoke");
     smoke()?;
     step("tests");
@@ -35,6 +36,14 @@ pub(crate) fn run(filter: &[&str]) -> Result<()> {
         cargo(".", &["test", "--workspace", "--locked", "--no-fail-fast"])
     };
     go(command.env("WAMBDA_TEST_PYTHON", python).args(filter))
+}
+
+/// The README, typed, with all that it needs.
+pub(crate) fn readme() -> Result<()> {
+    demo::guests()?;
+    // As the tests build it: with the features of the whole workspace.
+    go(&mut cargo(".", &["build", "--workspace", "--all-targets", "--locked"]))?;
+    readme::run(&python()?)
 }
 
 /// Every contender and workload of the benchmark for a moment: answers are checked, times are not
