@@ -26,6 +26,7 @@ for name in [
     "wambda_memory_peak_bytes", "wambda_compile_seconds", "wambda_pool_slots", "wambda_http_requests",
     "wambda_host_panics", "wambda_stuck_polls", "wambda_build_info", "process_resident_memory_bytes", "process_cpu_seconds",
     "process_open_fds", "wambda_async_events", "wambda_dead_letters", "wambda_destination_failures",
+    "wambda_held_bytes", "wambda_held_limit_bytes",
 ]:
     assert name in families and families[name].samples, f"{name} is not there"
 

@@ -94,7 +94,7 @@ pub async fn read(
     // Who waits to be asked for it is not asked while there is no room.
     let mut share = incoming.waits.then(|| room.share(peer.ip()));
     if let Some(share) = &mut share {
-        share.cover(1).await?;
+        share.cover(room, 1).await?;
     }
     // A small one is here with its head: no share, no clock.
     let first = incoming.next().await?.unwrap_or_default();
@@ -111,7 +111,7 @@ pub async fn read(
         let announced = usize::try_from(incoming.size_hint().lower()).unwrap_or(0);
         let believed = if announced / BELIEVED_PART <= whole.len() { announced } else { 0 };
         let asked = clock::now();
-        share.cover(whole.len() + bytes.len() + believed).await?;
+        share.cover(room, whole.len() + bytes.len() + believed).await?;
         // The client is not slow while it waits for room.
         let now = clock::now();
         began += now - asked;

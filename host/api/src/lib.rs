@@ -26,7 +26,7 @@ pub mod queues;
 pub mod rates;
 pub mod reply;
 pub mod rollback;
-mod room;
+pub mod room;
 pub mod router;
 pub mod system;
 pub mod url;
@@ -44,7 +44,7 @@ use wambda_model::{Body, CatalogCell, Invoke, Metrics};
 pub use auth::Auth;
 pub use error::ApiError;
 pub use rates::Rates;
-pub use room::Room;
+pub use room::{Room, Short};
 
 use aws::generated;
 use aws::shape::Service;
@@ -54,6 +54,10 @@ use downloads::Downloads;
 pub type Request = http::Request<body::Rest>;
 /// A response as it goes onto the wire.
 pub type Response = http::Response<Body>;
+
+/// Marks a response without an end of its own, in its extensions: a client that half-closes does not want it any more.
+#[derive(Debug, Clone, Copy)]
+pub struct Follows;
 
 /// What the surfaces share.
 pub struct Api {
@@ -80,6 +84,8 @@ pub struct Api {
     /// How much they may call.
     pub rates: Rates,
     pub(crate) room: Room,
+    /// What responses that wait to be written may take.
+    pub responses: Room,
     /// What `/version` tells besides the version.
     pub about: serde_json::Value,
     /// Called before metrics are rendered.
@@ -207,6 +213,8 @@ pub struct Parts {
     pub rates: Rates,
     /// How much of what they send may be on its way.
     pub room: Room,
+    /// What responses that wait to be written may take.
+    pub responses: Room,
     /// What `/version` tells besides the version.
     pub about: serde_json::Value,
     /// Called before metrics are rendered.
@@ -226,7 +234,8 @@ impl Api {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let Parts { functions, layers, mappings, groups, invoke, metrics, identity, .. } = parts;
-        let Parts { events, auth, rates, room, about, before_metrics, ready, .. } = parts;
+        let Parts { events, auth, rates, room, responses, about, before_metrics, ready, .. } =
+            parts;
         let good = Surface::ALL.map(|surface| metrics.http_requests(surface.as_str(), "200"));
         let catalog = functions.catalog().clone();
         Self {
@@ -242,6 +251,7 @@ impl Api {
             auth,
             rates,
             room,
+            responses,
             about,
             before_metrics,
             ready,
@@ -281,6 +291,33 @@ impl Api {
         response
     }
 
+    /// Answers one request while there is no room for what a function may answer: it is refused before that runs.
+    pub async fn handle_short(
+        self: &Arc<Self>,
+        request: Request,
+        peer: SocketAddr,
+        short: Short,
+    ) -> Response {
+        if router::is_upkeep(&request) {
+            return self.handle(request, peer).await;
+        }
+        let surface = router::surface_of(request.uri().path());
+        request.into_body().leave();
+        let response = self.responses.refusal(short).closing().respond(surface);
+        self.count(surface, response.status());
+        response
+    }
+
+    /// The answer instead of a response for which there is no room.
+    #[must_use]
+    pub fn no_room(&self, instead_of: &http::HeaderMap, error: ApiError) -> Response {
+        let aws = instead_of.contains_key(reply::AWS_REQUEST_ID);
+        let surface = if aws { Surface::Lambda } else { Surface::Native };
+        let response = error.respond(surface);
+        self.count(surface, response.status());
+        response
+    }
+
     fn count(&self, surface: Surface, status: http::StatusCode) {
         if status == http::StatusCode::OK
             && let Some(counter) = self.good.get(surface as usize)
@@ -288,6 +325,13 @@ impl Api {
             return counter.inc();
         }
         self.metrics.http_requests(surface.as_str(), status.as_str()).inc();
+    }
+
+    /// The answer to a request whose response contradicts itself.
+    #[must_use]
+    pub fn misframed(&self) -> Response {
+        let message = "the response has a head and a body that contradict each other";
+        ApiError::aws(502, "InvalidResponse", message).respond(Surface::Native)
     }
 
     /// The answer to a request whose handling panicked.

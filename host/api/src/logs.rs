@@ -143,6 +143,7 @@ fn follow(ring: Arc<LogRing>, wanted: Wanted, ready: watch::Receiver<bool>) -> R
     });
     let body = StreamBody::new(events).map_err(|never| match never {}).boxed_unsync();
     let mut response = Response::new(body);
+    response.extensions_mut().insert(crate::Follows);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));

@@ -1,12 +1,14 @@
-//! Memory for request bodies that are on their way: so much in all, and of that three quarters for any one subscriber.
+//! Memory for bodies that are on their way, of requests or of responses: so much in all, and of that three quarters for
+//! any one subscriber.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
-use wambda_model::limits::BODY_ROOM_PATIENCE;
+use wambda_model::limits::{BODY_ROOM_PATIENCE, RESPONSE_ROOM_PATIENCE};
 
 use crate::ApiError;
 use crate::rates::subscriber;
@@ -17,11 +19,26 @@ const STEP: usize = 256;
 /// The room that there is.
 #[derive(Debug)]
 pub struct Room {
-    /// Kilobytes.
+    /// What it is for, in words for clients.
+    what: &'static str,
+    /// Longest wait for some of it.
+    patience: Duration,
+    /// Kilobytes that are free.
     all: Arc<Semaphore>,
+    /// Kilobytes that there are.
+    limit: usize,
     /// Kilobytes of one subscriber.
     each: usize,
     by: Mutex<Subscribers>,
+}
+
+/// Whose part of a room is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Short {
+    /// The subscriber's.
+    Own,
+    /// That of all together.
+    All,
 }
 
 #[derive(Debug, Default)]
@@ -33,17 +50,73 @@ struct Subscribers {
 }
 
 impl Room {
-    /// Room for bodies of so many bytes.
+    /// Room for bodies of requests, of so many bytes.
     #[must_use]
-    pub fn new(bytes: u64) -> Self {
-        let all =
+    pub fn for_requests(bytes: u64) -> Self {
+        Self::new(bytes, "request bodies", BODY_ROOM_PATIENCE)
+    }
+
+    /// Room for responses that wait to be written, of so many bytes.
+    #[must_use]
+    pub fn for_responses(bytes: u64) -> Self {
+        Self::new(bytes, "responses", RESPONSE_ROOM_PATIENCE)
+    }
+
+    fn new(bytes: u64, what: &'static str, patience: Duration) -> Self {
+        let limit =
             usize::try_from(bytes >> 10).unwrap_or(usize::MAX).clamp(STEP, Semaphore::MAX_PERMITS);
-        let each = (all / 4 * 3).max(STEP);
-        Self { all: Arc::new(Semaphore::new(all)), each, by: Mutex::default() }
+        let each = (limit / 4 * 3).max(STEP);
+        let all = Arc::new(Semaphore::new(limit));
+        Self { what, patience, all, limit, each, by: Mutex::default() }
+    }
+
+    /// Bytes that are in use.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        (self.limit.saturating_sub(self.all.available_permits()) as u64) << 10
+    }
+
+    /// Bytes that there are.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        (self.limit as u64) << 10
+    }
+
+    /// Whether there is not even room for so many bytes more, for this peer or for anybody.
+    #[must_use]
+    pub fn lacks(&self, bytes: u64, peer: IpAddr) -> Option<Short> {
+        let wanted = usize::try_from(bytes >> 10).unwrap_or(usize::MAX);
+        let free = self.all.available_permits();
+        if free < wanted {
+            return Some(Short::All);
+        }
+        // One subscriber has more than half only when all have.
+        if free > self.limit - self.each + wanted {
+            return None;
+        }
+        let by = self.by.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = by.free.get(&subscriber(peer)).and_then(Weak::upgrade);
+        own.is_some_and(|own| own.available_permits() < wanted).then_some(Short::Own)
+    }
+
+    /// The error for one who finds no room.
+    #[must_use]
+    pub fn refusal(&self, short: Short) -> ApiError {
+        let what = self.what;
+        let limit = self.limit() >> 20;
+        match short {
+            Short::Own => ApiError::too_much(&format!(
+                "too many {what} are on their way {} your address: try again later",
+                if what == "responses" { "to" } else { "from" }
+            )),
+            Short::All => ApiError::busy(&format!(
+                "too many {what} are on their way (limit {limit} MB): try again later"
+            )),
+        }
     }
 
     /// A share for a body of this peer, of nothing yet.
-    pub(crate) fn share(&self, peer: IpAddr) -> Share {
+    pub fn share(&self, peer: IpAddr) -> Share {
         let peer = subscriber(peer);
         let mut by = self.by.lock().unwrap_or_else(PoisonError::into_inner);
         if by.free.len() >= by.look_at {
@@ -61,38 +134,22 @@ impl Room {
 
 /// Of the room, as much as there is of one body: what is only announced takes nothing until part of it has come.
 #[derive(Debug)]
-pub(crate) struct Share {
+pub struct Share {
     own: Arc<Semaphore>,
     all: Arc<Semaphore>,
     held: Option<[OwnedSemaphorePermit; 2]>,
 }
 
 impl Share {
-    /// Grows to so many bytes.
-    ///
-    /// # Errors
-    /// 429 when there is no room for this subscriber for a while, 503 when there is none for anybody.
-    pub(crate) async fn cover(&mut self, bytes: usize) -> Result<(), ApiError> {
+    /// Kilobytes that it lacks for so many bytes.
+    fn lacks(&self, bytes: usize) -> u32 {
         let wanted = bytes.div_ceil(1024).next_multiple_of(STEP);
         let held = self.held.as_ref().map_or(0, |[own, _]| own.num_permits());
-        let Ok(more) = u32::try_from(wanted.saturating_sub(held)) else {
-            return Err(ApiError::busy("the body is too large"));
-        };
-        if more == 0 {
-            return Ok(());
-        }
-        let own = timeout(BODY_ROOM_PATIENCE, Arc::clone(&self.own).acquire_many_owned(more)).await;
-        let Ok(Ok(own)) = own else {
-            let message =
-                "too many request bodies are on their way from your address: try again later";
-            return Err(ApiError::too_much(message));
-        };
-        let all = timeout(BODY_ROOM_PATIENCE, Arc::clone(&self.all).acquire_many_owned(more)).await;
-        let Ok(Ok(all)) = all else {
-            return Err(ApiError::busy(
-                "too many request bodies are on their way: try again later",
-            ));
-        };
+        // More than any body may have; the room has less.
+        u32::try_from(wanted.saturating_sub(held)).unwrap_or(u32::MAX)
+    }
+
+    fn take(&mut self, own: OwnedSemaphorePermit, all: OwnedSemaphorePermit) {
         match &mut self.held {
             Some([held_own, held_all]) => {
                 held_own.merge(own);
@@ -100,6 +157,37 @@ impl Share {
             }
             None => self.held = Some([own, all]),
         }
+    }
+
+    /// Grows to so many bytes, if there is room now.
+    ///
+    /// # Errors
+    /// Whose room is used up.
+    pub fn try_cover(&mut self, bytes: usize) -> Result<(), Short> {
+        let more = self.lacks(bytes);
+        if more == 0 {
+            return Ok(());
+        }
+        let own = Arc::clone(&self.own).try_acquire_many_owned(more).map_err(|_| Short::Own)?;
+        let all = Arc::clone(&self.all).try_acquire_many_owned(more).map_err(|_| Short::All)?;
+        self.take(own, all);
+        Ok(())
+    }
+
+    /// Grows to so many bytes; waits for a while until there is room.
+    ///
+    /// # Errors
+    /// 429 when there is no room for this subscriber, 503 when there is none for anybody.
+    pub async fn cover(&mut self, room: &Room, bytes: usize) -> Result<(), ApiError> {
+        let more = self.lacks(bytes);
+        if more == 0 {
+            return Ok(());
+        }
+        let own = timeout(room.patience, Arc::clone(&self.own).acquire_many_owned(more)).await;
+        let Ok(Ok(own)) = own else { return Err(room.refusal(Short::Own)) };
+        let all = timeout(room.patience, Arc::clone(&self.all).acquire_many_owned(more)).await;
+        let Ok(Ok(all)) = all else { return Err(room.refusal(Short::All)) };
+        self.take(own, all);
         Ok(())
     }
 }
@@ -113,28 +201,28 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nobody_gets_all_of_it() {
-        let room = Room::new(4 << 20);
+        let room = Room::for_requests(4 << 20);
         let mut shares = Vec::new();
         for _ in 0..3 {
             let mut share = room.share(ONE);
-            share.cover(1 << 20).await.unwrap();
-            share.cover(1000).await.unwrap();
+            share.cover(&room, 1 << 20).await.unwrap();
+            share.cover(&room, 1000).await.unwrap();
             shares.push(share);
         }
-        let error = room.share(ONE).cover(1).await.unwrap_err();
+        let error = room.share(ONE).cover(&room, 1).await.unwrap_err();
         assert!(error.message().contains("from your address"), "{}", error.message());
         let mut last = room.share(OTHER);
-        last.cover(1 << 20).await.unwrap();
-        let error = room.share(OTHER).cover(1).await.unwrap_err();
+        last.cover(&room, 1 << 20).await.unwrap();
+        let error = room.share(OTHER).cover(&room, 1).await.unwrap_err();
         assert!(!error.message().contains("your address"), "{}", error.message());
         drop(shares);
-        last.cover(2 << 20).await.unwrap();
-        room.share(ONE).cover(2 << 20).await.unwrap();
+        last.cover(&room, 2 << 20).await.unwrap();
+        room.share(ONE).cover(&room, 2 << 20).await.unwrap();
     }
 
     #[tokio::test]
     async fn those_who_are_gone_are_forgotten() {
-        let room = Room::new(4 << 20);
+        let room = Room::for_requests(4 << 20);
         let kept = room.share(ONE);
         for i in 0..1000_u32 {
             drop(room.share(IpAddr::V4((0x0b00_0000 + i).into())));

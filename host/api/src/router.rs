@@ -250,7 +250,7 @@ async fn own(
         Route::Download => {
             only(&request, &Method::GET, "GET")?;
             let path = matched.params.get("path").map(decode).unwrap_or_default();
-            downloads::serve(api, &path, request.uri().query().unwrap_or_default()).await
+            downloads::serve(api, &path, request.uri().query().unwrap_or_default(), peer).await
         }
         // How the server is and whom it serves is not for functions.
         _ if request.extensions().get::<Within>().is_some() => Err(ApiError::no_route(&path)),

@@ -41,6 +41,33 @@ pub const BODY_PACE_MIN: u64 = 128 << 10;
 pub const BODY_MEMORY_BYTES_DEFAULT: u64 = 512 * MIB;
 /// Least of them: any one body has room in three quarters of it.
 pub const BODY_MEMORY_BYTES_MIN: u64 = 128 * MIB;
+/// Bytes of responses that wait to be written, together.
+pub const RESPONSE_MEMORY_BYTES_DEFAULT: u64 = 512 * MIB;
+/// Least of them: any one response has room in three quarters of it.
+pub const RESPONSE_MEMORY_BYTES_MIN: u64 = 128 * MIB;
+/// Of the memory budget, the parts that bodies of requests, responses and logs have by default, when that is less.
+pub const BODY_MEMORY_PART: u64 = 4;
+/// See [`BODY_MEMORY_PART`].
+pub const RESPONSE_MEMORY_PART: u64 = 4;
+/// See [`BODY_MEMORY_PART`].
+pub const LOG_MEMORY_PART: u64 = 8;
+/// Least memory for logs by default.
+pub const LOG_MEMORY_BYTES_MIN: u64 = 16 * MIB;
+/// A smaller response is counted only while its reader makes it wait.
+pub const RESPONSE_COUNTED_BYTES_MIN: usize = 64 << 10;
+/// What a connection with a reader that makes it wait counts for, beside a large response: buffers, and what was
+/// taken of a stream.
+pub const RESPONSE_STALLED_BYTES: usize = 256 << 10;
+/// Room for a response below which no function is begun: its result may have that much.
+pub const RESPONSE_ROOM_MIN: u64 = PAYLOAD_BYTES_MAX;
+/// Longest wait for room for a response. The slowest readers are cut off meanwhile.
+pub const RESPONSE_ROOM_PATIENCE: Duration = Duration::from_secs(2);
+/// Bytes of responses that may wait for room; beyond that they are dropped at once.
+pub const RESPONSE_WAITING_BYTES_MAX: u64 = 32 * MIB;
+/// A reader that made its response wait for less is not cut off for the sake of others.
+pub const READER_GRACE: Duration = Duration::from_secs(1);
+/// Bytes of a response that the kernel takes beyond what its client has room for (tcp(7), `TCP_NOTSENT_LOWAT`).
+pub const UNSENT_BYTES_MAX: u32 = 128 << 10;
 /// Longest wait for room for more of a body.
 pub const BODY_ROOM_PATIENCE: Duration = Duration::from_secs(10);
 /// Open connections.

@@ -107,6 +107,12 @@ impl LogRing {
         }
     }
 
+    /// Bytes of what it holds.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
     /// Appends lines of one invocation, dropping the oldest ones that no longer fit.
     pub fn push(
         &self,

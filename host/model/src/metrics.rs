@@ -70,6 +70,8 @@ pub struct Metrics {
     pub memory_used: IntGauge,
     /// The process-wide memory budget.
     pub memory_budget: IntGauge,
+    held: IntGaugeVec,
+    held_limit: IntGaugeVec,
 }
 
 /// The name of the queue that callers of a function wait in; others are named as in the API.
@@ -236,9 +238,26 @@ impl Metrics {
                 "wambda_memory_budget_bytes",
                 "Bytes that guests may hold together.",
             ))?,
+            held: make.gauges(
+                "wambda_held_bytes",
+                "Bytes that the server holds for others.",
+                &["kind"],
+            )?,
+            held_limit: make.gauges(
+                "wambda_held_limit_bytes",
+                "Bytes that the server may hold for others.",
+                &["kind"],
+            )?,
             registry,
         };
         Ok(Arc::new(metrics))
+    }
+
+    /// Shows what the server holds for others of one kind, and what it may hold.
+    pub fn show_held(&self, kind: &str, bytes: u64, limit: u64) {
+        let number = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.held.with_label_values(&[kind]).set(number(bytes));
+        self.held_limit.with_label_values(&[kind]).set(number(limit));
     }
 
     /// The metrics of one function. Past [`METRIC_FUNCTIONS_MAX`] names they share [`OTHER`].

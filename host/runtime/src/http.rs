@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ::http::{HeaderName, StatusCode, header};
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http_body::Frame;
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
@@ -55,6 +56,7 @@ pub(crate) async fn request(
     relay: Relay,
 ) -> wasmtime::Result<()> {
     let Instance { store, entry, .. } = instance;
+    let is_head = request.method() == ::http::Method::HEAD;
     let request =
         request.map(|body| body.map_err(|e| HttpError::InternalError(Some(e.to_string()))));
     match entry {
@@ -63,7 +65,7 @@ pub(crate) async fn request(
             let request = view.new_incoming_request(Scheme::Http, request)?;
             let out = view.new_response_outparam_from_callback(move |given| {
                 relay.pass(match given {
-                    Ok(response) => tidy(response),
+                    Ok(response) => tidy(response, is_head),
                     Err(code) => Err(format!("the handler answered with {code:?}")),
                 });
             })?;
@@ -85,7 +87,8 @@ pub(crate) async fn request(
                 let response =
                     accessor.with(|access| response.into_http(access, async { Ok(()) }))?;
                 let (done, drained) = oneshot::channel::<()>();
-                relay.pass(tidy(response.map(|body| Held { body, _until: done }.boxed_unsync())));
+                let response = response.map(|body| Held { body, _until: done }.boxed_unsync());
+                relay.pass(tidy(response, is_head));
                 // The guest's tasks feed the body: they run until it is drained or dropped.
                 let _ = drained.await;
                 Ok(())
@@ -134,8 +137,9 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     header::UPGRADE,
 ];
 
-/// Makes a guest's response fit for the wire: no hop-by-hop headers, one length at most, no trailers.
-pub(crate) fn tidy(response: ::http::Response<WasiBody>) -> Head {
+/// Makes a guest's response, to a HEAD request or another one, fit for the wire: no hop-by-hop headers, one length at
+/// most, which a body that is known already has, no trailers.
+pub(crate) fn tidy(response: ::http::Response<WasiBody>, is_head: bool) -> Head {
     let (mut parts, body) = response.into_parts();
     for name in &HOP_BY_HOP {
         parts.headers.remove(name);
@@ -157,7 +161,63 @@ pub(crate) fn tidy(response: ::http::Response<WasiBody>) -> Head {
             "the response has status {status}, which cannot end a request: 200 to 599 can"
         ));
     }
+    let promised = promised(&parts, is_head);
+    if let (Some(promised), Some(size)) = (promised, http_body::Body::size_hint(&body).exact())
+        && promised != size
+    {
+        return Err(wrong_length(promised, size));
+    }
     Ok(::http::Response::from_parts(parts, body.map_err(BodyError::new).boxed_unsync()))
+}
+
+/// Bytes of body that a head promises; none when it does not, or when there need not be any.
+fn promised(head: &::http::response::Parts, is_head: bool) -> Option<u64> {
+    if is_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        return None;
+    }
+    head.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn wrong_length(promised: u64, sent: u64) -> String {
+    format!("the response promises {promised} bytes, and has {sent}")
+}
+
+/// What a guest that has ended left of its response.
+pub(crate) enum Left {
+    /// All of it, which agrees with its head.
+    Whole(Bytes),
+    /// Less or more than its head promises, or nothing that ends.
+    Wrong(String),
+    /// This much, and then what is still to come, if only its end.
+    Streams(Option<Bytes>, Body),
+}
+
+/// Collects the body of a guest that has ended well: what is there is there by now, and there is still time to refuse
+/// it as a whole.
+pub(crate) fn collect(head: &::http::response::Parts, is_head: bool, mut body: Body) -> Left {
+    let mut all: Option<Bytes> = None;
+    loop {
+        let frame = match body.frame().now_or_never() {
+            None => return Left::Streams(all, body),
+            Some(frame) => frame.map(|frame| frame.map(Frame::into_data)),
+        };
+        match frame {
+            Some(Ok(Ok(data))) => {
+                all = Some(match all {
+                    None => data,
+                    Some(before) => [before, data].concat().into(),
+                });
+            }
+            Some(Err(error)) => return Left::Wrong(error.to_string()),
+            Some(Ok(Err(_))) | None => break,
+        }
+    }
+    let all = all.unwrap_or_default();
+    let sent = all.len() as u64;
+    match promised(head, is_head).filter(|promised| *promised != sent) {
+        Some(promised) => Left::Wrong(wrong_length(promised, sent)),
+        None => Left::Whole(all),
+    }
 }
 
 /// The guest behind a response.
@@ -186,6 +246,8 @@ pub(crate) type OnWhole = Box<dyn FnOnce() + Send>;
 /// A response body that ends well only when its guest did: a body that the guest dropped looks like
 /// one that it finished.
 pub(crate) struct Streaming {
+    /// What was taken of the body before it streams.
+    ahead: Option<Bytes>,
     /// None when all of it came.
     body: Option<Body>,
     guest: Guest,
@@ -210,17 +272,21 @@ impl Streaming {
         guest: Guest,
         on_whole: Option<OnWhole>,
     ) -> Self {
-        let may_lack = is_head || head.status == StatusCode::NOT_MODIFIED;
-        let promised = head.headers.get(header::CONTENT_LENGTH).filter(|_| !may_lack);
-        let promised = promised.and_then(|length| length.to_str().ok()?.parse().ok());
-        Self { body: Some(body), guest, sent: 0, promised, on_whole, grace: None }
+        let promised = promised(head, is_head);
+        Self { ahead: None, body: Some(body), guest, sent: 0, promised, on_whole, grace: None }
+    }
+
+    /// The same, with bytes that come before the body's.
+    pub(crate) fn after(mut self, ahead: Option<Bytes>) -> Self {
+        self.ahead = ahead;
+        self
     }
 
     /// What is wrong with the end of the body, if something is. wasmtime mostly tells of a wrong length itself.
     fn wrong_end(&self) -> Option<BodyError> {
         let (sent, promised) = (self.sent, self.promised.filter(|promised| *promised != self.sent));
-        let told = |promised| format!("the response promises {promised} bytes, and has {sent}");
-        self.guest.failure().or_else(|| promised.map(told).map(BodyError::new))
+        let told = |promised| BodyError::new(wrong_length(promised, sent));
+        self.guest.failure().or_else(|| promised.map(told))
     }
 
     fn poll_guest(&mut self, cx: &mut Context<'_>) {
@@ -233,6 +299,9 @@ impl Streaming {
 
     /// A data frame, or its absence at the end.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if let Some(ahead) = self.ahead.take() {
+            return Poll::Ready(Some(Ok(ahead)));
+        }
         let Some(body) = self.body.as_mut() else { return Poll::Ready(None) };
         let frame = match http_body::Body::poll_frame(Pin::new(body), cx) {
             Poll::Pending => return Poll::Pending,
@@ -308,11 +377,14 @@ impl http_body::Body for Streaming {
 
     fn is_end_stream(&self) -> bool {
         let done = self.body.as_ref().is_none_or(http_body::Body::is_end_stream);
-        done && matches!(self.guest, Guest::Ended(_)) && self.wrong_end().is_none()
+        done && self.ahead.is_none()
+            && matches!(self.guest, Guest::Ended(_))
+            && self.wrong_end().is_none()
     }
 
+    /// Nothing is certain before the guest has ended: one that believes the size of a body does not ask how it ends.
     fn size_hint(&self) -> http_body::SizeHint {
-        self.body.as_ref().map_or(http_body::SizeHint::with_exact(0), http_body::Body::size_hint)
+        http_body::SizeHint::default()
     }
 }
 
@@ -327,7 +399,7 @@ mod tests {
             response = response.header(*name, *value);
         }
         let body = Empty::new().map_err(|never: std::convert::Infallible| match never {});
-        tidy(response.body(body.boxed_unsync()).unwrap())
+        tidy(response.body(body.boxed_unsync()).unwrap(), false)
     }
 
     #[test]

@@ -40,5 +40,5 @@ pub fn core_answer(memory: &[u8], packed: u64, limit: u64) -> Option<Bytes> {
 pub fn tidy(head: &Parts) -> Option<Parts> {
     let body = Empty::new().map_err(|never: std::convert::Infallible| match never {});
     let response = http::Response::from_parts(head.clone(), body.boxed_unsync());
-    crate::http::tidy(response).ok().map(|response| response.into_parts().0)
+    crate::http::tidy(response, false).ok().map(|response| response.into_parts().0)
 }

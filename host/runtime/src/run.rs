@@ -22,7 +22,7 @@ use wambda_model::{
 use crate::call::{self, Answer};
 use crate::drive::{Drive, Guarded, Panicked, TimedOut};
 use crate::executor::{Inner, panicked};
-use crate::http::{self, End, Guest, Head, OnWhole, Streaming};
+use crate::http::{self, End, Guest, Head, Left, OnWhole, Streaming};
 use crate::instance::{Instance, Kept};
 use crate::making::Order;
 use crate::meter::{Meter, now_ns, since_origin};
@@ -66,7 +66,9 @@ pub(crate) struct Run {
 #[derive(Default)]
 struct Progress {
     /// As it is at the head of the response.
-    report: OnceLock<Report>,
+    at_head: OnceLock<Report>,
+    /// As it is when the guest has ended.
+    at_end: OnceLock<Report>,
     /// Bytes that its instance holds.
     memory: OnceLock<Arc<AtomicU64>>,
     /// Its caller has all of the response: as it sees it, the call is over.
@@ -74,6 +76,14 @@ struct Progress {
 }
 
 impl Progress {
+    /// What the call took: until its head when that is the answer, and all of it when its end is. A guest may give a
+    /// head, and fail long afterwards, before either is looked at.
+    fn report(&self, failed: bool) -> Report {
+        let [first, other] =
+            if failed { [&self.at_end, &self.at_head] } else { [&self.at_head, &self.at_end] };
+        first.get().or(other.get()).copied().unwrap_or(NOTHING_RAN)
+    }
+
     /// The next call may come now. It finds what this one has taken by now to be reserved for it, and waits for that.
     fn whole(&self, transit: &Arc<Transit>, unit: &Unit) {
         if let Some(memory) = self.memory.get() {
@@ -183,6 +193,7 @@ impl Run {
         let result = match (head, guest) {
             // It failed before anything was sent: there is still time to say so.
             (_, Guest::Ended(Ok(Err(HttpEnd::Failed(error))))) => Err(error),
+            (Some(Ok(response)), Guest::Ended(Ok(Ok(())))) => left(response, is_head),
             (Some(Ok(response)), guest) => {
                 let (head, body) = response.into_parts();
                 let on_whole = matches!(guest, Guest::Running(_)).then(|| {
@@ -199,7 +210,7 @@ impl Run {
             (None, Guest::Ended(Err(Panicked))) => return Err(panicked()),
             (None, _) => Err(no_response()),
         };
-        let report = progress.report.get().copied().unwrap_or(NOTHING_RAN);
+        let report = progress.report(result.is_err());
         Ok(Outcome { result, version, report })
     }
 
@@ -212,7 +223,7 @@ impl Run {
         let mut shift = match self.start(false).await.map_err(HttpEnd::Refused)? {
             Ok(shift) => shift,
             Err((error, report)) => {
-                let _ = progress.report.set(report);
+                let _ = progress.at_end.set(report);
                 return Err(HttpEnd::Failed(error));
             }
         };
@@ -225,7 +236,7 @@ impl Run {
             let duration = Duration::from_nanos(now_ns().saturating_sub(began));
             let memory_bytes = memory.load(Relaxed);
             let report = Report { duration, init, cpu: meter.cpu(), memory_bytes, start };
-            let _ = at_head.report.set(report);
+            let _ = at_head.at_head.set(report);
             let _ = relay_good.set(given.as_ref().err().cloned());
         });
         let called: Called<()> = {
@@ -240,7 +251,7 @@ impl Run {
             }
             None => Err(no_response()),
         });
-        let _ = progress.report.set(report);
+        let _ = progress.at_end.set(report);
         self.finish(shift, result.as_ref().err(), report);
         // Until here, where the instance is idle or on its way out.
         drop(progress);
@@ -471,6 +482,22 @@ async fn head_or_end(
         (head, Some(end)) => (head, Guest::Ended(end)),
         (head, None) => (head, Guest::Running(tokio::spawn(drive))),
     }
+}
+
+/// The reply of a guest that gave its head and ended well before either was looked at.
+fn left(response: ::http::Response<Body>, is_head: bool) -> Result<Reply, FunctionError> {
+    let (head, body) = response.into_parts();
+    let body = match http::collect(&head, is_head, body) {
+        Left::Whole(bytes) => wambda_model::body::full(bytes),
+        Left::Wrong(why) => {
+            return Err(FunctionError::returned("Runtime.InvalidResponse", why, Vec::new()));
+        }
+        Left::Streams(ahead, body) => {
+            let guest = Guest::Ended(Ok(Ok(())));
+            Streaming::new(&head, is_head, body, guest, None).after(ahead).boxed_unsync()
+        }
+    };
+    Ok(Reply::Http(::http::Response::from_parts(head, body)))
 }
 
 fn no_response() -> FunctionError {

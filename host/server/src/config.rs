@@ -14,10 +14,12 @@ use serde::Deserialize;
 use wambda_control::Identity;
 use wambda_model::event::EventSettings;
 use wambda_model::limits::{
-    BODY_MEMORY_BYTES_DEFAULT, BODY_MEMORY_BYTES_MIN, CLIENT_PATIENCE_DEFAULT,
+    BODY_MEMORY_BYTES_DEFAULT, BODY_MEMORY_BYTES_MIN, BODY_MEMORY_PART, CLIENT_PATIENCE_DEFAULT,
     CODE_STORAGE_BYTES_DEFAULT, CONCURRENCY_DEFAULT, CONCURRENCY_MAX, CONNECTIONS_DEFAULT,
     CONNECTIONS_MAX, DRAIN_DEFAULT, EGRESS_PATIENCE_DEFAULT, LOG_MEMORY_BYTES_DEFAULT,
-    SLOTS_DEFAULT, SLOTS_MAX, SLOTS_MIN, STUCK_AFTER_DEFAULT, STUCK_AFTER_MIN,
+    LOG_MEMORY_BYTES_MIN, LOG_MEMORY_PART, RESPONSE_MEMORY_BYTES_DEFAULT,
+    RESPONSE_MEMORY_BYTES_MIN, RESPONSE_MEMORY_PART, SLOTS_DEFAULT, SLOTS_MAX, SLOTS_MIN,
+    STUCK_AFTER_DEFAULT, STUCK_AFTER_MIN,
 };
 use wambda_runtime::child::Limits as CompileLimits;
 
@@ -146,10 +148,16 @@ pub struct ServeArgs {
     /// Requests a second from one address; 0 is any number [default: 0]
     #[arg(long, env = "WAMBDA_PEER_RATE")]
     pub peer_rate: Option<u32>,
-    /// Megabytes of request bodies that may be in memory; one address may have three quarters [default: 512]
+    /// Megabytes of request bodies that may be in memory; one address may have three quarters
+    /// [default: 512, or a quarter of --memory-budget when that is less]
     #[arg(long, env = "WAMBDA_BODY_MEMORY")]
     pub body_memory: Option<u64>,
-    /// Megabytes of logs that are kept in memory for all functions together [default: 256]
+    /// Megabytes of responses that may wait to be written; one address may have three quarters
+    /// [default: 512, or a quarter of --memory-budget when that is less]
+    #[arg(long, env = "WAMBDA_RESPONSE_MEMORY")]
+    pub response_memory: Option<u64>,
+    /// Megabytes of logs that are kept in memory for all functions together
+    /// [default: 256, or an eighth of --memory-budget when that is less]
     #[arg(long, env = "WAMBDA_LOG_MEMORY")]
     pub log_memory: Option<u64>,
     /// Megabytes of code and layers that are kept: uploads, and what they are unpacked and compiled to [default: 76800]
@@ -221,6 +229,8 @@ pub struct Settings {
     pub peer_rate: Option<NonZeroU32>,
     /// Bytes of request bodies that may be in memory.
     pub body_memory: u64,
+    /// Bytes of responses that may wait to be written.
+    pub response_memory: u64,
     /// Bytes of logs in memory.
     pub log_memory: u64,
     /// Bytes of code and layers that are kept.
@@ -270,17 +280,21 @@ impl ServeArgs {
         );
         let events = args.events()?;
         let identity = identity(args.region, args.account)?;
-        let half = machine_memory()? / 2;
+        let budget = bytes("--memory-budget", args.memory_budget, 1, machine_memory()? / 2)?;
+        // What the server holds for others is beside the budget, and in proportion to it.
+        let part = |part: u64, least: u64, most: u64| (budget / part).clamp(least, most);
         let patience = one("--client-patience", args.client_patience, CLIENT_PATIENCE_DEFAULT)?;
         let dns = args.dns.unwrap_or_default();
         Ok(Settings {
             listen,
-            data_dir: args.data_dir.unwrap_or("wambda-data".into()),
+            // Children run in other directories, and this one may be left: what is relative ends here.
+            data_dir: std::path::absolute(args.data_dir.unwrap_or("wambda-data".into()))
+                .context("cannot tell where --data-dir is")?,
             identity,
             keys,
             concurrency: concurrency(args.concurrency)?,
             wasi03: args.wasi03,
-            memory_budget: bytes("--memory-budget", args.memory_budget, 1, half)?,
+            memory_budget: budget,
             drain: args.drain.map_or(DRAIN_DEFAULT, Duration::from_secs),
             events,
             egress: [
@@ -302,7 +316,17 @@ impl ServeArgs {
                 "--body-memory",
                 args.body_memory,
                 BODY_MEMORY_BYTES_MIN >> 20,
-                BODY_MEMORY_BYTES_DEFAULT,
+                part(BODY_MEMORY_PART, BODY_MEMORY_BYTES_MIN, BODY_MEMORY_BYTES_DEFAULT),
+            )?,
+            response_memory: bytes(
+                "--response-memory",
+                args.response_memory,
+                RESPONSE_MEMORY_BYTES_MIN >> 20,
+                part(
+                    RESPONSE_MEMORY_PART,
+                    RESPONSE_MEMORY_BYTES_MIN,
+                    RESPONSE_MEMORY_BYTES_DEFAULT,
+                ),
             )?,
             code_storage: bytes(
                 "--code-storage",
@@ -310,7 +334,12 @@ impl ServeArgs {
                 1,
                 CODE_STORAGE_BYTES_DEFAULT,
             )?,
-            log_memory: bytes("--log-memory", args.log_memory, 1, LOG_MEMORY_BYTES_DEFAULT)?,
+            log_memory: bytes(
+                "--log-memory",
+                args.log_memory,
+                1,
+                part(LOG_MEMORY_PART, LOG_MEMORY_BYTES_MIN, LOG_MEMORY_BYTES_DEFAULT),
+            )?,
             stuck_after: stuck_after(args.stuck_after)?,
             compiling: compiling(args.compile_cpu, args.compile_wall, args.compile_memory)?,
             user: args.user,
@@ -359,6 +388,7 @@ impl ServeArgs {
             peer_connections: self.peer_connections.or(file.peer_connections),
             peer_rate: self.peer_rate.or(file.peer_rate),
             body_memory: self.body_memory.or(file.body_memory),
+            response_memory: self.response_memory.or(file.response_memory),
             code_storage: self.code_storage.or(file.code_storage),
             event_storage: self.event_storage.or(file.event_storage),
             log_memory: self.log_memory.or(file.log_memory),
@@ -544,6 +574,22 @@ mod tests {
         std::fs::write(&path, "lisen = 1").unwrap();
         let args = ServeArgs { config: Some(path), ..ServeArgs::default() };
         assert!(refused(args).contains("lisen"));
+    }
+
+    #[test]
+    fn a_data_directory_is_absolute_whoever_says_it() {
+        let here = std::env::current_dir().unwrap();
+        let settled = |args: ServeArgs| args.settle().unwrap().data_dir;
+        assert_eq!(settled(ServeArgs::default()), here.join("wambda-data"));
+        for (said, meant) in [("./dd", here.join("dd")), ("d2", here.join("d2"))] {
+            let args = ServeArgs { data_dir: Some(said.into()), ..ServeArgs::default() };
+            assert_eq!(settled(args), meant);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("w.toml");
+        std::fs::write(&path, "data_dir = 'd3'").unwrap();
+        let args = ServeArgs { config: Some(path), ..ServeArgs::default() };
+        assert_eq!(settled(args), here.join("d3"));
     }
 
     #[test]

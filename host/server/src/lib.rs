@@ -3,10 +3,12 @@
 
 pub mod build;
 pub mod config;
+mod framing;
 mod inside;
 pub mod listen;
 mod patient;
 mod places;
+mod readers;
 mod serving;
 pub mod telemetry;
 pub mod wall;

@@ -9,8 +9,11 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
-use wambda_model::limits::READER_BYTES_MIN;
+use wambda_api::Api;
+use wambda_api::room::Share;
+use wambda_model::limits::{READER_BYTES_MIN, RESPONSE_STALLED_BYTES};
 
+use crate::readers;
 use crate::serving::Watched;
 
 /// A stream whose writes fail when the peer takes nothing for a while.
@@ -21,13 +24,16 @@ pub(crate) struct Patient<S> {
     patience: Option<Pin<Box<Sleep>>>,
     /// Bytes that were taken since it runs.
     taken: u64,
+    /// What is held while it runs.
+    share: Option<Share>,
     watched: Arc<Watched>,
+    api: Arc<Api>,
 }
 
 impl<S> Patient<S> {
     /// Writes to `stream` fail when nothing of them was taken for `longest`; `watched` hears when all is written.
-    pub(crate) fn new(stream: S, longest: Duration, watched: Arc<Watched>) -> Self {
-        Self { stream, longest, patience: None, taken: 0, watched }
+    pub(crate) fn new(stream: S, longest: Duration, watched: Arc<Watched>, api: Arc<Api>) -> Self {
+        Self { stream, longest, patience: None, taken: 0, share: None, watched, api }
     }
 
     /// A peer has `longest` for each [`READER_BYTES_MIN`], from the first time that it makes us wait until
@@ -39,12 +45,21 @@ impl<S> Patient<S> {
     ) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(bytes)) = &polled {
             self.taken += *bytes as u64;
+            self.watched.reader.takes(*bytes);
         }
         if self.taken >= READER_BYTES_MIN {
             (self.patience, self.taken) = (None, 0);
         }
         if polled.is_ready() {
             return polled;
+        }
+        if self.share.is_none() {
+            let Watched { open, peer, .. } = &*self.watched;
+            let Ok(share) = readers::stalled(open, &self.api, *peer) else {
+                return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
+            };
+            self.share = Some(share);
+            self.watched.stalls(RESPONSE_STALLED_BYTES);
         }
         let longest = self.longest;
         let new = || Box::pin(tokio::time::sleep(longest));
@@ -59,7 +74,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        let is_end = buffer.filled().len() == before && buffer.remaining() > 0;
+        if is_end && self.watched.half_closes() { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 }
 
@@ -88,8 +106,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // All is written: what is asked for next has its own time.
-        (self.patience, self.taken) = (None, 0);
-        self.watched.flushed();
+        (self.patience, self.taken, self.share) = (None, 0, None);
+        self.watched.reader.is_done();
+        if self.watched.flushed() {
+            cx.waker().wake_by_ref();
+        }
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

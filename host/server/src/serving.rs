@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{
@@ -25,16 +25,24 @@ use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::TokioIo;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use wambda_api::body::{Rest, Source};
+use wambda_api::rates::subscriber;
+use wambda_api::room::{Share, Short};
 use wambda_api::within::Within;
-use wambda_api::{Api, Response};
-use wambda_model::limits::{CONNECTIONS_RESERVED_PATIENCE, HEADERS_MAX, READER_PATIENCE_FACTOR};
-use wambda_model::{Body, BodyError, clock};
+use wambda_api::{Api, Follows, Response};
+use wambda_model::limits::{
+    CONNECTIONS_RESERVED_PATIENCE, HEADERS_MAX, READER_PATIENCE_FACTOR, RESPONSE_COUNTED_BYTES_MIN,
+    RESPONSE_ROOM_MIN, UNSENT_BYTES_MAX,
+};
+use wambda_model::{BodyError, clock};
 
+use crate::framing::{self, Framed};
 use crate::patient::Patient;
+use crate::readers::{self, Reader, Waiting};
 
 /// Bytes that a connection buffers; bounds a request's head as well.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -54,6 +62,9 @@ pub(crate) struct Open {
     all: Mutex<All>,
     /// The last one has gone.
     none: Notify,
+    pub(crate) waiting: Waiting,
+    /// When readers were cut off last, for the sake of others.
+    shed: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -109,9 +120,15 @@ pub(crate) struct Watched {
     answered: AtomicBool,
     /// Whether it is to end after what it answers now.
     stops: AtomicBool,
+    /// Its peer has said all that it has to say.
+    half_closed: AtomicBool,
+    /// What it answers has no end of its own: only a peer that is there gets it.
+    follows: AtomicBool,
     waker: OnceLock<Waker>,
     patience_ms: u64,
-    open: Arc<Open>,
+    pub(crate) open: Arc<Open>,
+    pub(crate) peer: IpAddr,
+    pub(crate) reader: Reader,
 }
 
 impl Watched {
@@ -132,13 +149,27 @@ impl Watched {
         Arc::clone(self)
     }
 
-    /// All that was to be written has been.
-    pub(crate) fn flushed(&self) {
-        if self.answered.load(Relaxed) {
+    /// The peer has ended its side. Whether hyper may hear of that only later: a peer that has sent its request whole may
+    /// do so, and is answered (RFC 9112, 9.6). hyper takes it for gone.
+    pub(crate) fn half_closes(&self) -> bool {
+        let doing = Doing::of(self.doing.load(Relaxed));
+        let answers = doing.since == BUSY && doing.bodies == 0 && !self.follows.load(Relaxed);
+        if answers {
+            self.half_closed.store(true, Relaxed);
+        }
+        answers
+    }
+
+    /// All that was to be written has been; whether hyper is to read again, because the end of its peer's side was kept
+    /// from it.
+    pub(crate) fn flushed(&self) -> bool {
+        let was_answering = self.answered.load(Relaxed);
+        if was_answering {
             self.answered.store(false, Relaxed);
             let now = self.open.now.load(Relaxed);
             self.change(|doing| Doing { is_written: true, ..doing }.from(now));
         }
+        was_answering && self.half_closed.load(Relaxed)
     }
 
     fn wake(&self) {
@@ -163,6 +194,17 @@ impl Watched {
         }
     }
 
+    /// Its reader makes it wait, for which it holds so much more.
+    pub(crate) fn stalls(&self, bytes: usize) {
+        self.reader.stalls(self.open.now.load(Relaxed), bytes);
+    }
+
+    /// Cuts it off.
+    fn cut(&self) {
+        self.change(|doing| Doing { since: OVER, ..doing });
+        self.wake();
+    }
+
     fn is_over(&self) -> bool {
         Doing::of(self.doing.load(Acquire)).since == OVER
     }
@@ -184,7 +226,37 @@ impl Open {
             patience,
             all: Mutex::default(),
             none: Notify::new(),
+            waiting: Waiting::default(),
+            shed: AtomicU64::new(0),
         })
+    }
+
+    /// Cuts off the slowest readers, until so many bytes are given back: of this peer only, when it is its own part of
+    /// the room that is short. Returns how many bytes they hold.
+    pub(crate) fn shed(&self, bytes: u64, short: Short, peer: IpAddr) -> u64 {
+        let now = self.now.load(Relaxed);
+        // It looks at all connections: as often as their clock moves, and no oftener.
+        if self.shed.swap(now, Relaxed) == now {
+            return bytes;
+        }
+        let (mut slowest, mut freed) = (Vec::new(), 0);
+        let all = self.lock();
+        for watched in all.served.values() {
+            let is_meant = short == Short::All || subscriber(watched.peer) == subscriber(peer);
+            if let Some((pace, held)) = watched.reader.pace(now).filter(|_| is_meant) {
+                slowest.push((pace, held, Arc::clone(watched)));
+            }
+        }
+        drop(all);
+        slowest.sort_unstable_by_key(|(pace, ..)| *pace);
+        for (_, held, watched) in slowest {
+            if freed >= bytes.max(RESPONSE_ROOM_MIN) {
+                break;
+            }
+            freed += held;
+            watched.cut();
+        }
+        freed
     }
 
     fn lock(&self) -> MutexGuard<'_, All> {
@@ -227,7 +299,7 @@ impl Open {
         }
     }
 
-    fn enter(self: &Arc<Self>, patience: Duration) -> Entered {
+    fn enter(self: &Arc<Self>, peer: IpAddr, patience: Duration) -> Entered {
         let mut all = self.lock();
         let id = all.next;
         all.next += 1;
@@ -237,9 +309,13 @@ impl Open {
             doing: AtomicU64::new(begun.word()),
             answered: AtomicBool::new(false),
             stops: AtomicBool::new(all.stopping),
+            half_closed: AtomicBool::new(false),
+            follows: AtomicBool::new(false),
             waker: OnceLock::new(),
             patience_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
             open: Arc::clone(self),
+            peer,
+            reader: Reader::default(),
         });
         all.served.insert(id, Arc::clone(&watched));
         Entered { watched, id }
@@ -281,6 +357,8 @@ pub(crate) fn serve(
     is_reserved: bool,
 ) -> impl Future<Output = ()> + Send + use<> {
     let _ = stream.set_nodelay(true);
+    // What a peer does not read stays here, where it is counted, and not with the kernel, where it is not.
+    let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
     begin(open, api, (stream, peer), (is_reserved, None))
 }
 
@@ -305,9 +383,10 @@ fn begin<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let is_within = within.is_some();
     let most = if is_reserved { CONNECTIONS_RESERVED_PATIENCE } else { open.patience };
     let patience = open.patience.min(most);
-    let entered = open.enter(patience);
+    let entered = open.enter(peer.ip(), patience);
     let watched = Arc::clone(&entered.watched);
-    let stream = Patient::new(stream, patience * READER_PATIENCE_FACTOR, Arc::clone(&watched));
+    let longest = patience * READER_PATIENCE_FACTOR;
+    let stream = Patient::new(stream, longest, Arc::clone(&watched), Arc::clone(&api));
     let desk = Arc::new(Desk { api, peer, is_reserved, within, watched });
     let service = service_fn(move |request| answer(Arc::clone(&desk), request));
     // Not `pipeline_flush`: it keeps the answer to a request that cannot be parsed in the buffer.
@@ -361,21 +440,59 @@ async fn answer(
     if let Some(within) = &desk.within {
         parts.extensions.insert(within.clone());
     }
+    let method = parts.method.clone();
     let body = Rest::new(&parts.headers, incoming, || desk.watched.reads());
     let request = hyper::Request::from_parts(parts, body);
     let Desk { api, peer, is_reserved, .. } = &*desk;
-    let answered = match is_reserved {
-        false => AssertUnwindSafe(api.handle(request, *peer)).catch_unwind().await,
-        // Boxed: it is rare, and would be copied with every request's.
-        true => AssertUnwindSafe(Box::pin(api.handle_beyond(request, *peer))).catch_unwind().await,
+    let short = api.responses.lacks(RESPONSE_ROOM_MIN, peer.ip());
+    // Boxed: they are rare, and would be copied with every request's.
+    let answered = match (is_reserved, short) {
+        (false, None) => AssertUnwindSafe(api.handle(request, *peer)).catch_unwind().await,
+        (true, _) => {
+            AssertUnwindSafe(Box::pin(api.handle_beyond(request, *peer))).catch_unwind().await
+        }
+        (false, Some(short)) => {
+            desk.watched.open.shed(RESPONSE_ROOM_MIN, short, peer.ip());
+            let answer = Box::pin(api.handle_short(request, *peer, short));
+            AssertUnwindSafe(answer).catch_unwind().await
+        }
     };
     let response: Response = answered.unwrap_or_else(|_| api.panicked());
-    Ok(response.map(|body| Answer { body, desk }))
+    let framed = framing::fit(&method, response);
+    let mut framed = framed.unwrap_or_else(|| framing::refusal(api.misframed()));
+    let share = hold(&desk, &mut framed).await;
+    Ok(framed.map(|body| Answer { body, share, desk }))
+}
+
+/// Its part of the room for responses, when a response is large; one for which there is none is replaced.
+async fn hold(desk: &Desk, framed: &mut hyper::Response<Framed>) -> Option<Arc<Share>> {
+    let size = framed.body().held_bytes();
+    if size == 0 && framed.extensions().get::<Follows>().is_some() {
+        desk.watched.follows.store(true, Relaxed);
+    }
+    if size < RESPONSE_COUNTED_BYTES_MIN {
+        return None;
+    }
+    desk.watched.reader.holds(size);
+    // Some found room before they were read from the disk.
+    if let Some(found) = framed.extensions_mut().remove() {
+        return Some(found);
+    }
+    let Desk { api, peer, watched, .. } = desk;
+    match Box::pin(readers::room(&watched.open, api, peer.ip(), size)).await {
+        Ok(share) => Some(share),
+        Err(error) => {
+            *framed = framing::refusal(api.no_room(framed.headers(), error));
+            None
+        }
+    }
 }
 
 /// An answer's body, that tells when the connection has taken all of it.
 struct Answer {
-    body: Body,
+    body: Framed,
+    /// Its part of the room for responses, when it is large.
+    share: Option<Arc<Share>>,
     desk: Arc<Desk>,
 }
 
@@ -393,7 +510,14 @@ impl HttpBody for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<hyper::body::Bytes>, BodyError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        match (polled, &self.share) {
+            (Poll::Ready(Some(Ok(frame))), Some(share)) => {
+                let frame = frame.map_data(|data| readers::held(data, share));
+                Poll::Ready(Some(Ok(frame)))
+            }
+            (polled, _) => polled,
+        }
     }
 
     fn is_end_stream(&self) -> bool {

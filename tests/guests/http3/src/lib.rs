@@ -2,6 +2,7 @@
 
 mod abuse;
 mod files;
+mod script;
 
 use wasip3::http::types::{ErrorCode, Fields, Method, Request, Response, Scheme};
 use wasip3::{wit_bindgen, wit_future, wit_stream};
@@ -15,6 +16,9 @@ impl wasip3::exports::http::handler::Guest for Function {
         let path = request.get_path_with_query().unwrap_or_default();
         if let Some(order) = path.strip_prefix("/abuse/") {
             return abuse::act(order, request).await;
+        }
+        if let Some(query) = path.strip_prefix("/script?") {
+            return Ok(script::play(query));
         }
         if path == "/panic" {
             panic!("as you wished");

@@ -1,5 +1,7 @@
 //! An HTTP function without a library around it, which abuses `wasi:http` as the path says.
 
+mod script;
+
 use wasip2::exports::http::incoming_handler::Guest;
 use wasip2::http::types::{
     ErrorCode, Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam,
@@ -37,6 +39,9 @@ fn length(length: &[u8]) -> Fields {
 impl Guest for Function {
     fn handle(request: IncomingRequest, out: ResponseOutparam) {
         let path = request.path_with_query().unwrap_or_default();
+        if let Some(query) = path.strip_prefix("/script?") {
+            return script::play(query, out);
+        }
         let response = OutgoingResponse::new(Fields::new());
         match path.as_str() {
             "/nothing" => drop(out),
