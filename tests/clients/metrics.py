@@ -27,6 +27,7 @@ for name in [
     "wambda_host_panics", "wambda_stuck_polls", "wambda_build_info", "process_resident_memory_bytes", "process_cpu_seconds",
     "process_open_fds", "wambda_async_events", "wambda_dead_letters", "wambda_destination_failures",
     "wambda_held_bytes", "wambda_held_limit_bytes",
+    "wambda_damaged_records",
 ]:
     assert name in families and families[name].samples, f"{name} is not there"
 
@@ -54,5 +55,6 @@ assert value("wambda_dead_letters_total", function="guest") == 1
 assert value("wambda_destination_failures_total", function="guest") == 1
 assert value("wambda_queue_depth", queue="dead:guest") == 1
 assert value("wambda_host_panics_total") == 0
+assert value("wambda_damaged_records_total", store="queues") == 0
 assert value("wambda_http_requests_total", surface="native", code="504") == 1
 assert len(series) < 400, len(series)

@@ -19,6 +19,7 @@ cargo xtask <command>
 
   demo [--exit]     build everything, start a server, show the examples on it
   test              everything that must pass: set-up, guests, lints, all tests
+  test --long       the same, with more trials of what is tried at random
   test --aws        moto's own tests of Lambda, STS and IAM, against a server
   readme            type what the README shows, against the debug build
   guests            build the examples and the test guests

@@ -9,7 +9,10 @@ use anyhow::{Context, Result};
 use crate::sh::{cargo, output, root, run as go, step};
 use crate::{demo, readme, tidy};
 
-pub(crate) fn run(filter: &[&str]) -> Result<()> {
+pub(crate) fn run(arguments: &[&str]) -> Result<()> {
+    // More trials of what is tried at random.
+    let is_long = arguments.contains(&"--long");
+    let filter: Vec<&&str> = arguments.iter().filter(|it| **it != "--long").collect();
     step("format");
     go(&mut cargo(".", &["fmt", "--all", "--check"]))?;
     go(&mut cargo("examples", &["fmt", "--all", "--check"]))?;
@@ -35,6 +38,9 @@ pub(crate) fn run(filter: &[&str]) -> Result<()> {
     } else {
         cargo(".", &["test", "--workspace", "--locked", "--no-fail-fast"])
     };
+    if is_long {
+        command.env("WAMBDA_LONG", "1");
+    }
     go(command.env("WAMBDA_TEST_PYTHON", python).args(filter))
 }
 

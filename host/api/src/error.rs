@@ -9,7 +9,7 @@ use serde_json::json;
 use wambda_control::{Missing, PublishError};
 use wambda_model::config::InvalidConfig;
 use wambda_model::{BuildError, InvokeError, RequestId, ThrottleReason, body};
-use wambda_store::StoreError;
+use wambda_store::{StoreError, damage};
 
 use crate::aws::generated::lambda;
 use crate::aws::shape::{Protocol, Service};
@@ -168,6 +168,22 @@ impl ApiError {
         )
     }
 
+    /// There is no room on the server's disk (RFC 4918, 507; Lambda has no code for it but its own fault's).
+    pub fn disk_full(detail: &str) -> Self {
+        tracing::error!(detail, "the disk is full");
+        damage::note_full();
+        let retry_after = Some(Duration::from_secs(5));
+        Self {
+            retry_after,
+            ..Self::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                "InsufficientStorage",
+                "ServiceException",
+                "the server's disk is full; nothing was changed",
+            )
+        }
+    }
+
     /// Something of the native API that is not there.
     pub fn nothing(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, code, "ResourceNotFoundException", message)
@@ -303,7 +319,10 @@ impl From<InvalidConfig> for ApiError {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
-        Self::internal(&error.to_string())
+        match error {
+            StoreError::Full(detail) => Self::disk_full(&detail),
+            error => Self::internal(&error.to_string()),
+        }
     }
 }
 
@@ -322,6 +341,7 @@ impl From<BuildError> for ApiError {
                 Self::new(status, "UploadTooLarge", "RequestEntityTooLargeException", why)
             }
             BuildError::Busy(why) => Self::busy(why),
+            BuildError::Full(why) => Self::disk_full(&why),
             BuildError::Internal(why) => Self::internal(&why),
         }
     }

@@ -353,6 +353,9 @@ fn message(message: &Message) -> Value {
         "body": String::from_utf8_lossy(&message.body),
         "is_cut": message.body_bytes > PEEK_BODY_MAX as u64,
     });
+    if let (true, Some(shown)) = (message.is_damaged, shown.as_object_mut()) {
+        shown.insert("damaged".to_owned(), true.into());
+    }
     let letter = serde_json::from_slice::<Letter>(&message.note).ok();
     if let (Some(letter), Some(shown)) = (letter, shown.as_object_mut()) {
         let mut more = Map::new();

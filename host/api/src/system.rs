@@ -8,6 +8,7 @@ use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::json;
 use wambda_model::clock;
+use wambda_store::damage;
 
 use crate::{Api, ApiError, Response, reply};
 
@@ -70,10 +71,16 @@ pub(crate) fn health() -> Response {
 
 /// `GET /readyz`: it takes work.
 pub(crate) fn ready(api: &Api) -> Response {
-    if *api.ready.borrow() {
-        return reply::bytes(StatusCode::OK, "ready\n");
+    if !*api.ready.borrow() {
+        return reply::bytes(StatusCode::SERVICE_UNAVAILABLE, "not ready\n");
     }
-    reply::bytes(StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+    if damage::is_disk_full() {
+        return reply::bytes(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not ready for writes: the disk is full\n",
+        );
+    }
+    reply::bytes(StatusCode::OK, "ready\n")
 }
 
 /// `GET /version`

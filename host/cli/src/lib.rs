@@ -1,10 +1,11 @@
-//! The `wambda` command: the server, and its client. Everything but `serve` and `compile` talks to
+//! The `wambda` command: the server, and its client. Everything but `serve`, `doctor` and `compile` talks to
 //! a server over HTTP, like any client. A library only so that a test can give it another allocator.
 
 mod client;
 mod credentials;
 mod demo;
 mod deploy;
+mod doctor;
 mod invoke;
 mod keys;
 mod queue;
@@ -77,6 +78,8 @@ enum Command {
         /// Its id
         id: String,
     },
+    /// Say what of a stopped server's data directory is damaged, and what can be saved
+    Doctor(doctor::DoctorArgs),
     /// Start a server and show the examples on it
     Demo(demo::DemoArgs),
     /// Print shell completions
@@ -150,6 +153,7 @@ fn child_code(done: Result<String, BuildError>) -> Result<ExitCode> {
         }
         Err(BuildError::Invalid(why)) => (why, ExitCode::FAILURE),
         Err(BuildError::TooLarge(why)) => (why, ExitCode::from(child::EXIT_LARGE)),
+        Err(BuildError::Full(why)) => (why, ExitCode::from(child::EXIT_FULL)),
         Err(BuildError::Busy(why) | BuildError::Internal(why)) => {
             (why, ExitCode::from(child::EXIT_MACHINE))
         }
@@ -191,6 +195,7 @@ fn run(cli: Cli, clock: &Arc<dyn Clock>) -> Result<ExitCode> {
         Command::Keys { command } => keys::run(&client()?, command, cli.json)?,
         Command::Queue { command } => queue::run(&client()?, command, cli.json)?,
         Command::Status { id } => queue::status(&client()?, &id, cli.json)?,
+        Command::Doctor(args) => return doctor::run(&args, cli.json),
         Command::Demo(args) => demo::run(&args)?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "wambda", &mut std::io::stdout());

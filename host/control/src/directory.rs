@@ -437,18 +437,16 @@ fn keys_of(directory: &Directory) -> HashMap<String, String> {
 }
 
 /// A value that is made once and then kept.
-async fn once<T: Serialize + DeserializeOwned>(
+async fn once<T: Serialize + DeserializeOwned + Sync>(
     records: &dyn Records,
     key: &str,
     make: impl FnOnce() -> T,
 ) -> Result<T, StoreError> {
-    let failed = |error: serde_json::Error| StoreError::Failed(format!("{key}: {error}"));
     if let Some(stored) = records.get(key).await? {
-        return serde_json::from_slice(&stored.value).map_err(failed);
+        return table::parse(key, &stored.value);
     }
     let value = make();
-    let text = serde_json::to_vec(&value).map_err(failed)?;
-    records.put(key, text.into(), Expect::Absent).await?;
+    table::write(records, key, &value).await?;
     Ok(value)
 }
 

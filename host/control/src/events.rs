@@ -132,6 +132,7 @@ pub fn event_message(
         note: Bytes::new(),
         delay: Duration::ZERO,
         lifetime: Duration::from_secs(config.max_age_s()),
+        is_damaged: false,
         dedup: None,
         caps: EVENT_CAPS,
     }
@@ -154,6 +155,7 @@ pub fn letter(
         note,
         delay: Duration::ZERO,
         lifetime: LETTER_AGE,
+        is_damaged: false,
         dedup: None,
         caps: LETTER_CAPS,
     }

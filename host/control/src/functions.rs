@@ -20,6 +20,7 @@ use wambda_model::{
     LogRing, LogRoom, Metrics, Share, Version,
 };
 use wambda_policy::Grants;
+use wambda_store::damage::{self, Store};
 use wambda_store::{Blobs, Expect, Records, StoreError};
 
 use crate::record::{self, FunctionRecord, SCHEMA, Staged, VersionRecord};
@@ -250,34 +251,25 @@ impl Functions {
         version.grants.store(Arc::new(roles(&version.attributes.role, &version.name)));
     }
 
-    /// Reads every function from the records, and removes code that none of them has: what a
-    /// publish left behind when it was killed. A record that cannot be read is reported and left
-    /// alone. What was being compiled is compiled.
+    /// Reads every function from the records. What was being compiled is compiled.
     ///
     /// # Errors
-    /// When storage fails.
+    /// When storage fails, or a record is damaged or of a newer version: a function that is left out loses its
+    /// events, and its name to whatever is published next.
     pub async fn load(self: &Arc<Self>) -> Result<usize, StoreError> {
         let mut commit = self.commit.lock().await;
         let mut functions = Vec::new();
-        let mut unreadable = false;
         let mut after: Option<String> = None;
         loop {
             let page = self.records.list(record::PREFIX, after.as_deref(), LOAD_PAGE).await?;
             let Some((last, _)) = page.last() else { break };
             after = Some(last.clone());
             for (key, stored) in page {
-                match record::read(&stored.value) {
-                    Ok(found) => {
-                        let versions = self.load_versions(&found, &mut unreadable).await?;
-                        let FunctionRecord { name, latest, staged, details, .. } = found;
-                        functions.push(self.assemble(&name, latest, versions, details));
-                        commit.staged.extend(staged.map(|staged| (name, staged)));
-                    }
-                    Err(error) => {
-                        unreadable = true;
-                        tracing::error!(key, error, "a record that cannot be read");
-                    }
-                }
+                let found = record::read(&key, &stored.value)?;
+                let versions = self.load_versions(&found).await?;
+                let FunctionRecord { name, latest, staged, details, .. } = found;
+                functions.push(self.assemble(&name, latest, versions, details));
+                commit.staged.extend(staged.map(|staged| (name, staged)));
             }
         }
         let count = functions.len();
@@ -285,6 +277,7 @@ impl Functions {
         for function in &functions {
             Self::share_out(function);
             totals.add(function);
+            tell_missing_versions(function);
         }
         self.settle(&totals);
         *self.totals() = totals;
@@ -292,9 +285,6 @@ impl Functions {
         self.changed.notify_one();
         for name in commit.staged.keys() {
             drop(self.finish(name, &commit));
-        }
-        if !unreadable {
-            self.sweep().await?;
         }
         Ok(count)
     }
@@ -304,31 +294,17 @@ impl Functions {
     async fn load_versions(
         &self,
         found: &FunctionRecord,
-        unreadable: &mut bool,
     ) -> Result<BTreeMap<u64, VersionRecord>, StoreError> {
         let mut versions = BTreeMap::new();
         if found.details.last_number == 0 {
             return Ok(versions);
         }
         let prefix = record::version_prefix(&found.name);
-        let mut after: Option<String> = None;
-        loop {
-            let page = self.records.list(&prefix, after.as_deref(), LOAD_PAGE).await?;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(last.clone());
-            for (key, stored) in page {
-                match serde_json::from_slice::<VersionRecord>(&stored.value) {
-                    Ok(version) => {
-                        let number = version.number.unwrap_or_default();
-                        if (1..=found.details.last_number).contains(&number) {
-                            versions.insert(number, version);
-                        }
-                    }
-                    Err(error) => {
-                        *unreadable = true;
-                        tracing::error!(key, %error, "a record that cannot be read");
-                    }
-                }
+        for (_, version) in crate::table::read_all::<VersionRecord>(&*self.records, &prefix).await?
+        {
+            let number = version.number.unwrap_or_default();
+            if (1..=found.details.last_number).contains(&number) {
+                versions.insert(number, version);
             }
         }
         Ok(versions)
@@ -447,7 +423,9 @@ impl Functions {
     ) -> Result<Arc<Function>, StoreError> {
         let staged = commit.staged.get(name).cloned();
         let record = FunctionRecord { schema: SCHEMA, name: name.clone(), latest, staged, details };
-        self.put(&record::key(name), &record).await?;
+        // It says its form itself.
+        let text = serde_json::to_vec(&record).map_err(|e| StoreError::Failed(e.to_string()))?;
+        self.records.put(&record::key(name), text.into(), Expect::Any).await?;
         let function = self.assemble(name, record.latest, versions, record.details);
         self.show(name, Some(function));
         self.catalog.get(name).ok_or_else(|| StoreError::Failed("lost".to_owned()))
@@ -581,11 +559,24 @@ pub(crate) fn records_of(function: &Function) -> (VersionRecord, BTreeMap<u64, V
     (VersionRecord::of(&function.latest), versions.collect())
 }
 
+/// Tells of versions that aliases name and that are not there: their records are lost.
+fn tell_missing_versions(function: &Function) {
+    for (alias, version) in function.missing_versions() {
+        let name = function.name();
+        let what =
+            format!("the alias {alias} of {name} is of version {version}, which is not there");
+        damage::tell(Store::Records, &what);
+    }
+}
+
 async fn checked(blobs: &dyn Blobs, key: &str, digest: Digest) -> Result<Bytes, String> {
     let found = blobs.get(key).await.map_err(|e| e.to_string())?;
     let code = found.ok_or_else(|| format!("{key} is not there"))?;
     // A large one takes a while to hash.
     let check = tokio::task::spawn_blocking(move || (Digest::of(&code) == digest).then_some(code));
     let checked = check.await.map_err(|e| e.to_string())?;
-    checked.ok_or_else(|| format!("{key} is damaged"))
+    checked.ok_or_else(|| {
+        damage::tell(Store::Blobs, key);
+        format!("{key} is damaged")
+    })
 }

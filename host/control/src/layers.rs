@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 use wambda_model::Digest;
 use wambda_policy::ResourcePolicy;
+use wambda_store::damage::{self, Store};
 use wambda_store::{Blobs, Records, StoreError};
 
 use crate::functions::PublishError;
@@ -57,6 +59,8 @@ pub struct Layers {
     table: Arc<Table<LayerRecord>>,
     blobs: Arc<dyn Blobs>,
     storage: Arc<Storage>,
+    /// One at a time: a zip is no leftover before its record is there.
+    publishing: Mutex<()>,
 }
 
 impl std::fmt::Debug for Layers {
@@ -74,32 +78,59 @@ fn blob_key(digest: &Digest) -> String {
 }
 
 impl Layers {
-    /// Reads the layers, and removes zips that neither they nor `used` name.
+    /// Reads the layers.
     ///
     /// # Errors
-    /// When storage fails or a record is damaged.
+    /// When storage fails, or a record is damaged or of a newer version.
     pub async fn load(
         records: Arc<dyn Records>,
         blobs: Arc<dyn Blobs>,
-        used: &BTreeSet<Digest>,
         storage: &Arc<Storage>,
     ) -> Result<Arc<Self>, StoreError> {
         let table = Table::<LayerRecord>::load(records).await?;
-        let all = table.current();
-        let versions = all.values().flat_map(|layer| layer.versions.values());
-        let mut kept: BTreeSet<Digest> = versions.map(|version| version.digest).collect();
-        kept.extend(used);
-        for key in blobs.list("layer").await? {
+        let this =
+            Self { table, blobs, storage: Arc::clone(storage), publishing: Mutex::default() };
+        this.measure();
+        Ok(Arc::new(this))
+    }
+
+    /// Puts zips into the trash that neither layers nor `used` name.
+    ///
+    /// # Errors
+    /// When storage fails.
+    pub async fn sweep(&self, used: impl Fn() -> BTreeSet<Digest>) -> Result<(), StoreError> {
+        let _publishing = self.publishing.lock().await;
+        let mut kept = used();
+        kept.extend(self.digests());
+        for key in self.blobs.list("layer").await? {
             let digest = key.strip_prefix(BLOBS).map(Digest::parse);
             if let Some(Ok(digest)) = digest
                 && !kept.contains(&digest)
             {
-                blobs.delete(&key).await?;
+                tracing::warn!(key, "no layer is made of this zip: it goes to the trash");
+                self.blobs.discard(&key).await?;
             }
         }
-        let this = Self { table, blobs, storage: Arc::clone(storage) };
-        this.measure();
-        Ok(Arc::new(this))
+        Ok(())
+    }
+
+    /// Tells of zips that a layer has and that are lost.
+    ///
+    /// # Errors
+    /// When storage fails.
+    pub async fn tell_lost(&self) -> Result<(), StoreError> {
+        let there = self.blobs.list("layer").await?;
+        for key in self.digests().iter().map(blob_key).filter(|key| !there.contains(key)) {
+            damage::tell(Store::Blobs, &format!("{key} is not there"));
+        }
+        Ok(())
+    }
+
+    /// Digests of the zips of all versions.
+    fn digests(&self) -> BTreeSet<Digest> {
+        let all = self.current();
+        let versions = all.values().flat_map(|layer| layer.versions.values());
+        versions.map(|version| version.digest).collect()
     }
 
     /// Brings the quota in line with what there is.
@@ -116,24 +147,51 @@ impl Layers {
         self.table.current()
     }
 
-    /// Adds a version, and returns its number.
+    /// Adds a version, and returns its number. Goes on when the caller goes away. Of a version that is
+    /// refused nothing stays.
     ///
     /// # Errors
     /// When there is no room for it, or storage fails.
     pub async fn publish(
+        self: &Arc<Self>,
+        name: &str,
+        zip: Bytes,
+        version: LayerVersion,
+    ) -> Result<u64, PublishError> {
+        let (this, name) = (Arc::clone(self), name.to_owned());
+        let done =
+            tokio::spawn(async move { this.commit_publish(&name, zip, version).await }).await;
+        done.map_err(|lost| StoreError::Failed(lost.to_string()))?
+    }
+
+    async fn commit_publish(
         &self,
         name: &str,
         zip: Bytes,
         version: LayerVersion,
     ) -> Result<u64, PublishError> {
+        let _publishing = self.publishing.lock().await;
         self.storage.check(version.bytes)?;
-        self.blobs.put(&blob_key(&version.digest), zip).await?;
+        let key = blob_key(&version.digest);
+        // A function may have it although no layer does any more.
+        let is_new = !self.blobs.list("layer").await?.contains(&key);
         let add = |layer: &mut LayerRecord| {
             layer.last += 1;
             layer.versions.insert(layer.last, version);
             Ok::<_, PublishError>(())
         };
-        Ok(self.edit(name, add).await?.last)
+        let written = self.blobs.put(&key, zip).await.map_err(PublishError::from);
+        let done = match written {
+            Ok(()) => self.edit(name, add).await.map(|layer| layer.last),
+            Err(error) => Err(error),
+        };
+        if done.is_err()
+            && is_new
+            && let Err(error) = self.blobs.delete(&key).await
+        {
+            tracing::warn!(key, %error, "cannot remove a layer that was refused");
+        }
+        done
     }
 
     /// Changes a layer. One without versions is kept for its number.
@@ -164,7 +222,10 @@ impl Layers {
         let check =
             tokio::task::spawn_blocking(move || (Digest::of(&zip) == digest).then_some(zip));
         let checked = check.await.map_err(|error| error.to_string())?;
-        checked.ok_or_else(|| format!("the layer {digest} is damaged"))
+        checked.ok_or_else(|| {
+            damage::tell(Store::Blobs, &blob_key(&digest));
+            format!("the layer {digest} is damaged")
+        })
     }
 
     /// The zip of a version.

@@ -2,6 +2,7 @@
 //! changes. Knows no HTTP and no wasm.
 
 pub mod directory;
+pub mod doctor;
 pub mod events;
 pub mod functions;
 pub mod groups;
@@ -10,6 +11,8 @@ pub mod managed;
 pub mod mappings;
 pub mod publish;
 pub mod record;
+#[cfg(test)]
+mod refused;
 pub mod session;
 mod staging;
 pub mod storage;

@@ -132,10 +132,16 @@ impl Functions {
         let pinned = Pinned::new(self, inspection.digest, digest);
         let (this, name) = (Arc::clone(self), name.clone());
         let commit = async move {
-            let took = this.build.build(&inspection, &by).await?;
-            let upload = (digest, upload);
-            let done = this.commit_publish(&name, &inspection, upload, took, &change).await;
+            let done = async {
+                let took = this.build.build(&inspection, &by).await?;
+                let upload = (digest, upload);
+                this.commit_publish(&name, &inspection, upload, took, &change).await
+            };
+            let done = done.await;
             drop(pinned);
+            if done.is_err() {
+                this.sweep_refused(inspection.digest, digest).await;
+            }
             done
         };
         let done = tokio::spawn(commit).await;

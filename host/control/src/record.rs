@@ -6,6 +6,9 @@ use wambda_model::limits::CONCURRENCY_DEFAULT;
 use wambda_model::{
     Attributes, Details, Digest, FunctionConfig, FunctionName, Kind, LATEST, Version,
 };
+use wambda_store::StoreError;
+
+use crate::table;
 
 /// The newest form that this build writes and reads.
 pub const SCHEMA: u32 = 2;
@@ -116,15 +119,16 @@ impl VersionRecord {
 /// Reads a record of any form that was ever written.
 ///
 /// # Errors
-/// A text that says what is wrong with it.
-pub fn read(stored: &[u8]) -> Result<FunctionRecord, String> {
-    let value: Value = serde_json::from_slice(stored).map_err(|error| error.to_string())?;
+/// When it is damaged, or newer than this build.
+pub fn read(key: &str, stored: &[u8]) -> Result<FunctionRecord, StoreError> {
+    let value = serde_json::from_slice::<Value>(stored);
+    let value = value.map_err(|error| table::unreadable(key, &error))?;
     let schema = value.get("schema").and_then(Value::as_u64).unwrap_or_default();
     if schema > u64::from(SCHEMA) {
-        return Err(format!("made by a newer Wambda: schema {schema}"));
+        return Err(table::newer(key, schema, u64::from(SCHEMA)));
     }
     let value = if schema < 2 { from_1(value) } else { value };
-    serde_json::from_value(value).map_err(|error| error.to_string())
+    serde_json::from_value(value).map_err(|error| table::unreadable(key, &error))
 }
 
 /// Schema 1 had one version a function, and its concurrency within the configuration.
@@ -195,11 +199,18 @@ mod tests {
                 "concurrency": 12, "provisioned": 2, "queue": 4, "env": {"A": "b"}
             }
         });
-        let read = read(old.to_string().as_bytes()).unwrap();
+        let read = read("function/f", old.to_string().as_bytes()).unwrap();
         assert_eq!((read.latest.revision, read.latest.upload), (7, read.latest.digest));
         assert_eq!(read.latest.config.env["A"], "b");
         assert_eq!(read.details.reserved, Some(12));
         assert_eq!(read.details.provisioned[LATEST].count, 2);
-        assert!(super::read(br#"{"schema": 99}"#).unwrap_err().contains("newer"));
+        for (stored, words) in [
+            (&br#"{"schema": 99}"#[..], "schema 99, and this version knows 2"),
+            (br#"{"schema": 2}"#, "is damaged"),
+            (b"{", "is damaged"),
+        ] {
+            let refused = super::read("function/f", stored).unwrap_err().to_string();
+            assert!(refused.contains("\"function/f\"") && refused.contains(words), "{refused}");
+        }
     }
 }

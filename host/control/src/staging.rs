@@ -74,6 +74,9 @@ impl Functions {
             let done =
                 this.commit_stage(&task_name, &inspection, digest, upload, &change, new).await;
             drop(pinned);
+            if done.is_err() {
+                this.sweep_refused(inspection.digest, digest).await;
+            }
             done
         });
         let finishing = staged.await.map_err(|lost| StoreError::Failed(lost.to_string()))??;
@@ -179,7 +182,13 @@ impl Functions {
             match self.build.build(&inspection, by).await {
                 Ok(took) => return Ok(took),
                 // It was accepted: there is time.
-                Err(BuildError::Busy(_)) => tokio::time::sleep(Duration::from_millis(500)).await,
+                Err(BuildError::Busy(_) | BuildError::Full(_)) => {
+                    tokio::time::sleep(Duration::from_millis(500)).await
+                }
+                Err(BuildError::Internal(why)) => {
+                    tracing::error!(why, "an upload cannot be compiled");
+                    return Err("internal error; the server's log has the details".to_owned());
+                }
                 Err(error) => return Err(error.to_string()),
             }
         }

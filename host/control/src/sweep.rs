@@ -6,6 +6,7 @@ use std::sync::Arc;
 use wambda_model::limits::TIMEOUT_MS_MAX;
 use wambda_model::{Digest, Version};
 use wambda_store::StoreError;
+use wambda_store::damage::{self, Store};
 
 use crate::functions::Functions;
 use crate::record;
@@ -16,6 +17,7 @@ const SWEEP_POLL: std::time::Duration = std::time::Duration::from_millis(250);
 const SWEEP_PATIENCE: std::time::Duration =
     std::time::Duration::from_millis(TIMEOUT_MS_MAX + 120_000);
 impl Functions {
+    /// Digests that functions have, or that are being published.
     fn used(&self) -> HashSet<Digest> {
         let in_flight = self.pins();
         let published = self.catalog().load();
@@ -71,7 +73,20 @@ impl Functions {
         }
     }
 
-    pub(crate) async fn sweep(&self) -> Result<(), StoreError> {
+    /// As [`Self::sweep_one`], for what was refused: nothing of it stays. What others publish at the same
+    /// time, or have, does.
+    pub(crate) async fn sweep_refused(&self, digest: Digest, upload: Digest) {
+        let _commit = self.lock().await;
+        self.sweep_one(digest, upload).await;
+    }
+
+    /// Puts code into the trash that no function has: what a publish left behind when it was killed. Tells
+    /// of code that a function has and that is lost. To be called once all records are read.
+    ///
+    /// # Errors
+    /// When storage fails.
+    pub async fn sweep(&self) -> Result<(), StoreError> {
+        let _commit = self.lock().await;
         let used = self.used();
         for (prefix, place) in [("code", "code/"), ("upload", "upload/")] {
             for key in self.blobs.list(prefix).await? {
@@ -79,11 +94,32 @@ impl Functions {
                 if let Some(Ok(digest)) = digest
                     && !used.contains(&digest)
                 {
-                    self.blobs.delete(&key).await?;
+                    tracing::warn!(key, "no function has this code: it goes to the trash");
+                    self.blobs.discard(&key).await?;
                 }
             }
         }
         self.build.sweep(&|digest| used.contains(digest));
+        Ok(())
+    }
+
+    /// Tells of code that a function has and that is lost.
+    ///
+    /// # Errors
+    /// When storage fails.
+    pub async fn tell_lost_code(&self) -> Result<(), StoreError> {
+        let mut there: HashSet<String> = self.blobs.list("code").await?.into_iter().collect();
+        there.extend(self.blobs.list("upload").await?);
+        for version in self.catalog().load().iter().flat_map(|function| function.all_versions()) {
+            let mut keys = vec![record::code_key(&version.digest)];
+            if version.upload != version.digest {
+                keys.push(record::upload_key(&version.upload));
+            }
+            for key in keys.iter().filter(|key| !there.contains(*key)) {
+                let (name, label) = (&version.name, &version.label);
+                damage::tell(Store::Blobs, &format!("{key} of {name}:{label} is not there"));
+            }
+        }
         Ok(())
     }
 }

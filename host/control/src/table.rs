@@ -116,22 +116,72 @@ pub(crate) async fn read_all<V: DeserializeOwned>(
         let Some((last, _)) = page.last() else { return Ok(all) };
         after = Some(last.clone());
         for (key, stored) in page {
-            let row = serde_json::from_slice(&stored.value);
-            let row = row.map_err(|error| StoreError::Failed(format!("{key}: {error}")))?;
+            let row = parse(&key, &stored.value)?;
             all.push((key.strip_prefix(prefix).unwrap_or(&key).to_owned(), row));
         }
     }
 }
 
-/// Writes one record.
+/// The newest form of rows that this build writes and reads. It counts up when an older build would lose
+/// something that a newer one has written.
+const SCHEMA: u64 = 1;
+
+/// Reads a record.
+///
+/// # Errors
+/// When it is damaged, or of a newer form: what it says would be lost with the next write.
+pub(crate) fn parse<V: DeserializeOwned>(key: &str, stored: &[u8]) -> Result<V, StoreError> {
+    #[derive(serde::Deserialize)]
+    struct Form {
+        #[serde(default)]
+        schema: u64,
+    }
+    // What is no object has no form.
+    let form = serde_json::from_slice::<Form>(stored);
+    if let Ok(Form { schema }) = form
+        && schema > SCHEMA
+    {
+        return Err(newer(key, schema, SCHEMA));
+    }
+    serde_json::from_slice(stored).map_err(|error| unreadable(key, &error))
+}
+
+/// A record that a newer version wrote.
+pub(crate) fn newer(key: &str, found: u64, known: u64) -> StoreError {
+    StoreError::Damaged(format!(
+        "the record {key:?} has schema {found}, and this version knows {known}: a newer version wrote it; run \
+         that one, or restore a backup of this one"
+    ))
+}
+
+/// A record that cannot be read.
+pub(crate) fn unreadable(key: &str, why: &dyn fmt::Display) -> StoreError {
+    StoreError::Damaged(format!(
+        "the record {key:?} is damaged: {why}; nothing was changed. `wambda doctor` says what else is; restore \
+         a backup"
+    ))
+}
+
+/// Writes one record, with the form that it has.
 pub(crate) async fn write(
     records: &dyn Records,
     key: &str,
     value: &(impl Serialize + Sync),
 ) -> Result<(), StoreError> {
+    let text = to_text(key, value)?;
+    records.put(key, text.into(), Expect::Any).await.map(drop)
+}
+
+fn to_text(key: &str, value: &impl Serialize) -> Result<Vec<u8>, StoreError> {
     let text = serde_json::to_vec(value);
     let text = text.map_err(|error| StoreError::Failed(format!("{key}: {error}")))?;
-    records.put(key, text.into(), Expect::Any).await.map(drop)
+    let known = format!("{{\"schema\":{SCHEMA}");
+    // As text, which keeps every document in a row as it came.
+    Ok(match text.strip_prefix(b"{") {
+        Some(b"}") => format!("{known}}}").into_bytes(),
+        Some(rest) => [known.as_bytes(), b",", rest].concat(),
+        None => text,
+    })
 }
 
 /// Runs a commit to its end, whether or not somebody still waits for it: what is on disk and what readers
@@ -175,6 +225,31 @@ mod tests {
         for table in [table, again] {
             let names: Vec<String> = table.current().keys().cloned().collect();
             assert_eq!(names, ["0", "2"]);
+        }
+    }
+
+    #[derive(Debug, PartialEq, Serialize, serde::Deserialize)]
+    struct Stone {
+        weight: u32,
+    }
+
+    #[test]
+    fn rows_say_their_form_and_newer_or_damaged_ones_are_refused() {
+        let text = to_text("stone/a", &Stone { weight: 7 }).unwrap();
+        assert_eq!(text, br#"{"schema":1,"weight":7}"#);
+        assert_eq!(parse::<Stone>("stone/a", &text).unwrap(), Stone { weight: 7 });
+        // As older versions wrote it.
+        assert_eq!(parse::<Stone>("stone/a", br#"{"weight":7}"#).unwrap(), Stone { weight: 7 });
+        assert_eq!(to_text("stone/a", &serde_json::json!({})).unwrap(), br#"{"schema":1}"#);
+        assert_eq!(to_text("pebble/a", &Pebble(7)).unwrap(), b"7");
+        for (stored, words) in [
+            (&br#"{"schema":9,"weight":7}"#[..], "schema 9, and this version knows 1"),
+            (br#"{"schema":1,"weight":"#, "is damaged"),
+            (br#"{"schema":1}"#, "missing field `weight`"),
+            (b"", "is damaged"),
+        ] {
+            let refused = parse::<Stone>("stone/a", stored).unwrap_err().to_string();
+            assert!(refused.contains("\"stone/a\"") && refused.contains(words), "{refused}");
         }
     }
 

@@ -21,9 +21,24 @@ pub enum BuildError {
     /// The compiler has too much to do.
     #[error("{0}")]
     Busy(String),
+    /// There is no room on the server's disk.
+    #[error("{0}")]
+    Full(String),
     /// A fault of the platform.
     #[error("{0}")]
     Internal(String),
+}
+
+impl BuildError {
+    /// An error of the operating system while `what`.
+    #[must_use]
+    pub fn machine(what: &str, error: &std::io::Error) -> Self {
+        let text = format!("{what}: {error}");
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::Full(text),
+            _ => Self::Internal(text),
+        }
+    }
 }
 
 /// What an upload is.

@@ -151,6 +151,16 @@ impl Function {
         self.versions.get(&number)
     }
 
+    /// Aliases of versions that are not there, each with that version.
+    pub fn missing_versions(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.details.aliases.iter().flat_map(|(name, alias)| {
+            let second = alias.canary.as_ref().map(|(version, _)| version);
+            let named = std::iter::once(&alias.version).chain(second);
+            let missing = named.filter(|version| self.version(version).is_none());
+            missing.map(|version| (name.as_str(), version.as_str()))
+        })
+    }
+
     /// What a qualifier means: a version, or an alias and the version that it chooses. `draw` is
     /// uniform in `[0, 1)`.
     #[must_use]

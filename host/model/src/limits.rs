@@ -381,3 +381,11 @@ pub const DISCARD_TIME_MAX: Duration = Duration::from_secs(10);
 pub const EGRESS_ADDRESSES_MAX: usize = 8;
 /// How long each.
 pub const EGRESS_ADDRESS_PATIENCE: Duration = Duration::from_secs(3);
+/// Days that what the server took for unused is kept in the trash.
+pub const TRASH_DAYS: i32 = 7;
+/// Time between a start and the look for what nothing refers to.
+pub const SWEEP_DELAY: Duration = Duration::from_secs(60);
+/// Time between two such looks.
+pub const SWEEP_PERIOD: Duration = Duration::from_secs(24 * 3_600);
+/// Bytes of a store's file up to which every page is verified at the start.
+pub const VERIFY_BYTES_MAX: u64 = 256 * MIB;

@@ -62,6 +62,7 @@ pub struct Metrics {
     pub compile: Histogram,
     pool_slots: IntGaugeVec,
     http_requests: IntCounterVec,
+    damaged_records: IntCounterVec,
     /// Panics caught at the task border; anything but 0 is a bug.
     pub host_panics: IntCounter,
     /// Guests' polls that have not come back for long; anything but 0 is a thread lost.
@@ -224,6 +225,11 @@ impl Metrics {
                 "HTTP requests answered.",
                 &["surface", "code"],
             )?,
+            damaged_records: make.counters(
+                "wambda_damaged_records_total",
+                "Stored values that were read and were not what was written; anything but 0 is a damaged disk.",
+                &["store"],
+            )?,
             host_panics: make.add(IntCounter::new(
                 "wambda_host_panics_total",
                 "Panics caught; anything but 0 is a bug.",
@@ -347,6 +353,14 @@ impl Metrics {
         let depth = i64::try_from(depth).unwrap_or(i64::MAX);
         self.queue_depth.with_label_values(&[name]).set(depth);
         self.queue_oldest.with_label_values(&[name]).set(age);
+    }
+
+    /// Shows how many damaged values were met, by store.
+    pub fn show_damage(&self, met: impl IntoIterator<Item = (&'static str, u64)>) {
+        for (store, met) in met {
+            let counter = self.damaged_records.with_label_values(&[store]);
+            counter.inc_by(met.saturating_sub(counter.get()));
+        }
     }
 
     /// Counts one answered HTTP request.

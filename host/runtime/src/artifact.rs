@@ -163,11 +163,14 @@ impl Artifacts {
     /// Whether an authentic artifact is there.
     #[must_use]
     pub fn holds(&self, digest: &Digest, kind: EngineKind, engine: &Engine) -> bool {
-        let path = self.path(digest, kind, engine);
+        self.is_authentic(&self.path(digest, kind, engine))
+    }
+
+    fn is_authentic(&self, path: &Path) -> bool {
         let Ok(wanted) = std::fs::read(path.with_extension("mac")) else {
             return false;
         };
-        let Ok(found) = self.mac(&path, &path) else {
+        let Ok(found) = self.mac(path, path) else {
             return false;
         };
         ring_eq(found.as_ref(), &wanted)
@@ -209,15 +212,14 @@ impl Artifacts {
         }
     }
 
-    /// Removes the artifacts of digests that `is_used` denies.
+    /// Removes the artifacts of digests that `is_used` denies. Other names are not ours.
     pub fn sweep(&self, is_used: impl Fn(&Digest) -> bool) {
         let Ok(entries) = std::fs::read_dir(&self.dir) else {
             return;
         };
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let digest = name.to_str().and_then(|n| n.get(..64)).map(Digest::parse);
-            if let Some(Ok(digest)) = digest
+            if let Some(digest) = name.to_str().and_then(digest_of)
                 && !is_used(&digest)
             {
                 let _ = std::fs::remove_file(entry.path());
@@ -225,6 +227,39 @@ impl Artifacts {
         }
         self.measure();
     }
+}
+
+/// The digest in the name of an artifact, or of its MAC.
+fn digest_of(name: &str) -> Option<Digest> {
+    let stem = name.strip_suffix(".cwasm").or_else(|| name.strip_suffix(".mac"))?;
+    let (digest, rest) = stem.split_once('-')?;
+    rest.split_once('-').and_then(|(kind, _)| EngineKind::parse(kind))?;
+    Digest::parse(digest).ok()
+}
+
+/// Artifacts of a data directory that are not what the server made: they would be made again. Nothing is
+/// changed. The names of files that are none follow.
+#[must_use]
+pub fn examine(data_dir: &Path) -> (Vec<String>, Vec<String>) {
+    let (mut damaged, mut unknown) = (Vec::new(), Vec::new());
+    let key = std::fs::read(data_dir.join("artifact.key")).unwrap_or_default();
+    let this = Artifacts {
+        dir: data_dir.join("artifacts"),
+        key: hmac::Key::new(hmac::HMAC_SHA256, &key),
+        stored: AtomicU64::new(0),
+    };
+    for entry in std::fs::read_dir(&this.dir).into_iter().flatten().flatten() {
+        let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
+        if path == this.tmp() {
+            continue;
+        }
+        if digest_of(&name).is_none() {
+            unknown.push(name);
+        } else if path.extension().is_some_and(|it| it == "cwasm") && !this.is_authentic(&path) {
+            damaged.push(name);
+        }
+    }
+    (damaged, unknown)
 }
 
 fn ring_eq(a: &[u8], b: &[u8]) -> bool {

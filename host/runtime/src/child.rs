@@ -23,6 +23,9 @@ pub const EXIT_MACHINE: u8 = 3;
 /// The exit code when the upload is too large.
 pub const EXIT_LARGE: u8 = 4;
 
+/// The exit code when the disk is full.
+pub const EXIT_FULL: u8 = 5;
+
 /// What the child may use.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -95,7 +98,8 @@ fn begin(limits: &Limits, input: &Path, output: &Path) -> Result<(Vec<u8>, File)
     limit_self(limits).map_err(machine)?;
     let bytes =
         std::fs::read(input).map_err(|e| machine(format!("cannot read the upload: {e}")))?;
-    let file = File::create(output).map_err(|e| machine(format!("cannot make the result: {e}")))?;
+    let file = File::create(output);
+    let file = file.map_err(|e| BuildError::machine("cannot make the result", &e))?;
     // All that it needs of the machine it has. What the kernel lacks, the server has told.
     let wall = wambda_confine::compiler();
     let wall = wall.map_err(|e| machine(format!("cannot confine the compiler: {e}")))?;
@@ -137,7 +141,7 @@ pub fn inspect(
     let is_upload = found.wasm == upload;
     if !is_upload {
         let written = file.write_all(&found.wasm);
-        written.map_err(|e| machine(format!("cannot write what is in the upload: {e}")))?;
+        written.map_err(|e| BuildError::machine("cannot write what is in the upload", &e))?;
     }
     Ok(Summary::new(&found, is_upload).write())
 }
@@ -166,7 +170,8 @@ pub fn compile(
         engine.precompile_module(&wasm)
     };
     let artifact = compiled.map_err(|e| BuildError::Invalid(format!("{e:#}")))?;
-    file.write_all(&artifact).map_err(|e| machine(format!("cannot write the artifact: {e}")))?;
+    let written = file.write_all(&artifact);
+    written.map_err(|e| BuildError::machine("cannot write the artifact", &e))?;
     Ok(compatibility(&engine))
 }
 

@@ -2,7 +2,6 @@
 //! memory of what failed. A compile bomb costs its uploader an error, and the server
 //! nothing.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use wambda_model::{BuildError, Digest, Metrics, clock};
 use crate::artifact::Artifacts;
 use crate::engine::{EngineKind, Engines, compatibility};
 use crate::failures::Failures;
-use crate::helper::{Helper, Task};
+use crate::helper::{Files, Helper, Task};
 use crate::turns::{Full, Turns};
 
 /// Runs the compiling child.
@@ -72,27 +71,21 @@ impl Compiler {
             return Ok(None);
         }
         let started = clock::now();
-        let (input, output) = self.files(&digest, kind);
-        tokio::fs::write(&input, wasm).await.map_err(|e| internal(e.to_string()))?;
+        let files = self.files(&digest, kind);
+        let (input, output) = (&files.0, files.1.clone());
+        let written = tokio::fs::write(input, wasm).await;
+        written.map_err(|e| BuildError::machine("cannot hand it to the compiler", &e))?;
         let arguments =
             ["--engine".as_ref(), kind.as_str().as_ref(), input.as_os_str(), output.as_os_str()];
         let compiled = self.helper.run(Task::Compile, &arguments).await;
-        let _ = tokio::fs::remove_file(&input).await;
-        let made_for = match compiled {
-            Ok(made_for) => made_for,
-            Err(error) => {
-                let _ = tokio::fs::remove_file(&output).await;
-                self.failures.note((digest, kind), &error);
-                return Err(error.into());
-            }
-        };
+        let made_for = compiled.inspect_err(|error| self.failures.note((digest, kind), error))?;
         if made_for != compatibility(engine) {
             return Err(internal("the compiler is of another build than the server".to_owned()));
         }
         let (artifacts, engine) = (Arc::clone(&self.artifacts), engine.clone());
         let keep = move || artifacts.keep(&output, &digest, kind, &engine);
         let kept = tokio::task::spawn_blocking(keep).await.map_err(|e| internal(e.to_string()))?;
-        kept.map_err(|e| internal(format!("cannot keep the artifact: {e}")))?;
+        kept.map_err(|e| BuildError::machine("cannot keep the artifact", &e))?;
         let took = clock::now() - started;
         self.metrics.compile.observe(took.as_secs_f64());
         Ok(Some(took))
@@ -105,10 +98,10 @@ impl Compiler {
         tokio::task::spawn_blocking(look).await.unwrap_or(false)
     }
 
-    fn files(&self, digest: &Digest, kind: EngineKind) -> (PathBuf, PathBuf) {
+    fn files(&self, digest: &Digest, kind: EngineKind) -> Files {
         let at = |extension| {
             self.artifacts.tmp().join(format!("{digest}-{}.{extension}", kind.as_str()))
         };
-        (at("wasm"), at("cwasm"))
+        Files(at("wasm"), at("cwasm"))
     }
 }

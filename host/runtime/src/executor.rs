@@ -232,6 +232,9 @@ impl Inner {
                 let made = self.compiler.ensure(&wasm, digest, engine, version.name.as_str()).await;
                 made.map_err(|error| match error {
                     BuildError::Busy(what) => InvokeError::Unavailable(what),
+                    BuildError::Full(_) => {
+                        InvokeError::Unavailable("the server's disk is full".to_owned())
+                    }
                     other => internal(other.to_string()),
                 })?;
             }
@@ -281,7 +284,16 @@ impl Build for Executor {
             let engine = EngineKind::of(upload.wasi03);
             let took = self.0.compiler.ensure(&upload.wasm, digest, engine, by).await?;
             let this = Arc::clone(&self.0);
-            let link = move || this.load(&digest, kind, engine, component).map(|r| r.is_some());
+            let link = move || {
+                let linked = this.load(&digest, kind, engine, component);
+                if linked.is_err()
+                    && let Some(engine_of) = this.engines.get(engine)
+                {
+                    // Nobody can run it, and it would count as kept.
+                    this.artifacts.forget(&digest, engine, engine_of);
+                }
+                linked.map(|ready| ready.is_some())
+            };
             match tokio::task::spawn_blocking(link).await {
                 Ok(Ok(true)) => Ok(took.unwrap_or_default()),
                 Ok(Ok(false)) => Err(BuildError::Internal("the artifact vanished".to_owned())),

@@ -21,6 +21,19 @@ const COMPLAINTS_MAX: u64 = 8 << 10;
 /// has then is beyond the limit. Its default is a gigabyte.
 const ARENA: (&str, &str) = ("MIMALLOC_ARENA_RESERVE", "65536");
 
+/// What a child reads, and what it writes. Both files go with this, however the task ends.
+#[derive(Debug)]
+pub(crate) struct Files(pub(crate) PathBuf, pub(crate) PathBuf);
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        // The last is what an artifact's MAC is written to first.
+        for path in [&self.0, &self.1, &self.1.with_extension("mac")] {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
 /// What it is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Task {
@@ -50,6 +63,8 @@ pub enum Failed {
     Large(String),
     /// It took too long on the clock, which may be the machine's fault as well.
     Time(String),
+    /// There is no room on the disk.
+    Full(String),
     /// The machine is at fault.
     Machine(String),
 }
@@ -59,6 +74,7 @@ impl From<Failed> for BuildError {
         match failed {
             Failed::Code(why) | Failed::Time(why) => Self::Invalid(why),
             Failed::Large(why) => Self::TooLarge(why),
+            Failed::Full(why) => Self::Full(why),
             Failed::Machine(why) => Self::Internal(why),
         }
     }
@@ -164,8 +180,16 @@ fn why_failed(task: Task, status: ExitStatus, complained: &str, limits: child::L
         (None, Some(code)) if code == i32::from(child::EXIT_LARGE) => {
             Failed::Large(complained.to_owned())
         }
-        (None, _) if task == Task::Inspect => Failed::Code(complained.to_owned()),
-        (None, _) => Failed::Code(format!("the code does not compile: {complained}")),
+        (None, Some(code)) if code == i32::from(child::EXIT_FULL) => {
+            Failed::Full(complained.to_owned())
+        }
+        // It ended as it should, and says why.
+        (None, Some(1)) if task == Task::Inspect => Failed::Code(complained.to_owned()),
+        (None, Some(1)) => Failed::Code(format!("the code does not compile: {complained}")),
+        // A panic, which is told in the log: it names files of the machine and of the compiler.
+        (None, _) => {
+            Failed::Code(format!("{doing} failed on this code: it is more than the compiler takes"))
+        }
     }
 }
 
@@ -184,6 +208,9 @@ mod tests {
         assert!(matches!(failed(1 << 8), Failed::Code(why) if why.contains("words")));
         assert!(matches!(failed(9), Failed::Machine(_)), "whoever killed it, it was not the code");
         assert!(matches!(failed(4 << 8), Failed::Large(_)));
+        assert!(matches!(failed(5 << 8), Failed::Full(_)));
         assert!(matches!(failed(3 << 8), Failed::Machine(why) if why == "words"));
+        // What a panic says is not for the uploader.
+        assert!(matches!(failed(101 << 8), Failed::Code(why) if !why.contains("words")));
     }
 }

@@ -3,7 +3,7 @@
 //! looked at in place, which takes time in proportion to its size.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -15,7 +15,7 @@ use wasmparser::WasmFeatures;
 use crate::child::Summary;
 use crate::detect::inspect;
 use crate::failures::Failures;
-use crate::helper::{Helper, Task};
+use crate::helper::{Files, Helper, Task};
 use crate::turns::{Full, Turn, Turns};
 use crate::upload::check_size;
 
@@ -30,17 +30,6 @@ pub(crate) struct Inspector {
     failures: Failures<(Digest, bool)>,
     /// Of the files of one inspection.
     next: AtomicU64,
-}
-
-/// Files that go with this.
-struct Files(PathBuf, PathBuf);
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        for path in [&self.0, &self.1] {
-            let _ = std::fs::remove_file(path);
-        }
-    }
 }
 
 fn internal(error: impl std::fmt::Display) -> BuildError {
@@ -120,7 +109,8 @@ impl Inspector {
         let _turn = self.turn(upload, by).await?;
         // Somebody before it may have sent the same.
         self.failures.check(&asked)?;
-        tokio::fs::write(&files.0, upload).await.map_err(internal)?;
+        let written = tokio::fs::write(&files.0, upload).await;
+        written.map_err(|error| BuildError::machine("cannot inspect an upload", &error))?;
         let mut arguments: Vec<&OsStr> = vec![files.0.as_os_str(), files.1.as_os_str()];
         let flag = if is_layer { Some("--layer") } else { self.wasi03.then_some("--wasi03") };
         arguments.extend(flag.map(OsStr::new));

@@ -100,11 +100,13 @@ impl LayerDirs {
     /// When it cannot be made.
     pub fn open(data_dir: &Path, limit: u64, source: LayerSource) -> std::io::Result<Self> {
         let dir = data_dir.join("layers");
-        match fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        // Trees are numbered. What has another name is not ours.
+        for entry in fs::read_dir(&dir)?.flatten() {
+            if entry.file_name().to_str().is_some_and(|name| name.parse::<u64>().is_ok()) {
+                fs::remove_dir_all(entry.path())?;
+            }
         }
-        DirBuilder::new().mode(0o700).create(&dir)?;
         let turns = Semaphore::new(LAYERS_UNPACKING_MAX);
         Ok(Self { dir, limit, source, trees: Mutex::default(), turns, seen: Mutex::default() })
     }

@@ -1,10 +1,10 @@
 //! Builds the parts, in the order of their need, and runs them until the end.
 
 use std::collections::BTreeSet;
-use std::fs::{DirBuilder, OpenOptions, Permissions};
+use std::fs::{OpenOptions, Permissions};
 use std::io::Write;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,12 +23,15 @@ use wambda_control::functions::Parts as ControlParts;
 use wambda_control::{Directories, Events, Functions, Groups, Layers, Mappings};
 use wambda_dispatch::{Dispatcher, dispatcher::TICK};
 use wambda_egress::{Egress, Services};
-use wambda_model::limits::BLOCKING_THREADS_MAX;
+use wambda_model::limits::{BLOCKING_THREADS_MAX, SWEEP_DELAY, SWEEP_PERIOD};
 use wambda_model::{Budget, CatalogCell, Clock, Digest, Metrics, clock};
 use wambda_runtime::executor::CodeSource;
 use wambda_runtime::layer::{LayerDirs, LayerSource};
 use wambda_runtime::{Executor, RuntimeConfig, artifact::Artifacts, child};
 use wambda_sources::{Deferred, deferred};
+use wambda_store::damage::{self, Store};
+use wambda_store::home::{Home, QUEUES, RECORDS};
+use wambda_store::trash::Trash;
 use wambda_store::{
     Blobs, EmbeddedQueues, EmbeddedRecords, ObjectBlobs, Queues, Records, SealedRecords,
 };
@@ -53,6 +56,8 @@ const LONG_RUN_NICE: i32 = 10;
 const EVENT_INTERVAL: u32 = 4;
 /// Pause before what has panicked goes on.
 const AFTER_A_PANIC: Duration = Duration::from_secs(1);
+/// Period of trying whether a full disk has room again.
+const PROBE_PERIOD: Duration = Duration::from_secs(1);
 /// Period of judging rollback rules.
 const JUDGE: Duration = Duration::from_millis(500);
 /// File with the account's own credentials, in the data directory.
@@ -128,29 +133,44 @@ fn long_run(cores: usize) -> Result<Runtime> {
 }
 
 /// Where state is kept, in the data directory.
-async fn storage(data_dir: &Path) -> Result<(Arc<dyn Records>, Arc<dyn Blobs>)> {
-    let blob_dir = data_dir.join("blobs");
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(&blob_dir);
-    made.with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
-    let database = data_dir.join("records.redb");
-    let records = EmbeddedRecords::open(&database).with_context(|| {
-        format!("cannot open {}: is another server running on it?", database.display())
-    })?;
-    // It has secrets in it, and the directory may have been made by somebody else.
-    let private = std::fs::set_permissions(&database, Permissions::from_mode(0o600));
-    private.with_context(|| format!("cannot keep {} from others", database.display()))?;
-    let records = SealedRecords::open(Arc::new(records), data_dir).await?;
-    Ok((Arc::new(records), Arc::new(ObjectBlobs::files(&blob_dir)?)))
+struct Stores {
+    records: Arc<dyn Records>,
+    blobs: Arc<dyn Blobs>,
+    queues: Arc<dyn Queues>,
+    trash: Trash,
 }
 
-/// Where asynchronous invocations are kept, in the data directory.
-fn queues(data_dir: &Path, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Queues>> {
-    let path = data_dir.join("queues.redb");
-    let queues = EmbeddedQueues::open(&path, Arc::clone(clock));
-    let queues = queues.with_context(|| format!("cannot open {}", path.display()))?;
-    let private = std::fs::set_permissions(&path, Permissions::from_mode(0o600));
-    private.with_context(|| format!("cannot keep {} from others", path.display()))?;
-    Ok(Arc::new(queues))
+/// Opens all stores, or none: each has to be this directory's, whole, and of a form that is known.
+async fn storage(data_dir: &Path, clock: &Arc<dyn Clock>) -> Result<Stores> {
+    let stores = open_stores(data_dir, clock).await;
+    stores.with_context(|| format!("cannot use the data directory {}", data_dir.display()))
+}
+
+async fn open_stores(data_dir: &Path, clock: &Arc<dyn Clock>) -> Result<Stores> {
+    let mut home = Home::open(data_dir, VERSION)?;
+    let claim = home.claim();
+    let path = data_dir.join(RECORDS);
+    let records = EmbeddedRecords::open(&path, &claim)?;
+    // It has secrets in it, and the directory may have been made by somebody else.
+    keep_private(&path)?;
+    let records = SealedRecords::open(Arc::new(records), data_dir).await?;
+    let path = data_dir.join(QUEUES);
+    let queues = EmbeddedQueues::open(&path, &claim, Arc::clone(clock))?;
+    keep_private(&path)?;
+    let trash = Trash::of(data_dir);
+    let blobs = ObjectBlobs::files(&home.blobs()?, trash.clone())?;
+    home.finish()?;
+    Ok(Stores {
+        records: Arc::new(records),
+        blobs: Arc::new(blobs),
+        queues: Arc::new(queues),
+        trash,
+    })
+}
+
+fn keep_private(path: &Path) -> Result<()> {
+    let private = std::fs::set_permissions(path, Permissions::from_mode(0o600));
+    private.with_context(|| format!("cannot keep {} from others", path.display()))
 }
 
 /// Runs events on functions of any kind.
@@ -201,9 +221,9 @@ async fn run(
     cores: usize,
 ) -> Result<()> {
     let data_dir = &settings.data_dir;
-    let (records, blobs) = storage(data_dir).await?;
     let metrics = Metrics::new(VERSION)?;
     count_panics(&metrics);
+    let Stores { records, blobs, queues, trash } = storage(data_dir, &clock).await?;
     let budget = Budget::new(settings.memory_budget);
     let executor = executor((settings, wall), long_run.clone(), &blobs, &metrics, &budget, egress)?;
 
@@ -227,7 +247,8 @@ async fn run(
         Arc::new(Dispatcher::new(execute, shared, Arc::clone(&budget), tick_clock, cores));
     let count = functions.load().await.context("cannot load the functions")?;
     let (layers, mappings, groups) = rows(&records, &blobs, &functions).await?;
-    let events = Arc::new(Events::new(queues(data_dir, &clock)?, catalog.clone(), settings.events));
+    let disk = (Arc::clone(&layers), trash, data_dir.clone());
+    let events = Arc::new(Events::new(queues, catalog.clone(), settings.events));
     let deferred = Deferred::new(deferred::Parts {
         events: Arc::clone(&events),
         catalog,
@@ -263,7 +284,7 @@ async fn run(
     }));
     inside.answer(&api, Handle::current());
     let pump = tokio::spawn(Arc::clone(&deferred).pump(ready));
-    let _chores = chores(&api, dispatcher, functions, deferred);
+    let _chores = chores(&api, dispatcher, functions, deferred, disk);
     if settings.keys {
         write_root_key(data_dir, &directories).context("cannot write the root key")?;
     }
@@ -278,8 +299,12 @@ fn chores(
     dispatcher: Arc<Dispatcher>,
     functions: Arc<Functions>,
     deferred: Arc<Deferred>,
+    (layers, trash, data_dir): (Arc<Layers>, Trash, PathBuf),
 ) -> JoinSet<()> {
     let mut chores = JoinSet::new();
+    let sweeping = (Arc::clone(&functions), layers, trash);
+    chores.spawn(again(move || sweep(sweeping.clone())));
+    chores.spawn(again(move || probe(data_dir.clone())));
     let own = Arc::clone(api);
     chores.spawn(again(move || forget(Arc::clone(&own))));
     chores.spawn(upkeep(dispatcher, functions));
@@ -295,18 +320,54 @@ pub(crate) async fn again<F: Future<Output = ()>>(chore: impl Fn() -> F) {
     }
 }
 
+/// While the disk is full, tries whether it has room again: nothing else may write meanwhile.
+async fn probe(data_dir: PathBuf) {
+    let mut tick = tokio::time::interval(PROBE_PERIOD);
+    loop {
+        tick.tick().await;
+        if damage::is_disk_full() {
+            let dir = data_dir.clone();
+            let _ = tokio::task::spawn_blocking(move || damage::probe(&dir)).await;
+        }
+    }
+}
+
+/// Looks now and then for what nothing refers to, and empties the trash of what has been there for long.
+/// Not at once: an operator who has started the server on the wrong files has a moment.
+async fn sweep((functions, layers, trash): (Arc<Functions>, Arc<Layers>, Trash)) {
+    let mut pause = SWEEP_DELAY;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = SWEEP_PERIOD;
+        let swept = async {
+            functions.sweep().await?;
+            layers.sweep(|| layers_in_use(functions.catalog())).await
+        };
+        if let Err(error) = swept.await {
+            tracing::warn!(%error, "cannot look for what nothing refers to");
+        }
+        let trash = trash.clone();
+        let emptied = tokio::task::spawn_blocking(move || trash.empty(clock::unix_ms())).await;
+        if let Ok(Err(error)) = emptied {
+            tracing::warn!(%error, "cannot empty the trash");
+        }
+    }
+}
+
 /// What is kept by name.
 async fn rows(
     records: &Arc<dyn Records>,
     blobs: &Arc<dyn Blobs>,
     functions: &Functions,
 ) -> Result<(Arc<Layers>, Arc<Mappings>, Arc<Groups>)> {
-    let (used, storage) = (layers_in_use(functions.catalog()), functions.storage());
-    let layers = Layers::load(Arc::clone(records), Arc::clone(blobs), &used, storage).await;
+    let layers = Layers::load(Arc::clone(records), Arc::clone(blobs), functions.storage()).await;
+    let layers = layers.context("cannot load the layers")?;
+    functions.tell_lost_code().await.context("cannot list the code")?;
+    layers.tell_lost().await.context("cannot list the layers")?;
     let mappings = Mappings::load(Arc::clone(records)).await;
     let groups = Groups::load(Arc::clone(records)).await;
     Ok((
-        layers.context("cannot load the layers")?,
+        layers,
         mappings.context("cannot load the mappings")?,
         groups.context("cannot load the log groups")?,
     ))
@@ -327,6 +388,7 @@ fn before_metrics(
         let show = |gauge: &prometheus::IntGauge, bytes| {
             gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         };
+        metrics.show_damage(Store::ALL.map(|store| (store.as_str(), store.met())));
         show(&metrics.memory_used, budget.used());
         show(&metrics.memory_budget, budget.limit());
     })
@@ -461,6 +523,10 @@ async fn forget(api: Arc<Api>) {
 fn count_panics(metrics: &Arc<Metrics>) {
     let (metrics, print) = (Arc::clone(metrics), std::panic::take_hook());
     std::panic::set_hook(Box::new(move |panic| {
+        // A damaged file is none of the program: it is told where it is met.
+        if damage::is_redb(panic) {
+            return;
+        }
         metrics.host_panics.inc();
         print(panic);
     }));

@@ -1,6 +1,6 @@
 //! Blobs on the `object_store` crate: files with fsync for one machine, memory for tests.
 
-use std::path::Path as FilePath;
+use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,49 +9,69 @@ use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutPayload};
-use wambda_model::BoxFuture;
+use wambda_model::{BoxFuture, Digest, clock};
 
-use crate::{Blobs, StoreError};
+use crate::trash::Trash;
+use crate::{Blobs, StoreError, damage};
 
 /// Blobs in any `object_store`.
 #[derive(Debug, Clone)]
-pub struct ObjectBlobs(Arc<dyn ObjectStore>);
+pub struct ObjectBlobs {
+    store: Arc<dyn ObjectStore>,
+    /// Where the files are, and where they go that are discarded; none in memory.
+    files: Option<(PathBuf, Trash)>,
+}
 
 impl ObjectBlobs {
     /// Blobs that end with the process.
     #[must_use]
     pub fn memory() -> Self {
-        Self(Arc::new(InMemory::new()))
+        Self { store: Arc::new(InMemory::new()), files: None }
     }
 
     /// Blobs as files below `root`, which must exist. A write goes to a temporary file, which is
-    /// synced and renamed.
+    /// synced and renamed. What is discarded goes to `trash`.
     ///
     /// # Errors
     /// When `root` cannot be resolved.
-    pub fn files(root: &FilePath) -> Result<Self, StoreError> {
-        remove_staged(root).map_err(|e| StoreError::Failed(e.to_string()))?;
+    pub fn files(root: &FilePath, trash: Trash) -> Result<Self, StoreError> {
+        remove_staged(root).map_err(|error| StoreError::io(root.display(), &error))?;
         let files = LocalFileSystem::new_with_prefix(root).map_err(failed)?;
-        Ok(Self(Arc::new(files.with_fsync(true).with_automatic_cleanup(true))))
+        let store = Arc::new(files.with_fsync(true));
+        Ok(Self { store, files: Some((root.to_owned(), trash)) })
     }
 }
 
 /// Removes what a killed process left behind: `object_store` stages a write beside its key under a
-/// name with `#` in it, which no key has, and which its lists leave out.
+/// name with `#` and a number after it, which its lists leave out. Other names are not ours.
 fn remove_staged(dir: &FilePath) -> std::io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
             remove_staged(&entry.path())?;
-        } else if entry.file_name().to_string_lossy().contains('#') {
+        } else if entry.file_name().to_str().is_some_and(is_staged) {
             std::fs::remove_file(entry.path())?;
         }
     }
     Ok(())
 }
 
+/// Whether a name is that of a write that has not ended: a digest, `#` and a number.
+fn is_staged(name: &str) -> bool {
+    name.split_once('#')
+        .is_some_and(|(key, number)| Digest::parse(key).is_ok() && number.parse::<u64>().is_ok())
+}
+
 fn failed(error: Error) -> StoreError {
-    StoreError::Failed(error.to_string())
+    let text = error.to_string();
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<std::io::Error>().is_some_and(damage::is_full) {
+            return StoreError::Full(text);
+        }
+        cause = error.source();
+    }
+    StoreError::Failed(text)
 }
 
 fn path(key: &str) -> Result<Path, StoreError> {
@@ -71,15 +91,17 @@ impl Blobs for ObjectBlobs {
     fn put(&self, key: &str, value: Bytes) -> BoxFuture<'_, Result<(), StoreError>> {
         let key = path(key);
         Box::pin(async move {
-            self.0.put(&key?, PutPayload::from_bytes(value)).await.map_err(failed)?;
-            Ok(())
+            let done = self.store.put(&key?, PutPayload::from_bytes(value)).await;
+            let done = done.map(drop).map_err(failed);
+            damage::note_write(&done);
+            done
         })
     }
 
     fn get(&self, key: &str) -> BoxFuture<'_, Result<Option<Bytes>, StoreError>> {
         let key = path(key);
         Box::pin(async move {
-            match found(self.0.get(&key?).await)? {
+            match found(self.store.get(&key?).await)? {
                 Some(blob) => found(blob.bytes().await),
                 None => Ok(None),
             }
@@ -88,13 +110,30 @@ impl Blobs for ObjectBlobs {
 
     fn delete(&self, key: &str) -> BoxFuture<'_, Result<(), StoreError>> {
         let key = path(key);
-        Box::pin(async move { found(self.0.delete(&key?).await).map(drop) })
+        Box::pin(async move { found(self.store.delete(&key?).await).map(drop) })
+    }
+
+    fn discard(&self, key: &str) -> BoxFuture<'_, Result<(), StoreError>> {
+        let checked = path(key).map(|_| key.to_owned());
+        Box::pin(async move {
+            let key = checked?;
+            let Some((root, trash)) = self.files.clone() else { return self.delete(&key).await };
+            let take =
+                move || trash.take(&root.join(&key), &format!("blobs/{key}"), clock::unix_ms());
+            let taken = tokio::task::spawn_blocking(take).await;
+            match taken.map_err(|lost| StoreError::Failed(lost.to_string()))? {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(StoreError::io("cannot move a blob to the trash", &error))
+                }
+                _ => Ok(()),
+            }
+        })
     }
 
     fn list(&self, prefix: &str) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
         let prefix = path(prefix);
         Box::pin(async move {
-            let entries = self.0.list(Some(&prefix?)).map_ok(|meta| meta.location.to_string());
+            let entries = self.store.list(Some(&prefix?)).map_ok(|meta| meta.location.to_string());
             let mut keys: Vec<String> = entries.try_collect().await.map_err(failed)?;
             keys.sort();
             Ok(keys)

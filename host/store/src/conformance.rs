@@ -85,13 +85,18 @@ pub async fn blobs(store: &dyn Blobs) {
     store.delete("code/x").await.unwrap();
     store.delete("code/x").await.unwrap();
     assert_eq!(store.list("code").await.unwrap(), ["code/w"]);
+    store.discard("code/w").await.unwrap();
+    store.discard("code/w").await.unwrap();
+    assert!(store.list("code").await.unwrap().is_empty());
+    assert_eq!(store.get("code/w").await.unwrap(), None);
     assert!(store.put("../escape", value("x")).await.is_err(), "keys stay below the root");
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{EmbeddedRecords, MemoryRecords, ObjectBlobs};
+    use crate::trash::Trash;
+    use crate::{Claim, EmbeddedRecords, MemoryRecords, ObjectBlobs};
 
     #[tokio::test]
     async fn memory_records() {
@@ -102,11 +107,11 @@ mod tests {
     async fn embedded_records() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("records.redb");
-        let store = EmbeddedRecords::open(&path).unwrap();
+        let store = EmbeddedRecords::open(&path, &Claim::alone()).unwrap();
         records(&store).await;
         let revision = store.put("kept", value("v"), Expect::Any).await.unwrap();
         drop(store);
-        let store = EmbeddedRecords::open(&path).unwrap();
+        let store = EmbeddedRecords::open(&path, &Claim::alone()).unwrap();
         assert_eq!(store.get("kept").await.unwrap().unwrap().revision, revision);
         assert!(store.put("kept", value("w"), Expect::Any).await.unwrap() > revision);
     }
@@ -115,8 +120,9 @@ mod tests {
     async fn a_second_process_is_refused_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("records.redb");
-        let _first = EmbeddedRecords::open(&path).unwrap();
-        assert!(EmbeddedRecords::open(&path).is_err());
+        let _first = EmbeddedRecords::open(&path, &Claim::alone()).unwrap();
+        let refused = EmbeddedRecords::open(&path, &Claim::alone()).unwrap_err().to_string();
+        assert!(refused.contains("another server is running"), "{refused}");
     }
 
     #[tokio::test]
@@ -127,10 +133,19 @@ mod tests {
     #[tokio::test]
     async fn file_blobs() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("code")).unwrap();
-        let staged = dir.path().join("code/half#1");
-        std::fs::write(&staged, "written by a process that was killed").unwrap();
-        blobs(&ObjectBlobs::files(dir.path()).unwrap()).await;
-        assert!(!staged.exists());
+        let root = dir.path().join("blobs");
+        std::fs::create_dir_all(root.join("code")).unwrap();
+        let digest = "a".repeat(64);
+        let staged = root.join(format!("code/{digest}#1"));
+        // Not a name of ours: it is not touched.
+        let other = root.join("code/notes#1");
+        for path in [&staged, &other] {
+            std::fs::write(path, "written by a process that was killed").unwrap();
+        }
+        let store = ObjectBlobs::files(&root, Trash::of(dir.path())).unwrap();
+        blobs(&store).await;
+        assert!(!staged.exists() && other.exists());
+        let days: Vec<_> = std::fs::read_dir(dir.path().join("trash")).unwrap().flatten().collect();
+        assert!(days[0].path().join("blobs/code/w").exists(), "what is discarded is in the trash");
     }
 }

@@ -9,41 +9,46 @@ use bytes::Bytes;
 use redb::{ReadableDatabase, ReadableTable, TableDefinition};
 use wambda_model::BoxFuture;
 
-use crate::file::RedbFile;
-use crate::{Expect, Record, Records, StoreError};
+use crate::damage::{self, Store};
+use crate::file::{self, RedbFile};
+use crate::{Claim, Expect, Record, Records, StoreError};
 
 /// Key → (revision, value).
-const RECORDS: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("records.v1");
+pub(crate) const RECORDS: TableDefinition<'_, &str, (u64, &[u8])> =
+    TableDefinition::new("records.v1");
 /// The store's last revision, under the key `revision`.
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta.v1");
+/// The tables that this version knows.
+const TABLES: [&str; 2] = ["records.v1", "meta.v1"];
 
 /// Records in a file.
 #[derive(Debug, Clone)]
 pub struct EmbeddedRecords(Arc<RedbFile>);
-
-impl From<redb::Error> for StoreError {
-    fn from(error: redb::Error) -> Self {
-        Self::Failed(error.to_string())
-    }
-}
 
 fn failed(error: impl Into<redb::Error>) -> StoreError {
     error.into().into()
 }
 
 impl EmbeddedRecords {
-    /// Opens the file, or makes it.
+    /// Opens the file, or makes it, as its directory says.
     ///
     /// # Errors
-    /// When the file is in use, damaged, or cannot be written.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let this = Self(Arc::new(RedbFile::at(path)));
-        // Tables exist from the start, so that a reader never meets their absence.
-        let mut write = this.0.get()?.begin_write().map_err(failed)?;
-        write.set_quick_repair(true);
-        drop(write.open_table(RECORDS).map_err(failed)?);
-        drop(write.open_table(META).map_err(failed)?);
-        write.commit().map_err(failed)?;
+    /// When the file is in use, missing, damaged, another directory's, of a newer version, or cannot be
+    /// written.
+    pub fn open(path: &Path, claim: &Claim) -> Result<Self, StoreError> {
+        let this = Self(Arc::new(RedbFile::at(path, claim)));
+        let database = this.0.get()?;
+        let opening = || {
+            let mut write = database.begin_write().map_err(failed)?;
+            write.set_quick_repair(true);
+            file::admit(&write, &TABLES, claim)?;
+            // Tables exist from the start, so that a reader never meets their absence.
+            drop(write.open_table(RECORDS).map_err(failed)?);
+            drop(write.open_table(META).map_err(failed)?);
+            write.commit().map_err(failed)
+        };
+        damage::guarded(opening).map_err(|error| error.about(path.display()))?;
+        drop(database);
         Ok(this)
     }
 
@@ -111,11 +116,31 @@ impl EmbeddedRecords {
         let this = self.clone();
         let file = Arc::clone(&self.0);
         Box::pin(async move {
-            let done = tokio::task::spawn_blocking(move || work(this)).await;
+            let done = tokio::task::spawn_blocking(move || damage::guarded(|| work(this))).await;
             let done = done.map_err(|lost| StoreError::Failed(lost.to_string()))?;
-            if matches!(done, Err(StoreError::Failed(_))) {
-                file.fault();
+            match &done {
+                Ok(_) | Err(StoreError::Conflict { .. }) => {}
+                Err(error) => {
+                    if let StoreError::Damaged(why) = error {
+                        damage::tell(Store::Records, why);
+                    }
+                    file.fault();
+                }
             }
+            done
+        })
+    }
+}
+
+impl EmbeddedRecords {
+    /// As [`Self::run`], for what tells whether the disk has room.
+    fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(Self) -> Result<T, StoreError> + Send + 'static,
+    ) -> BoxFuture<'_, Result<T, StoreError>> {
+        self.run(move |this| {
+            let done = work(this);
+            damage::note_write(&done);
             done
         })
     }
@@ -138,12 +163,12 @@ impl Records for EmbeddedRecords {
         expect: Expect,
     ) -> BoxFuture<'_, Result<u64, StoreError>> {
         let key = key.to_owned();
-        self.run(move |this| this.write_now(&key, Some(&value), expect))
+        self.write(move |this| this.write_now(&key, Some(&value), expect))
     }
 
     fn delete(&self, key: &str, expect: Expect) -> BoxFuture<'_, Result<(), StoreError>> {
         let key = key.to_owned();
-        self.run(move |this| this.write_now(&key, None, expect).map(drop))
+        self.write(move |this| this.write_now(&key, None, expect).map(drop))
     }
 
     fn list(

@@ -3,12 +3,18 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use redb::{Builder, Database, StorageBackend};
+use redb::{
+    Builder, Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+    TableError, TableHandle, WriteTransaction,
+};
+use wambda_model::limits::VERIFY_BYTES_MAX;
 
-use crate::StoreError;
+use crate::overlay::Overlay;
 use crate::queues::Backend;
+use crate::{Claim, StoreError, damage};
 
 /// Bytes of pages that are kept in memory: as much for a million messages as for one.
 const CACHE_BYTES: usize = 64 << 20;
@@ -53,22 +59,90 @@ impl StorageBackend for Boxed {
     }
 }
 
+/// The directory's identity, under the key `identity`.
+const IDENTITY: TableDefinition<'_, &str, &str> = TableDefinition::new("identity.v1");
+const IDENTITY_KEY: &str = "identity";
+
+/// Refuses a file that holds nothing: redb would begin a new database in it.
+///
+/// # Errors
+/// That, or that it cannot be looked at.
+pub(crate) fn check_length(path: &Path) -> Result<(), StoreError> {
+    let found = std::fs::metadata(path).map_err(|error| StoreError::io(path.display(), &error))?;
+    if found.len() > 0 {
+        return Ok(());
+    }
+    let path = path.display();
+    Err(StoreError::Damaged(format!(
+        "{path} is damaged: it is empty (0 bytes); restore it from a backup"
+    )))
+}
+
+/// The identity in a file, which is not changed; none when it has none.
+pub(crate) fn identity_at(path: &Path) -> Result<Option<String>, StoreError> {
+    let database = copy(path, false)?;
+    damage::guarded(|| read_identity(&database))
+}
+
+pub(crate) fn read_identity(database: &Database) -> Result<Option<String>, StoreError> {
+    let read = database.begin_read().map_err(redb::Error::from)?;
+    let table = match read.open_table(IDENTITY) {
+        Ok(table) => table,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+        Err(error) => return Err(redb::Error::from(error).into()),
+    };
+    let found = table.get(IDENTITY_KEY).map_err(redb::Error::from)?;
+    Ok(found.map(|value| value.value().to_owned()))
+}
+
+/// Opens a file of so many bytes: one that is not large is read whole, so that damage is found now.
+fn builder(length: u64) -> Builder {
+    let mut builder = Builder::new();
+    builder.set_cache_size(CACHE_BYTES);
+    builder.set_check_integrity_on_open(length > 0 && length <= VERIFY_BYTES_MAX);
+    builder
+}
+
+/// Opens a file that is not changed, with every page verified or none.
+pub(crate) fn copy(path: &Path, is_verified: bool) -> Result<Database, StoreError> {
+    let overlay = Overlay::over(path)?;
+    damage::guarded(|| {
+        let mut builder = Builder::new();
+        builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(is_verified);
+        Ok(builder.create_with_backend(overlay).map_err(redb::Error::from)?)
+    })
+}
+
 impl RedbFile {
-    /// A file, made when it is not there.
-    pub(crate) fn at(path: &Path) -> Self {
-        let path = path.to_owned();
+    /// A file of a data directory. It is made when it is not there and may be made.
+    pub(crate) fn at(path: &Path, claim: &Claim) -> Self {
+        let (path, may_make) = (path.to_owned(), AtomicBool::new(claim.may_make));
         Self::opened_by(Box::new(move || {
-            let made = Builder::new().set_cache_size(CACHE_BYTES).create(&path);
-            made.map_err(|error| redb::Error::from(error).into())
+            let is_new = may_make.swap(false, Relaxed);
+            damage::guarded(|| {
+                let length = std::fs::metadata(&path).map_or(0, |file| file.len());
+                // redb would begin a new database in an empty file.
+                let opened = match (length, is_new) {
+                    (0, true) => builder(0).create(&path),
+                    (0, false) => {
+                        return Err(StoreError::Damaged("it is missing or empty".to_owned()));
+                    }
+                    (length, _) => builder(length).open(&path),
+                };
+                Ok(opened.map_err(redb::Error::from)?)
+            })
+            .map_err(|error| error.about(path.display()))
         }))
     }
 
     /// Another medium.
     pub(crate) fn on(backend: Backend) -> Self {
         Self::opened_by(Box::new(move || {
-            let mut builder = Builder::new();
-            let made = builder.set_cache_size(CACHE_BYTES).create_with_backend(Boxed(backend()?));
-            made.map_err(|error| redb::Error::from(error).into())
+            damage::guarded(|| {
+                let (medium, mut builder) = (Boxed(backend()?), Builder::new());
+                let made = builder.set_cache_size(CACHE_BYTES).create_with_backend(medium);
+                Ok(made.map_err(redb::Error::from)?)
+            })
         }))
     }
 
@@ -92,6 +166,37 @@ impl RedbFile {
 
     /// The medium has failed: whoever comes next opens it anew, once those who read it have ended.
     pub(crate) fn fault(&self) {
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = None;
+        let gone = self.current.write().unwrap_or_else(PoisonError::into_inner).take();
+        // One that has panicked may do so again when it is closed.
+        let _ = damage::guarded(|| {
+            drop(gone);
+            Ok(())
+        });
     }
+}
+
+/// Checks what a file is, within the transaction that opens it: its tables are known, and it carries the
+/// identity, or gets it.
+pub(crate) fn admit(
+    write: &WriteTransaction,
+    known: &[&str],
+    claim: &Claim,
+) -> Result<(), StoreError> {
+    let failed = |error: redb::Error| StoreError::from(error);
+    for table in write.list_tables().map_err(|error| failed(error.into()))? {
+        let name = table.name();
+        if name != IDENTITY.name() && !known.contains(&name) {
+            return Err(StoreError::Damaged(format!(
+                "it has a table {name:?}, which this version does not know: a newer version wrote it; run that one"
+            )));
+        }
+    }
+    let mut table = write.open_table(IDENTITY).map_err(|error| failed(error.into()))?;
+    let found = table.get(IDENTITY_KEY).map_err(|error| failed(error.into()))?;
+    let found = found.map(|value| value.value().to_owned());
+    if claim.check(found.as_deref())? {
+        let identity = claim.identity.as_str();
+        table.insert(IDENTITY_KEY, identity).map_err(|error| failed(error.into()))?;
+    }
+    Ok(())
 }

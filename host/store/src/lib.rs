@@ -5,18 +5,24 @@
 //! Not a database layer: what a key means is the business of `control`.
 
 pub mod blobs;
+pub mod check;
 pub mod conformance;
+pub mod damage;
 pub mod embedded;
 mod file;
+pub mod home;
 pub mod memory;
+mod overlay;
 pub mod queues;
 pub mod sealed;
+pub mod trash;
 
 use bytes::Bytes;
 use wambda_model::BoxFuture;
 
 pub use blobs::ObjectBlobs;
 pub use embedded::EmbeddedRecords;
+pub use home::{Claim, Home};
 pub use memory::MemoryRecords;
 pub use queues::{EmbeddedQueues, MemoryQueues, Queues};
 pub use sealed::SealedRecords;
@@ -69,6 +75,35 @@ pub enum StoreError {
     /// The medium failed; nothing was written.
     #[error("storage failed: {0}")]
     Failed(String),
+    /// There is no room on the medium; nothing was written.
+    #[error("the disk of the data directory is full: {0}")]
+    Full(String),
+    /// Another process has it.
+    #[error("{0} is in use: another server is running on it, or `wambda doctor`")]
+    InUse(String),
+    /// What is stored is not what was written, or is not understood. Nothing was changed.
+    #[error("{0}")]
+    Damaged(String),
+}
+
+impl StoreError {
+    /// An error of the operating system, in words that begin with `what`.
+    pub(crate) fn io(what: impl std::fmt::Display, error: &std::io::Error) -> Self {
+        let text = format!("{what}: {error}");
+        if damage::is_full(error) { Self::Full(text) } else { Self::Failed(text) }
+    }
+
+    /// With what it is about before it.
+    #[must_use]
+    pub fn about(self, what: impl std::fmt::Display) -> Self {
+        match self {
+            Self::Failed(why) => Self::Failed(format!("{what}: {why}")),
+            Self::Full(why) => Self::Full(format!("{what}: {why}")),
+            Self::Damaged(why) => Self::Damaged(format!("{what} is damaged: {why}")),
+            Self::InUse(_) => Self::InUse(what.to_string()),
+            conflict @ Self::Conflict { .. } => conflict,
+        }
+    }
 }
 
 /// Small values with compare-and-set.
@@ -113,6 +148,10 @@ pub trait Blobs: Send + Sync {
 
     /// Removes a blob. Removing nothing is no error.
     fn delete(&self, key: &str) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Takes a blob out of the store into its trash, from where an operator can bring it back.
+    /// Taking nothing is no error.
+    fn discard(&self, key: &str) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// The keys below `prefix`, sorted.
     fn list(&self, prefix: &str) -> BoxFuture<'_, Result<Vec<String>, StoreError>>;

@@ -10,12 +10,15 @@
 mod browse;
 mod embedded;
 mod engine;
+mod examine;
 mod infos;
 mod memory;
 mod pick;
+mod rescue;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 mod upkeep;
 
 use std::sync::Arc;
@@ -27,6 +30,8 @@ use tokio::sync::Notify;
 use wambda_model::{BoxFuture, RequestId};
 
 use crate::StoreError;
+
+pub(crate) use examine::database as examine;
 
 pub use embedded::{Backend, EmbeddedQueues};
 pub use memory::MemoryQueues;
@@ -65,6 +70,8 @@ pub struct NewMessage {
     pub delay: Duration,
     /// Time after which it is of no use.
     pub lifetime: Duration,
+    /// Whether what it carries is known to be damaged: it is kept to be looked at.
+    pub is_damaged: bool,
     /// Messages of the same key within the window are the same message.
     pub dedup: Option<Dedup>,
     /// What the queue may hold with it.
@@ -157,6 +164,8 @@ pub struct Message {
     pub attributes: Bytes,
     /// As it was settled last.
     pub note: Bytes,
+    /// Whether body or attributes are not what was appended: it is not to be run.
+    pub is_damaged: bool,
     /// As it was appended; cut to [`PEEK_BODY_MAX`] by a peek.
     pub body: Bytes,
     /// Bytes of the whole body.
@@ -361,6 +370,7 @@ impl QueueInfo {
 /// - One that has lost a worker is leased alone: it may be what kills them.
 /// - An id has one outcome at most, and none while it is in a queue that it has not ended in.
 /// - Order is no promise: due ones before later ones, fresh ones before aged ones, mostly.
+/// - What is damaged on the medium is leased like the rest, and marked.
 /// - Time is [`Queues::now_ms`]: it does not jump when the machine's clock does.
 pub trait Queues: Send + Sync {
     /// Keeps a message. Several at once share a commit.

@@ -25,7 +25,7 @@ const SEALED: u8 = 1;
 const PAGE: usize = 500;
 
 /// A key that seals records.
-struct SealingKey {
+pub(crate) struct SealingKey {
     key: LessSafeKey,
     random: SystemRandom,
 }
@@ -50,7 +50,19 @@ impl SealingKey {
             Err(e) if e.kind() == io::ErrorKind::NotFound => make(path, &random)?,
             Err(e) => return Err(e),
         };
-        let key = UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_| {
+        Self::of(&bytes, path, random)
+    }
+
+    /// Reads a key, and makes none.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is not a key.
+    pub(crate) fn load(path: &Path) -> io::Result<Self> {
+        Self::of(&std::fs::read(path)?, path, SystemRandom::new())
+    }
+
+    fn of(bytes: &[u8], path: &Path, random: SystemRandom) -> io::Result<Self> {
+        let key = UnboundKey::new(&AES_256_GCM, bytes).map_err(|_| {
             let what = format!("{} must have {KEY_LEN} bytes, has {}", path.display(), bytes.len());
             io::Error::new(io::ErrorKind::InvalidData, what)
         })?;
@@ -68,9 +80,9 @@ impl SealingKey {
         Ok([head, sealed].concat().into())
     }
 
-    fn open(&self, name: &str, value: Bytes) -> Result<Bytes, StoreError> {
+    pub(crate) fn open(&self, name: &str, value: Bytes) -> Result<Bytes, StoreError> {
         let failed = || {
-            StoreError::Failed(format!(
+            StoreError::Damaged(format!(
                 "record {name:?} cannot be decrypted: it is damaged, or {KEY_FILE} is not the one it was \
                  written with"
             ))
@@ -90,7 +102,7 @@ impl SealingKey {
 }
 
 /// The key's file in the data directory.
-const KEY_FILE: &str = "records.key";
+pub(crate) const KEY_FILE: &str = "records.key";
 
 fn make(path: &Path, random: &SystemRandom) -> io::Result<Vec<u8>> {
     let mut key = vec![0; KEY_LEN];
@@ -150,7 +162,7 @@ impl SealedRecords {
                     let path = path.display();
                     let what =
                         format!("{path} is missing, and there are records that only it opens");
-                    return Err(StoreError::Failed(what));
+                    return Err(StoreError::Damaged(what));
                 }
             }
         }

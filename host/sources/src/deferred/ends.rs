@@ -13,6 +13,9 @@ use wambda_model::limits::EVENT_BYTES_MAX;
 use wambda_model::{CatalogCell, Function, RequestId, lineage};
 use wambda_store::queues::{Message, NewMessage};
 
+/// Why an event has ended whose stored bytes are not what was sent.
+pub(super) const DAMAGED: &str = "Damaged";
+
 /// Where events end: this account.
 pub(super) struct Place {
     pub(super) catalog: CatalogCell,
@@ -158,7 +161,8 @@ impl Place {
         let qualifier = over.envelope.qualifier.as_deref();
         let config = function.map(|f| config_of(f, qualifier)).unwrap_or_default();
         let (mut sends, mut undelivered) = (Vec::new(), Vec::new());
-        if let Some(function) = function {
+        // What is damaged goes nowhere else, where it might run.
+        if let Some(function) = function.filter(|_| !over.message.is_damaged) {
             for (arn, body) in self.targets(over, function, &config, now) {
                 match self.send(&arn, function, body, over, now) {
                     Ok(send) => sends.push(send),
@@ -227,11 +231,12 @@ fn own_letter(over: &Over<'_>) -> NewMessage {
         attempts: over.invoked,
     };
     let message = over.message;
-    letter(
+    let letter = letter(
         dead_queue(&over.envelope.function, over.envelope.qualifier.as_deref()),
         message.id,
         message.body.clone(),
         message.attributes.clone(),
         serde_json::to_vec(&note).unwrap_or_default().into(),
-    )
+    );
+    NewMessage { is_damaged: message.is_damaged, ..letter }
 }

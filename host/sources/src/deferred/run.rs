@@ -11,7 +11,7 @@ use wambda_model::{
 };
 use wambda_store::queues::{Message, QueueError, Settled, Settlement, Verdict};
 
-use super::ends::{Ended, Over};
+use super::ends::{DAMAGED, Ended, Over};
 use super::rules::{End, Facts, Next, admit, judge};
 use super::{Deferred, Leased, Line, lock};
 
@@ -33,7 +33,8 @@ impl Deferred {
         let line = lock(&self.lines).get(&message.queue).cloned();
         let expired = message.expires_ms <= self.queues.now_ms();
         let leased = Leased::new(message, &self.in_flight);
-        match line.filter(|line| !expired && self.runs(line).is_some()) {
+        let may_run = !expired && !leased.message.is_damaged;
+        match line.filter(|line| may_run && self.runs(line).is_some()) {
             Some(line) => line.put(leased, self.clock.now()),
             None => {
                 let this = Arc::clone(self);
@@ -114,6 +115,11 @@ impl Deferred {
     async fn envelope(&self, leased: &Leased) -> Option<Envelope> {
         let message = &leased.message;
         match serde_json::from_slice(&message.attributes) {
+            // Whom it is for, its queue says.
+            _ if message.is_damaged => {
+                let (function, qualifier) = async_owner(&message.queue)?;
+                Some(Envelope::new(function, qualifier, None))
+            }
             Ok(envelope) => Some(envelope),
             Err(error) => {
                 tracing::error!(id = %message.id, %error, "an event with a damaged envelope");
@@ -183,6 +189,7 @@ impl Deferred {
         let Some(envelope) = self.envelope(&leased).await else { return };
         let function = self.place.catalog.get(&envelope.function);
         let how = match function {
+            _ if leased.message.is_damaged => (Status::Dead, DAMAGED),
             None => (Status::Dead, "ResourceNotFound"),
             Some(_) if leased.message.expires_ms <= self.queues.now_ms() => {
                 (Status::Expired, "EventAgeExceeded")

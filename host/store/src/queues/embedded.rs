@@ -5,7 +5,6 @@
 //! transaction: nobody has to restart the server when a disk has room again.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,10 +24,11 @@ use super::infos::{self, Infos};
 use super::tables::{Entries, Table, Tx, View};
 use super::{
     Appended, Found, Keep, LeaseOrder, Message, NewMessage, QueueError, QueueInfo, Queues, Redrive,
-    Settled, Settlement,
+    Settled, Settlement, upgrade,
 };
-use crate::StoreError;
-use crate::file::RedbFile;
+use crate::damage::{self, Store};
+use crate::file::{RedbFile, admit};
+use crate::{Claim, StoreError};
 
 /// Operations of one transaction.
 const BATCH_MAX: usize = 1_024;
@@ -89,12 +89,15 @@ impl fmt::Debug for EmbeddedQueues {
 }
 
 impl EmbeddedQueues {
-    /// Opens the file, or makes it. What was leased when it was closed is lost, and counted so.
+    /// Opens the file, or makes it, as its directory says. What was leased when it was closed is lost, and
+    /// counted so.
     ///
     /// # Errors
-    /// When the file is in use, damaged, or cannot be written.
-    pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
-        Self::start(RedbFile::at(path), clock)
+    /// When the file is in use, missing, damaged, another directory's, of a newer version, or cannot be
+    /// written.
+    pub fn open(path: &Path, claim: &Claim, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        let started = Self::start(RedbFile::at(path, claim), claim, clock);
+        started.map_err(|error| error.about(path.display()))
     }
 
     /// On a medium of the caller's.
@@ -102,24 +105,13 @@ impl EmbeddedQueues {
     /// # Errors
     /// When it cannot be read or written.
     pub fn on(backend: Backend, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
-        Self::start(RedbFile::on(backend), clock)
+        Self::start(RedbFile::on(backend), &Claim::alone(), clock)
     }
 
-    fn start(file: RedbFile, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
-        let database = file.get()?;
-        let write = begin(&database)?;
-        let (since, mut from_ms) = (clock.now(), clock.unix_ms());
+    fn start(file: RedbFile, claim: &Claim, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        let (since, unix_ms) = (clock.now(), clock.unix_ms());
+        let (engine, shown, from_ms) = damage::guarded(|| begin_with(&file, claim, unix_ms))?;
         let infos = Infos::default();
-        let (engine, shown) = {
-            let mut tx = WriteTables::open(|table| write.open_table(table).map_err(failed))?;
-            from_ms = from_ms.max(engine::last_time(&tx)?);
-            let mut engine = Engine::load(&tx)?;
-            engine.recover(&mut tx, from_ms)?;
-            let shown = engine.flush(&mut tx, from_ms)?;
-            (engine, shown)
-        };
-        write.commit().map_err(failed)?;
-        drop(database);
         infos::publish(&infos, shown);
         let time = Time { clock, since, from_ms };
         let (changed, trouble) = (Arc::default(), Mutex::default());
@@ -159,9 +151,11 @@ impl EmbeddedQueues {
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
             let reading = tokio::task::spawn_blocking(move || {
-                let tables = shared.tables()?;
-                let (found, commits) = (work(&tables)?, engine::commits(&tables)?);
-                drop(tables);
+                let look = || {
+                    let tables = shared.tables()?;
+                    Ok((work(&tables)?, engine::commits(&tables)?))
+                };
+                let (found, commits) = damage::guarded(look)?;
                 shared.wait_until_shown(commits);
                 Ok::<_, StoreError>(found)
             });
@@ -179,6 +173,32 @@ impl Drop for EmbeddedQueues {
         }
     }
 }
+
+/// The first transaction: the file is what it should be, of this form, and nothing in it is leased.
+fn begin_with(file: &RedbFile, claim: &Claim, unix_ms: u64) -> Result<Begun, StoreError> {
+    let database = file.get()?;
+    let write = begin(&database)?;
+    let known = upgrade::known();
+    admit(&write, &known.iter().map(String::as_str).collect::<Vec<_>>(), claim)?;
+    if upgrade::run(&write)? {
+        tracing::info!(
+            "the queues were written by an older version: their values have digests now"
+        );
+    }
+    let (engine, shown, from_ms) = {
+        let mut tx = WriteTables::open(|table| write.open_table(table).map_err(failed))?;
+        let from_ms = unix_ms.max(engine::last_time(&tx)?);
+        let mut engine = Engine::load(&tx)?;
+        engine.recover(&mut tx, from_ms)?;
+        let shown = engine.flush(&mut tx, from_ms)?;
+        (engine, shown, from_ms)
+    };
+    write.commit().map_err(failed)?;
+    Ok((engine, shown, from_ms))
+}
+
+/// The engine, the queues' numbers, and the time.
+type Begun = (Engine, Vec<(String, Option<infos::Shown>)>, u64);
 
 fn failed(error: impl Into<redb::Error>) -> StoreError {
     error.into().into()
@@ -228,17 +248,20 @@ impl Shared {
             }
             before = jobs.len();
             let mut answers = Vec::with_capacity(jobs.len());
-            let work = || self.transaction(&mut engine, jobs.drain(..), &mut answers);
-            let done = catch_unwind(AssertUnwindSafe(work));
-            let done = done.unwrap_or_else(|_| Err(StoreError::Failed("a panic".to_owned())));
+            let done =
+                damage::guarded(|| self.transaction(&mut engine, jobs.drain(..), &mut answers));
+            damage::note_write(&done);
             jobs.clear();
             match done {
                 Ok(()) => answers.into_iter().for_each(|answer| answer()),
                 Err(error) => {
-                    tracing::error!(%error, "the queues cannot be written");
+                    match &error {
+                        StoreError::Damaged(why) => damage::tell(Store::Queues, why),
+                        error => tracing::error!(%error, "the queues cannot be written"),
+                    }
                     self.fault(&error);
                     // What is in memory may be ahead of the file: read it again, when that works.
-                    while let Err(error) = self.reload(&mut engine) {
+                    while let Err(error) = damage::guarded(|| self.reload(&mut engine)) {
                         self.fault(&error);
                         drop(answers);
                         answers = Vec::new();

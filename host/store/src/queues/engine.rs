@@ -8,14 +8,16 @@ use wambda_model::{Digest, RequestId};
 
 use super::infos::Shown;
 use super::pick::{due, members};
+use super::rescue;
 use super::tables::{
-    LEASED, RETRYING, Reader, SUSPECT, State, Table, Tx, View, WAITING, ended_key, id_key,
-    member_key, schedule_key, schedule_parts,
+    LEASED, RETRYING, Reader, SUSPECT, State, Table, Tx, View, WAITING, damaged, digest, ended_key,
+    id_key, look_up, member_key, read, schedule_key, schedule_parts, seal, unseal,
 };
 use super::{
     Appended, LeaseOrder, Message, NewMessage, Pick, QueueError, Settled, Settlement, Verdict,
 };
 use crate::StoreError;
+use crate::damage::{self, Store};
 
 /// Longest wait before a message is leased again that has lost its workers.
 const LOST_DELAY_MAX: Duration = Duration::from_secs(300);
@@ -85,7 +87,7 @@ pub(super) fn ms(time: Duration) -> u64 {
 }
 
 fn number(tx: &dyn View, name: &[u8]) -> Result<u64, StoreError> {
-    tx.get(Table::Meta, name)?.map_or(Ok(0), |value| Reader(&value).u64())
+    look_up(tx, Table::Meta, name)?.map_or(Ok(0), |value| Reader(&value).u64())
 }
 
 /// The last time that was written, so that time goes on where it was.
@@ -98,8 +100,39 @@ pub(super) fn commits(tx: &dyn View) -> Result<u64, StoreError> {
     number(tx, COMMITS)
 }
 
+/// The state of a message: as it was written, or what can be known of it.
 pub(super) fn state_of(tx: &dyn View, id: RequestId) -> Result<Option<State>, StoreError> {
-    tx.get(Table::States, &id_key(id))?.map(|value| State::decode(&value)).transpose()
+    let key = id_key(id);
+    let Some(sealed) = tx.get(Table::States, &key)? else { return Ok(None) };
+    let value = unseal(Table::States, &key, &sealed);
+    match value.and_then(|value| State::decode(value).ok()) {
+        Some(state) => Ok(Some(state)),
+        None => rescue::state(tx, id, &sealed),
+    }
+}
+
+/// When a message was appended: as its state says, or its id, which costs no search.
+pub(super) fn enqueued_ms(tx: &dyn View, id: RequestId) -> Result<u64, StoreError> {
+    let key = id_key(id);
+    let Some(sealed) = tx.get(Table::States, &key)? else { return Ok(u64::MAX) };
+    let value = unseal(Table::States, &key, &sealed);
+    let state = value.and_then(|value| State::decode(value).ok());
+    Ok(state.map_or_else(|| rescue::made_ms(id), |state| state.enqueued))
+}
+
+/// The body of a message, and whether it is what was appended.
+pub(super) fn body_of(
+    tx: &dyn View,
+    id: RequestId,
+    state: &State,
+) -> Result<(Vec<u8>, bool), StoreError> {
+    let key = id_key(id);
+    let body = tx.get(Table::Bodies, &key)?.unwrap_or_default();
+    let is_whole = !state.is_damaged && digest(Table::Bodies, &key, &body) == state.body_digest;
+    if !is_whole && !state.is_damaged {
+        damage::tell(Store::Queues, &format!("the body of the message {id}"));
+    }
+    Ok((body, is_whole))
 }
 
 /// What a lost lease costs: the first one nothing, more than one ever more. Up to half as long again, by the
@@ -125,7 +158,7 @@ impl Engine {
             ..Self::default()
         };
         for (name, value) in tx.range(Table::Queues, &[], &[0xff; 1], usize::MAX)? {
-            let mut reader = Reader(&value);
+            let mut reader = Reader(read(Table::Queues, &name, &value)?);
             let queue = Queue {
                 id: reader.u32()?,
                 paused: reader.u8()? != 0,
@@ -136,7 +169,7 @@ impl Engine {
                 ..Queue::default()
             };
             let name = String::from_utf8(name);
-            let name = name.map_err(|e| StoreError::Failed(format!("a queue's name: {e}")))?;
+            let name = name.map_err(|e| damaged(&format!("a queue's name: {e}")))?;
             engine.names.insert(queue.id, name.clone());
             engine.touched.insert(name.clone());
             engine.queues.insert(name, queue);
@@ -176,7 +209,7 @@ impl Engine {
 
     fn name(&self, id: u32) -> Result<String, StoreError> {
         let name = self.names.get(&id).cloned();
-        name.ok_or_else(|| StoreError::Failed(format!("damaged: no queue {id}")))
+        name.ok_or_else(|| damaged(&format!("there is no queue {id}")))
     }
 
     /// Keeps a message.
@@ -196,7 +229,9 @@ impl Engine {
         if let Some(key) = &key
             && let Some(known) = tx.get(Table::Keys, key)?
         {
-            let mut reader = Reader(&known);
+            // A damaged one is none: what comes twice runs twice, and nothing is lost.
+            let known = unseal(Table::Keys, key, &known).unwrap_or(&[0; 24]);
+            let mut reader = Reader(known);
             let (id, expires) = (reader.id()?, reader.u64()?);
             if expires > now {
                 return Ok(Ok(Appended::Duplicate(id)));
@@ -222,6 +257,8 @@ impl Engine {
             attempts: 0,
             lost: 0,
             bytes,
+            is_damaged: new.is_damaged,
+            body_digest: digest(Table::Bodies, &id_key(new.id), &new.body),
             attributes: new.attributes.clone(),
             note: new.note.clone(),
         };
@@ -229,7 +266,7 @@ impl Engine {
         if let (Some(key), Some(dedup)) = (&key, &new.dedup) {
             let expires = now.saturating_add(ms(dedup.window));
             let value = [&id_key(new.id)[..], &expires.to_be_bytes()].concat();
-            tx.put(Table::Keys, key, &value)?;
+            tx.put(Table::Keys, key, &seal(Table::Keys, key, value))?;
             tx.put(Table::KeyEnds, &[&expires.to_be_bytes()[..], key].concat(), &[])?;
         }
         let queue = self.queue(&new.queue);
@@ -279,6 +316,8 @@ impl Engine {
             }
             // What is expired is not run.
             let is_suspect = state.class == SUSPECT && order.pick == Pick::Due;
+            let (body, is_whole) = body_of(tx, id, &state)?;
+            state.is_damaged |= !is_whole;
             state.attempts = state.attempts.saturating_add(1);
             let until = now.saturating_add(ms(order.visibility));
             self.reschedule(&order.queue, tx, id, &mut state, (LEASED, until))?;
@@ -287,7 +326,6 @@ impl Engine {
             if is_suspect {
                 queue.suspects.insert(id.as_u128(), state.lost);
             }
-            let body = tx.get(Table::Bodies, &id_key(id))?.unwrap_or_default();
             leased.push(message(id, &order.queue, state, body));
         }
         Ok(leased)
@@ -385,7 +423,7 @@ impl Engine {
         queue.suspects.remove(&id.as_u128());
         (state.class, state.due) = (class, due);
         tx.put(Table::Schedule, &schedule_key(state.queue, class, due, number), &[])?;
-        tx.put(Table::States, &id_key(id), &state.encode())
+        put_state(tx, id, state)
     }
 
     pub(super) fn remove(
@@ -421,6 +459,7 @@ impl Engine {
             return Ok(());
         }
         let value = [&now.to_be_bytes()[..], outcome].concat();
+        let value = seal(Table::Outcomes, &id_key(id), value);
         tx.put(Table::Outcomes, &id_key(id), &value)?;
         tx.put(Table::Ended, &ended_key(now, id.as_u128()), &[])?;
         self.outcomes += 1;
@@ -451,6 +490,7 @@ impl Engine {
             for number in [queue.count, queue.bytes, queue.leased, queue.retrying] {
                 value.extend(number.to_be_bytes());
             }
+            let value = seal(Table::Queues, name.as_bytes(), value);
             tx.put(Table::Queues, name.as_bytes(), &value)?;
             shown.push((name, Some(Shown::of(queue, tx)?)));
         }
@@ -463,7 +503,7 @@ impl Engine {
             (COMMITS, self.commits),
         ];
         for (name, number) in numbers {
-            tx.put(Table::Meta, name, &number.to_be_bytes())?;
+            tx.put(Table::Meta, name, &seal(Table::Meta, name, number.to_be_bytes().to_vec()))?;
         }
         Ok(shown)
     }
@@ -479,9 +519,14 @@ pub(super) fn forget_key(tx: &mut dyn Tx, key: &[u8], expires: u64) -> Result<()
     tx.remove(Table::KeyEnds, &[&expires.to_be_bytes()[..], key].concat())
 }
 
+fn put_state(tx: &mut dyn Tx, id: RequestId, state: &State) -> Result<(), StoreError> {
+    let key = id_key(id);
+    tx.put(Table::States, &key, &seal(Table::States, &key, state.encode()))
+}
+
 fn insert(tx: &mut dyn Tx, id: RequestId, state: &State, body: &[u8]) -> Result<(), StoreError> {
     let number = id.as_u128();
-    tx.put(Table::States, &id_key(id), &state.encode())?;
+    put_state(tx, id, state)?;
     tx.put(Table::Bodies, &id_key(id), body)?;
     tx.put(Table::Schedule, &schedule_key(state.queue, state.class, state.due, number), &[])?;
     tx.put(Table::Members, &member_key(state.queue, state.expires, number), &[])
@@ -499,6 +544,7 @@ pub(super) fn message(id: RequestId, queue: &str, state: State, body: Vec<u8>) -
         expires_ms: state.expires,
         attributes: state.attributes,
         note: state.note,
+        is_damaged: state.is_damaged,
         body_bytes: body.len() as u64,
         body: body.into(),
     }

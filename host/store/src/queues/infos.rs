@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::QueueInfo;
-use super::engine::{Queue, state_of};
+use super::engine::{Queue, enqueued_ms};
 use super::tables::{
     LEASED, RETRYING, SUSPECT, Table, View, WAITING, member_key, member_parts, schedule_key,
     schedule_parts,
@@ -43,7 +43,7 @@ impl Shown {
         if let Some((key, _)) = tx.range(Table::Members, &from, &to, 1)?.first() {
             let (expires, first) = member_parts(key)?;
             expires_ms = expires;
-            oldest_ms = state_of(tx, first)?.map_or(u64::MAX, |state| state.enqueued);
+            oldest_ms = enqueued_ms(tx, first)?;
         }
         Ok(Self { queue: queue.clone(), oldest_ms, next_ms, expires_ms })
     }

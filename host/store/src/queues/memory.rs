@@ -100,6 +100,16 @@ impl MemoryQueues {
         })
     }
 
+    /// Changes stored values behind the queues' back.
+    #[cfg(test)]
+    pub(super) fn damage(&self, table: Table, mut change: impl FnMut(&mut Vec<u8>)) {
+        for ((of, _), value) in &mut self.lock().tables.0 {
+            if *of == table {
+                change(value);
+            }
+        }
+    }
+
     fn run<T>(
         &self,
         work: impl FnOnce(&mut Engine, &mut dyn Tx, u64) -> Result<T, StoreError>,

@@ -2,6 +2,7 @@
 //! they count.
 
 use bytes::Bytes;
+use twox_hash::XxHash3_64;
 use wambda_model::RequestId;
 
 use super::Standing;
@@ -46,21 +47,69 @@ impl Table {
         Self::Meta,
     ];
 
+    /// Whether its values carry a [`seal`]. Bodies do not: their digest is in the state, so that they are
+    /// neither copied nor read twice; the others have no values.
+    pub(super) fn is_sealed(self) -> bool {
+        matches!(self, Self::Queues | Self::States | Self::Outcomes | Self::Keys | Self::Meta)
+    }
+
     /// Its name in a file. The number is that of its format.
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::Queues => "queues.v1",
-            Self::States => "states.v1",
+            Self::Queues => "queues.v2",
+            Self::States => "states.v2",
             Self::Bodies => "bodies.v1",
             Self::Schedule => "schedule.v1",
             Self::Members => "members.v1",
-            Self::Outcomes => "outcomes.v1",
+            Self::Outcomes => "outcomes.v2",
             Self::Ended => "ended.v1",
-            Self::Keys => "keys.v1",
+            Self::Keys => "keys.v2",
             Self::KeyEnds => "key_ends.v1",
-            Self::Meta => "meta.v1",
+            Self::Meta => "meta.v2",
         }
     }
+}
+
+/// Bytes of a seal.
+const SEAL: usize = 8;
+
+/// XXH3 of a value of a table under a key: one that was damaged, or belongs elsewhere, has another.
+pub(super) fn digest(table: Table, key: &[u8], value: &[u8]) -> u64 {
+    let place = XxHash3_64::oneshot_with_seed(table as u64, key);
+    XxHash3_64::oneshot_with_seed(place, value)
+}
+
+/// A value with its digest behind it.
+pub(super) fn seal(table: Table, key: &[u8], mut value: Vec<u8>) -> Vec<u8> {
+    let digest = digest(table, key, &value);
+    value.extend(digest.to_be_bytes());
+    value
+}
+
+/// A sealed value without its digest; none when that is not the value's.
+pub(super) fn unseal<'a>(table: Table, key: &[u8], sealed: &'a [u8]) -> Option<&'a [u8]> {
+    let (value, found) = sealed.split_last_chunk::<SEAL>()?;
+    (digest(table, key, value) == u64::from_be_bytes(*found)).then_some(value)
+}
+
+/// Reads a value of a sealed table.
+pub(super) fn read<'a>(table: Table, key: &[u8], sealed: &'a [u8]) -> Result<&'a [u8], StoreError> {
+    unseal(table, key, sealed).ok_or_else(|| {
+        let (table, key) = (table.name(), key.escape_ascii());
+        damaged(&format!("the value of {key} in {table} has another digest than was written"))
+    })
+}
+
+/// Looks up a value of a sealed table.
+pub(super) fn look_up(
+    tx: &dyn View,
+    table: Table,
+    key: &[u8],
+) -> Result<Option<Vec<u8>>, StoreError> {
+    let Some(mut sealed) = tx.get(table, key)? else { return Ok(None) };
+    let length = read(table, key, &sealed)?.len();
+    sealed.truncate(length);
+    Ok(Some(sealed))
 }
 
 /// Keys and values.
@@ -105,12 +154,16 @@ pub(super) struct State {
     pub(super) lost: u32,
     /// Of body, attributes and first note.
     pub(super) bytes: u64,
+    /// Whether it, or its body, was found damaged: it is never run.
+    pub(super) is_damaged: bool,
+    /// [`digest`] of the body.
+    pub(super) body_digest: u64,
     pub(super) attributes: Bytes,
     pub(super) note: Bytes,
 }
 
-fn damaged(what: &str) -> StoreError {
-    StoreError::Failed(format!("damaged: {what}"))
+pub(super) fn damaged(what: &str) -> StoreError {
+    StoreError::Damaged(what.to_owned())
 }
 
 /// Reads numbers off a value.
@@ -146,7 +199,7 @@ impl<'a> Reader<'a> {
 
 impl State {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(53 + self.attributes.len() + self.note.len());
+        let mut out = Vec::with_capacity(70 + self.attributes.len() + self.note.len());
         out.extend(self.queue.to_be_bytes());
         out.push(self.class);
         for number in [self.due, self.enqueued, self.expires, self.bytes] {
@@ -154,6 +207,8 @@ impl State {
         }
         out.extend(self.attempts.to_be_bytes());
         out.extend(self.lost.to_be_bytes());
+        out.push(u8::from(self.is_damaged));
+        out.extend(self.body_digest.to_be_bytes());
         out.extend(u32::try_from(self.attributes.len()).unwrap_or(u32::MAX).to_be_bytes());
         out.extend_from_slice(&self.attributes);
         out.extend_from_slice(&self.note);
@@ -161,17 +216,41 @@ impl State {
     }
 
     pub(super) fn decode(value: &[u8]) -> Result<Self, StoreError> {
+        Self::decode_as(value, true)
+    }
+
+    /// Of a file that an older version wrote, where states tell nothing of damage.
+    pub(super) fn decode_v1(value: &[u8]) -> Result<Self, StoreError> {
+        Self::decode_as(value, false)
+    }
+
+    fn decode_as(value: &[u8], tells_damage: bool) -> Result<Self, StoreError> {
         let mut reader = Reader(value);
         let (queue, class) = (reader.u32()?, reader.u8()?);
         let (due, enqueued, expires) = (reader.u64()?, reader.u64()?, reader.u64()?);
         let (bytes, attempts, lost) = (reader.u64()?, reader.u32()?, reader.u32()?);
+        let (is_damaged, body_digest) =
+            if tells_damage { (reader.u8()? != 0, reader.u64()?) } else { (false, 0) };
         let length = reader.u32()? as usize;
         let attributes = Bytes::copy_from_slice(reader.take(length)?);
         let note = Bytes::copy_from_slice(reader.0);
         if class > SUSPECT {
             return Err(damaged("an unknown class"));
         }
-        Ok(Self { queue, class, due, enqueued, expires, attempts, lost, bytes, attributes, note })
+        Ok(Self {
+            queue,
+            class,
+            due,
+            enqueued,
+            expires,
+            attempts,
+            lost,
+            bytes,
+            is_damaged,
+            body_digest,
+            attributes,
+            note,
+        })
     }
 
     pub(super) fn standing(&self) -> Standing {
@@ -230,6 +309,8 @@ mod tests {
             attempts: 3,
             lost: 4,
             bytes: 5,
+            is_damaged: true,
+            body_digest: 6,
             attributes: Bytes::from_static(b"{}"),
             note: Bytes::from_static(b"note"),
         };
@@ -241,5 +322,21 @@ mod tests {
         let mut wrong = written;
         wrong[4] = 9;
         assert!(State::decode(&wrong).is_err());
+    }
+
+    #[test]
+    fn a_seal_holds_for_one_value_in_one_place() {
+        let sealed = seal(Table::States, b"key", b"value".to_vec());
+        assert_eq!(unseal(Table::States, b"key", &sealed), Some(&b"value"[..]));
+        for bit in 0..sealed.len() * 8 {
+            let mut flipped = sealed.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(unseal(Table::States, b"key", &flipped), None, "bit {bit}");
+        }
+        assert_eq!(unseal(Table::States, b"kez", &sealed), None);
+        assert_eq!(unseal(Table::Outcomes, b"key", &sealed), None);
+        for length in 0..sealed.len() {
+            assert_eq!(unseal(Table::States, b"key", &sealed[..length]), None);
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! One suite for every back end: random operations against a simple model, and faults of the medium.
 
+mod damage;
 mod disk;
 mod faults;
 mod model;
@@ -52,6 +53,7 @@ pub(super) fn new_message(queue: &str, body: &str) -> NewMessage {
         note: Bytes::new(),
         delay: Duration::ZERO,
         lifetime: Duration::from_secs(3_600),
+        is_damaged: false,
         dedup: None,
         caps: CAPS,
     }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use wambda_model::RequestId;
 
-use super::engine::{Engine, Queue, forget_key, ms, state_of};
+use super::engine::{Engine, Queue, body_of, forget_key, ms, state_of};
 use super::pick::members;
 use super::tables::{LEASED, Reader, State, Table, Tx, View, id_key};
 use super::{Keep, NewMessage, QueueError, Redrive};
@@ -80,7 +80,11 @@ impl Engine {
         let mut moved = Vec::with_capacity(found.len());
         for (at, (id, state)) in found.into_iter().enumerate() {
             let spread = order.spacing.saturating_mul(u32::try_from(at).unwrap_or(u32::MAX));
-            let body = tx.get(Table::Bodies, &id_key(id))?.unwrap_or_default();
+            let (body, is_whole) = body_of(tx, id, &state)?;
+            if !is_whole {
+                // It stays where it is: it would run.
+                continue;
+            }
             let new = NewMessage {
                 id: RequestId::ordered(now),
                 queue: order.to.clone(),
@@ -89,6 +93,7 @@ impl Engine {
                 note: Bytes::new(),
                 delay: order.delay.saturating_add(spread),
                 lifetime: order.lifetime.saturating_add(spread),
+                is_damaged: false,
                 dedup: None,
                 caps: order.caps,
             };
