@@ -469,6 +469,16 @@ fn a_full_disk_acknowledges_nothing_and_the_server_goes_on() {
     for _ in 0..3 {
         send(&server, "f", &event).expect(503);
     }
+    // What needs it says so, and that it does not take writes now.
+    let large = wats::core_with(
+        &format!("{roomy} (data (i32.const 0) \"{}\")", "x".repeat(400_000)),
+        "(i64.const 0)",
+    );
+    let answer = server.put("large", large.as_bytes(), "").expect(507);
+    assert_eq!(answer.json()["error"]["code"], "InsufficientStorage");
+    assert!(!answer.text().contains(data.to_str().unwrap()), "{}", answer.text());
+    let ready = server.get("/readyz").expect(503).text();
+    assert!(ready.contains("the disk is full"), "{ready}");
     for id in &kept {
         assert_eq!(status(&server, id)["status"], "queued");
     }
@@ -478,6 +488,7 @@ fn a_full_disk_acknowledges_nothing_and_the_server_goes_on() {
         let answer = send(&server, "f", "{}");
         (answer.status == 202).then(|| answer.json()["id"].as_str().unwrap().to_owned())
     });
+    eventually(SOON, || (server.get("/readyz").status == 200).then_some(()));
     server.request("POST", "/v1/queues/async:f/resume", &[], b"").expect(200);
     for id in kept.iter().chain([&id]) {
         assert_eq!(ended(&server, id)["status"], "succeeded");

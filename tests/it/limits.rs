@@ -358,6 +358,42 @@ fn a_core_module_may_have_layers_of_small_files() {
 }
 
 #[test]
+fn refused_uploads_take_no_room() {
+    let server = Server::with(&["--code-storage", "8"]);
+    server.deploy("echo", wats::echo().as_bytes(), "");
+    let used = || {
+        let settings = server.get("/2016-08-19/account-settings/").expect(200).json();
+        settings["AccountUsage"]["TotalCodeSize"].as_u64().unwrap()
+    };
+    let files = || {
+        let count = |dir: &str| {
+            std::fs::read_dir(server.data().join(dir)).map_or(0, |entries| entries.count())
+        };
+        [count("blobs/code"), count("blobs/upload"), count("artifacts"), count("artifacts/tmp")]
+    };
+    let before = (used(), files());
+    // A megabyte of data, and an import that is there and has another type: it compiles, and does not link.
+    let module = |n: usize| {
+        let data = format!("{n:07}x").repeat(1 << 17);
+        wat(&format!(
+            "(module (import \"wasi_snapshot_preview1\" \"fd_write\" (func (param i64) (result i64)))
+              (memory (export \"memory\") 17) (data (i32.const 0) \"{data}\")
+              (func (export \"wambda_alloc\") (param i32) (result i32) (i32.const 1024))
+              (func (export \"wambda_handle\") (param i32 i32) (result i64) (i64.const 0)))"
+        ))
+    };
+    for n in 0..9 {
+        let message = server.put("new", &module(n), "").expect(400).message();
+        assert!(message.contains("does not link"), "{message}");
+        server.put("echo", &module(n), "").expect(400);
+        assert_eq!((used(), files()), before, "upload {n}");
+    }
+    server.deploy("honest", &wat(&wats::counter()), "");
+    assert_eq!(server.invoke("echo", "x").expect(200).text(), "x");
+    server.assert_well();
+}
+
+#[test]
 fn the_storage_of_code_is_bounded() {
     let mut server = Server::with(&["--code-storage", "8"]);
     // Three megabytes that no compiler looks at: a custom section without a name.

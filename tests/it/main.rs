@@ -10,6 +10,7 @@ mod cli;
 mod clients;
 mod compiling;
 mod connections;
+mod damage;
 mod durability;
 mod egress;
 mod events;

@@ -438,6 +438,31 @@ fn spawn(
     (child, url)
 }
 
+/// A server on data that may be damaged, or what it says when it does not start.
+///
+/// # Errors
+/// That.
+pub fn try_start(data: &Path, arguments: &[&str]) -> Result<Server, String> {
+    let mut command = Command::new(program());
+    command.args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--data-dir"]).arg(data);
+    command.args(arguments).env_remove("RUST_BACKTRACE");
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    if line.is_empty() {
+        let output = child.wait_with_output().unwrap();
+        assert!(!output.status.success(), "{output:?}");
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    }
+    let said = Said::default();
+    said.listen(child.stderr.take().unwrap());
+    let url = line.trim().strip_prefix("wambda listening on ").expect("the ready line").to_owned();
+    let agent = Agent::config_builder().http_status_as_error(false).build().into();
+    let arguments = arguments.iter().map(|a| (*a).to_owned()).collect();
+    let data = data.to_owned();
+    Ok(Server { child, url, data, arguments, env: Vec::new(), agent, said, _dir: None })
+}
+
 /// What a server says that must not start; it listens on a free port, unless `arguments` say otherwise.
 #[track_caller]
 pub fn refused_start(data: &Path, arguments: &[&str]) -> String {
