@@ -29,6 +29,7 @@ mod ledger;
 mod limits;
 mod lineage;
 mod logs;
+mod matching;
 mod memory;
 mod native;
 mod panics;

@@ -11,7 +11,10 @@ use serde_json::{Value, json};
 use wambda_control::Upload;
 use wambda_model::config::InvalidConfig;
 use wambda_model::invocation::Caller;
-use wambda_model::limits::{EVENT_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX, PAYLOAD_BYTES_MAX};
+use wambda_model::limits::{
+    EVENT_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX, PAYLOAD_BYTES_MAX, POLICY_ACTION_BYTES_MAX,
+    POLICY_TEXT_BYTES_MAX,
+};
 use wambda_model::scaling::ScalingReport;
 use wambda_model::{
     Draft, Function, FunctionError, FunctionName, Invocation, Invoke, InvokeError, Outcome,
@@ -179,11 +182,26 @@ pub(crate) fn grants(api: &Api, name: &FunctionName, query: &str) -> Result<Resp
             }
         }
     }
+    let resource_bytes = resource.as_ref().or(host.as_ref()).map_or(0, String::len);
+    let action_bytes = action.as_ref().map_or(0, String::len);
+    for (what, bytes, most) in [
+        ("action", action_bytes, POLICY_ACTION_BYTES_MAX),
+        ("resource", resource_bytes, POLICY_TEXT_BYTES_MAX),
+    ] {
+        if bytes > most {
+            let what = format!("{what} takes at most {most} bytes, got {bytes}");
+            return Err(ApiError::invalid("InvalidParameter", what));
+        }
+    }
     let granted = version.grants.load();
     let (action, resource, allowed) = match (host, action, resource) {
         (Some(host), None, None) => {
             let resource = wambda_policy::grants::host_arn(&host, port);
-            (wambda_policy::grants::CONNECT.to_owned(), resource, granted.allow_host(&host, port))
+            (
+                wambda_policy::grants::CONNECT.to_owned(),
+                resource,
+                granted.allow_host(&host, port),
+            )
         }
         (None, Some(action), Some(resource)) => {
             let allowed = granted.allow(&action, &resource);

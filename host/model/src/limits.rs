@@ -187,6 +187,16 @@ pub const TAGS_MAX: usize = 50;
 pub const POLICY_BYTES_MAX: usize = 20_480;
 /// Bytes of an IAM policy or trust policy (IAM: 6,144 and 2,048 to 8,192, white space not counted).
 pub const IAM_POLICY_BYTES_MAX: usize = 10_240;
+/// Bytes of an action that a policy is asked about.
+pub const POLICY_ACTION_BYTES_MAX: usize = wambda_policy::ACTION_BYTES_MAX;
+/// Bytes of a resource that a policy is asked about, and of each fact that its conditions are (ARNs
+/// of AWS: 2,048).
+pub const POLICY_TEXT_BYTES_MAX: usize = wambda_policy::TEXT_BYTES_MAX;
+/// Statements of one policy.
+pub const POLICY_STATEMENTS_MAX: usize = wambda_policy::STATEMENTS_MAX;
+/// Bytes of log messages times words of the pattern that one request filters them with; the next
+/// page goes on from there.
+pub const FILTER_WORK_MAX: usize = 8 << 20;
 /// Bytes of uploads, of what they are unpacked and compiled to, and of layers (Lambda: 75 GB, lately 300).
 pub const CODE_STORAGE_BYTES_DEFAULT: u64 = 75 << 30;
 /// Layers of one function (Lambda: 5).

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use wambda_control::groups::Group;
 use wambda_control::table::Snapshot;
+use wambda_model::limits::FILTER_WORK_MAX;
 use wambda_model::{LogEntry, clock};
 
 use super::Cx;
@@ -385,9 +386,16 @@ async fn filter(
         }
     }
     let mut events: Vec<FilteredLogEvent> = Vec::new();
-    let (mut size, mut next_token) = (0, None);
+    let (mut size, mut next_token, mut work) = (0, None, 0);
+    let mut before = None;
     for entry in wanted {
         let message = message(entry);
+        work += message.len() * (1 + pattern.words());
+        // A page may be empty: the next one goes on behind what was looked at.
+        if let Some(before) = before.replace(entry).filter(|_| work > FILTER_WORK_MAX) {
+            next_token = Some(event_id(before));
+            break;
+        }
         if !pattern.fits(&message) {
             continue;
         }
@@ -447,6 +455,10 @@ impl Pattern {
             rest = after.trim_start();
         }
         Ok(pattern)
+    }
+
+    fn words(&self) -> usize {
+        self.all.len() + self.none.len() + self.any.len()
     }
 
     fn fits(&self, message: &str) -> bool {

@@ -33,6 +33,7 @@ pub const ALL: &[(&str, Run)] = &[
     ("queue_entry", queue_entry),
     ("guest_response", guest_response),
     ("egress_target", egress_target),
+    ("wildcard", wildcard),
 ];
 
 /// Uploads: zips, WAT, binaries. What comes out is bounded.
@@ -135,6 +136,29 @@ pub fn names(data: &[u8]) {
     let _ = wambda_model::FunctionName::new(text);
     let _ = wambda_model::Digest::parse(text);
     let _ = wambda_api::name::check_qualifier(text);
+}
+
+/// Patterns of policies, a line before their text: no match costs more than it may, and a text fits
+/// itself with any of its characters replaced by wildcards.
+pub fn wildcard(data: &[u8]) {
+    let Ok(both) = std::str::from_utf8(data) else { return };
+    let (pattern, text) = both.split_once('\n').unwrap_or((both, both));
+    if text.len() > wambda_policy::TEXT_BYTES_MAX {
+        return;
+    }
+    let held = wambda_policy::wildcard::Text::new(text);
+    let _ = held.fits(pattern);
+    assert!(held.work() <= held.work_max(pattern.len()), "{} for {}", held.work(), pattern.len());
+    let own: String = text
+        .chars()
+        .zip(data.iter().cycle())
+        .map(|(own, choice)| match choice % 5 {
+            0 => '*',
+            1 => '?',
+            _ => own,
+        })
+        .collect();
+    assert!(held.fits(&own), "{own:?} does not fit {text:?}");
 }
 
 /// Records of queues, as a broken disk might give them back.
