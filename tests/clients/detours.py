@@ -46,6 +46,28 @@ def with_fields(aws_client, operation, **fields):
     return lambda: aws_client.meta.events.unregister(name, unique_id=name)
 
 
+# denying conditions on what AWS always sets apply
+for condition in [
+        {"Bool": {"aws:SecureTransport": "false"}},
+        {"DateGreaterThan": {"aws:CurrentTime": "2020-01-01T00:00:00Z"}},
+        {"NumericGreaterThan": {"aws:EpochTime": "1577836800"}},
+        {"IpAddress": {"aws:SourceIp": "127.0.0.0/8"}},
+        {"ArnLike": {"aws:PrincipalArn": "arn:aws:iam::*:user/mal*"}},
+        {"StringEquals": {"aws:PrincipalAccount": "000000000000"}},
+        {"StringEquals": {"aws:ResourceAccount": "000000000000"}},
+        {"StringEquals": {"aws:PrincipalType": "User"}},
+        {"StringLike": {"aws:userid": "AIDA*"}},
+        {"StringEquals": {"aws:username": "mallory"}},
+        {"StringLike": {"aws:UserAgent": "*Boto3*"}},
+        {"StringEquals": {"aws:RequestedRegion": "us-east-1"}},
+        {"Bool": {"aws:ViaAWSService": "false"}},
+        {"Bool": {"aws:PrincipalIsAWSService": "false"}}]:
+    allow({"Effect": "Allow", "Action": "*", "Resource": "*"},
+          {"Effect": "Deny", "Action": "*", "Resource": "*", "Condition": condition})
+    refused("AccessDenied", 403, lambda: his_iam.get_user(UserName="admin"))
+    refused("AccessDeniedException", 403, lambda: his.get_function(FunctionName="f"))
+    refused("AccessDeniedException", 403, lambda: his_logs.describe_log_groups())
+
 # a form's other fields say nothing about what is acted upon
 allow({"Effect": "Allow", "Action": "iam:*", "Resource": "arn:aws:iam::000000000000:role/dev-*"})
 his_iam.tag_role(RoleName="dev-x", Tags=[{"Key": "a", "Value": "b"}])

@@ -93,3 +93,26 @@ fn filters_of_many_words_are_answered_in_pages() {
     assert_eq!(found, 2);
     assert!((2..100).contains(&pages), "{pages} pages");
 }
+
+/// A condition that AWS would judge, and that would never hold here, is not taken.
+#[test]
+fn conditions_that_would_never_apply_are_refused() {
+    let server = Server::start();
+    let put = |key: &str| {
+        let document = json!({"Version": "2012-10-17", "Statement": [{"Effect": "Deny",
+            "Action": "*", "Resource": "*", "Condition": {"StringEquals": {key: "x"}}}]});
+        let body = format!(
+            "Version=2010-05-08&Action=CreatePolicy&PolicyName=p{}&PolicyDocument={document}",
+            key.replace([':', '/'], "-")
+        );
+        let form = [("content-type", "application/x-www-form-urlencoded")];
+        server.request("POST", "/", &form, body.as_bytes())
+    };
+    for key in ["aws:ResourceTag/env", "AWS:RequestTag/env", "aws:TagKeys", "lambda:Layer"] {
+        let refused = put(key).expect(400).text();
+        assert!(refused.contains("MalformedPolicyDocument") && refused.contains(key), "{refused}");
+    }
+    for key in ["aws:UserAgent", "aws:PrincipalTag/team", "s3:prefix"] {
+        put(key).expect(200);
+    }
+}

@@ -5,11 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::Extensions;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, HeaderValue, USER_AGENT};
 use http::request::Parts;
-use wambda_control::Directories;
 use wambda_control::directory::{NoSigner, Signer};
+use wambda_control::{Directories, Identity};
 use wambda_model::clock;
+use wambda_model::limits::POLICY_TEXT_BYTES_MAX;
+use wambda_policy::facts::Asking;
 use wambda_policy::{Decision, Policy, Principal, Request as Question, Value, decide};
 use wambda_sigv4::{AuthError, Claim, EMPTY_SHA256, KeyCache, Request as Signed, UNSIGNED};
 
@@ -57,6 +59,12 @@ pub struct Who {
     pub source_ip: IpAddr,
     /// Whether it may do everything, and nobody asks.
     pub trusted: bool,
+    /// The server that it calls, as conditions ask for it.
+    pub home: Option<Identity>,
+    /// What it says it calls with.
+    pub user_agent: Option<HeaderValue>,
+    /// When its credentials were issued, if they are temporary: milliseconds since the Unix epoch.
+    pub issued_ms: Option<u64>,
 }
 
 impl Who {
@@ -70,6 +78,9 @@ impl Who {
             user: String::new(),
             source_ip: peer.ip().to_canonical(),
             trusted: false,
+            home: None,
+            user_agent: None,
+            issued_ms: None,
         }
     }
 
@@ -99,8 +110,13 @@ impl Who {
     }
 
     fn signer(signer: Signer, peer: SocketAddr) -> Self {
-        let Signer { principal, policies, id, user, .. } = signer;
-        Self { principal, policies, id, user, ..Self::anonymous(peer) }
+        let Signer { principal, policies, id, user, issued_ms, .. } = signer;
+        Self { principal, policies, id, user, issued_ms, ..Self::anonymous(peer) }
+    }
+
+    /// The same, with what conditions may ask about the request.
+    fn calling(self, api: &Api, user_agent: Option<&HeaderValue>) -> Self {
+        Self { home: Some(api.identity.clone()), user_agent: user_agent.cloned(), ..self }
     }
 
     /// What uploaders are told apart by: the identity, whatever its sessions are called, or else the address.
@@ -182,14 +198,16 @@ pub fn verify(
     if let Some(within) = parts.extensions.get::<Within>()
         && !within.signs_as_another(parts)
     {
-        return within.who(&api.auth.directories, peer).map_err(|error| refused(surface, &error));
+        let who = within.who(&api.auth.directories, peer);
+        let who = who.map_err(|error| refused(surface, &error))?;
+        return Ok(who.calling(api, parts.headers.get(USER_AGENT)));
     }
     let headers = headers(surface, parts)?;
     let hash = match body.is_empty() {
         true => EMPTY_SHA256.to_owned(),
         false => wambda_sigv4::sha256_hex(body),
     };
-    let declared = parts.headers.get("x-amz-content-sha256").map(http::HeaderValue::as_bytes);
+    let declared = parts.headers.get("x-amz-content-sha256").map(HeaderValue::as_bytes);
     if declared.is_some_and(|said| said != hash.as_bytes()) {
         let why = match declared == Some(UNSIGNED.as_bytes()) {
             true => AuthError::Invalid(format!("{UNSIGNED} is not accepted here")),
@@ -203,7 +221,7 @@ pub fn verify(
     let scope = (&regions[..], surface.signing_name());
     let verified = claim.verify(&request, &signer.secret, scope, now_s(), &api.auth.keys);
     verified.map_err(|error| refused(surface, &error))?;
-    Ok(Who::signer(signer, peer))
+    Ok(Who::signer(signer, peer).calling(api, parts.headers.get(USER_AGENT)))
 }
 
 /// Bodies below this are read before anybody is asked: they come with their head.
@@ -350,32 +368,25 @@ pub fn authorize_with(
 
 /// What conditions may ask about a caller.
 pub(crate) fn facts_of(who: &Who) -> Vec<(String, Value)> {
-    let (account, arn) = match &who.principal {
-        Principal::Root { account } => (account.as_str(), who.arn()),
-        // Of a session it is the role (IAM User Guide, "aws:PrincipalArn").
-        Principal::Identity { account, arn, role } => {
-            (account.as_str(), role.as_ref().unwrap_or(arn).clone())
-        }
-        _ => ("", String::new()),
+    let (region, account) =
+        who.home.as_ref().map_or(("", ""), |home| (&*home.region, &*home.account));
+    let now_s = clock::unix_ms() / 1_000;
+    let asking = Asking {
+        principal: &who.principal,
+        id: &who.id,
+        user: &who.user,
+        region,
+        account,
+        issued_s: who.issued_ms.map(|ms| ms / 1_000),
     };
+    let mut facts = asking.facts(now_s);
     // Functions call from nowhere.
-    let source_ip = match within::is_within(who.source_ip) {
-        true => String::new(),
-        false => who.source_ip.to_string(),
-    };
-    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let mut facts =
-        vec![("aws:SecureTransport".to_owned(), Value::Bool(false)), fact("aws:CurrentTime", &now)];
-    for (key, value) in [
-        ("aws:SourceIp", source_ip.as_str()),
-        ("aws:PrincipalArn", &arn),
-        ("aws:PrincipalAccount", account),
-        ("aws:userid", &who.id),
-        ("aws:username", &who.user),
-    ] {
-        if !value.is_empty() {
-            facts.push(fact(key, value));
-        }
+    if !within::is_within(who.source_ip) {
+        facts.push(fact("aws:SourceIp", &who.source_ip.to_string()));
+    }
+    let agent = who.user_agent.as_ref().and_then(|agent| agent.to_str().ok());
+    if let Some(agent) = agent.filter(|agent| agent.len() <= POLICY_TEXT_BYTES_MAX) {
+        facts.push(fact("aws:UserAgent", agent));
     }
     facts
 }
@@ -401,7 +412,10 @@ pub fn judge(
     if matches!(who.principal, Principal::Root { .. }) && policy.is_none() {
         return Decision::Allow;
     }
-    context.extend(facts_of(who));
+    let mut policies = who.policies.iter().map(|policy| &**policy).chain(policy);
+    if policies.any(Policy::has_conditions) {
+        context.extend(facts_of(who));
+    }
     let question = Question {
         principal: who.principal.clone(),
         action: action.to_owned(),

@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wambda_control::directory::{Directory, Role};
 use wambda_model::limits::IAM_POLICY_BYTES_MAX;
+use wambda_policy::facts;
 use wambda_policy::{Decision, Policy, Principal, Request as Question, decide};
 
 use crate::auth::{self, Who};
@@ -228,9 +229,17 @@ pub(crate) fn document(text: &str) -> Result<Policy, ApiError> {
             format!("Maximum policy size of {IAM_POLICY_BYTES_MAX} bytes exceeded, got {size}");
         return Err(error("LimitExceeded", message));
     }
-    Policy::parse(text).map_err(|wrong| {
+    let policy = Policy::parse(text).map_err(|wrong| {
         error("MalformedPolicyDocument", format!("Syntax errors in policy. {wrong}"))
-    })
+    })?;
+    if let Some(key) = policy.condition_keys().find(|key| facts::is_missing(key)) {
+        let message = format!(
+            "the condition key {key} is not supported here: no request has it, so that the \
+             statement would not apply as it does on AWS"
+        );
+        return Err(error("MalformedPolicyDocument", message));
+    }
+    Ok(policy)
 }
 
 /// A policy for a user or role: it names no principal.

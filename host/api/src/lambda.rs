@@ -220,20 +220,22 @@ fn authorize(
         "GetLayerVersionByArn" => "GetLayerVersion",
         name => name,
     };
-    let facts = url_auth(operation, body).into_iter().collect();
+    let facts = facts_of(operation, body);
     let action = format!("lambda:{action}");
     auth::authorize_with(Surface::Lambda, cx.who, &action, &resource, (None, facts))
 }
 
-/// What a request says about who may call a function's URL, for `lambda:FunctionUrlAuthType`.
-fn url_auth(operation: &Operation, body: &[u8]) -> Option<(String, wambda_policy::Value)> {
-    let member = match operation.name {
-        "CreateFunctionUrlConfig" | "UpdateFunctionUrlConfig" => "AuthType",
-        "AddPermission" => "FunctionUrlAuthType",
-        _ => return None,
+/// What a request says about who may call a function, for Lambda's condition keys.
+fn facts_of(operation: &Operation, body: &[u8]) -> Vec<(String, wambda_policy::Value)> {
+    const AUTH: &str = "lambda:FunctionUrlAuthType";
+    let told: &[(&str, &str)] = match operation.name {
+        "CreateFunctionUrlConfig" | "UpdateFunctionUrlConfig" => &[(AUTH, "AuthType")],
+        "AddPermission" => &[(AUTH, "FunctionUrlAuthType"), ("lambda:Principal", "Principal")],
+        _ => return Vec::new(),
     };
-    let sent = bind::object(body).ok()?;
-    Some(auth::fact("lambda:FunctionUrlAuthType", sent.get(member)?.as_str()?))
+    let sent = bind::object(body).unwrap_or_default();
+    let value = |member: &str| sent.get(member).and_then(|value| value.as_str());
+    told.iter().filter_map(|(key, member)| Some(auth::fact(key, value(member)?))).collect()
 }
 
 /// A request to an operation, as it came.

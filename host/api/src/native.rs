@@ -18,7 +18,7 @@ use wambda_model::limits::{
 use wambda_model::scaling::ScalingReport;
 use wambda_model::{
     Draft, Function, FunctionError, FunctionName, Invocation, Invoke, InvokeError, Outcome,
-    Payload, Permit, Reply, RequestId, Version,
+    Payload, Permit, Reply, RequestId, Version, clock,
 };
 
 use crate::body::Whole;
@@ -193,18 +193,18 @@ pub(crate) fn grants(api: &Api, name: &FunctionName, query: &str) -> Result<Resp
             return Err(ApiError::invalid("InvalidParameter", what));
         }
     }
-    let granted = version.grants.load();
+    let (granted, now_s) = (version.grants.load(), clock::unix_ms() / 1_000);
     let (action, resource, allowed) = match (host, action, resource) {
         (Some(host), None, None) => {
             let resource = wambda_policy::grants::host_arn(&host, port);
             (
                 wambda_policy::grants::CONNECT.to_owned(),
                 resource,
-                granted.allow_host(&host, port),
+                granted.allow_host(&host, port, now_s),
             )
         }
         (None, Some(action), Some(resource)) => {
-            let allowed = granted.allow(&action, &resource);
+            let allowed = granted.allow(&action, &resource, now_s);
             (action, resource, allowed)
         }
         _ => {

@@ -79,6 +79,8 @@ impl Within {
             principal: session.principal.clone(),
             policies: session.policies.clone(),
             id: session.id.clone(),
+            // It is made for each request.
+            issued_ms: Some(wambda_model::clock::unix_ms()),
             ..Who::anonymous(peer)
         })
     }

@@ -161,6 +161,8 @@ pub struct Signer {
     pub id: String,
     /// The user's name; empty for others.
     pub user: String,
+    /// When its credentials were issued, if they are temporary: milliseconds since the Unix epoch.
+    pub issued_ms: Option<u64>,
 }
 
 impl std::fmt::Debug for Signer {
@@ -346,6 +348,7 @@ impl Directories {
                 policies: Vec::new(),
                 id: account,
                 user: String::new(),
+                issued_ms: None,
             });
         }
         let current = self.current.load();
@@ -360,6 +363,7 @@ impl Directories {
             policies: current.policies_of(entity),
             id: entity.id.clone(),
             user: entity.name.clone(),
+            issued_ms: None,
         })
     }
 
@@ -381,6 +385,7 @@ impl Directories {
             policies: current.policies_of(&role.entity),
             id: format!("{}:{}", session.role_id, session.name),
             user: String::new(),
+            issued_ms: Some(session.issued_ms),
         })
     }
 
@@ -396,12 +401,14 @@ impl Directories {
     /// Temporary credentials of a role: the session, its secret and its token.
     #[must_use]
     pub fn assume(&self, role: &Role, name: &str, seconds: u32) -> (Session, String, String) {
+        let issued_ms = self.clock.unix_ms();
         let session = Session {
             access_key: access_key_id("ASIA"),
             role: role.entity.arn.clone(),
             role_id: role.entity.id.clone(),
             name: name.to_owned(),
-            expires_ms: self.clock.unix_ms() + u64::from(seconds) * 1_000,
+            issued_ms,
+            expires_ms: issued_ms + u64::from(seconds) * 1_000,
         };
         let (secret, token) = (self.session_key.secret(&session), self.session_key.write(&session));
         (session, secret, token)
@@ -418,6 +425,7 @@ impl Directories {
                     principal: self.session_principal(role, name),
                     id: format!("{}:{name}", role.entity.id),
                     policies: current.policies_of(&role.entity),
+                    region: Arc::clone(&self.identity.region),
                 })
             }
             None => Grants::default(),

@@ -22,6 +22,10 @@ pub struct Session {
     /// Name of the session.
     #[serde(rename = "n")]
     pub name: String,
+    /// When it was issued: milliseconds since the Unix epoch. A token that does not say is as old
+    /// as can be.
+    #[serde(rename = "b", default)]
+    pub issued_ms: u64,
     /// Milliseconds since the Unix epoch.
     #[serde(rename = "e")]
     pub expires_ms: u64,
@@ -97,6 +101,7 @@ mod tests {
             role: "arn:aws:iam::123456789012:role/r".into(),
             role_id: "AROAX".into(),
             name: "s".into(),
+            issued_ms: 1,
             expires_ms: 5,
         };
         let token = key.write(&session);

@@ -114,6 +114,13 @@ impl Policy {
             .filter_map(Json::as_str)
     }
 
+    /// The keys of all conditions, as given.
+    pub fn condition_keys(&self) -> impl Iterator<Item = &str> {
+        let conditions = self.given().filter_map(|statement| statement.get("Condition"));
+        let operators = conditions.filter_map(Json::as_object).flat_map(|all| all.values());
+        operators.filter_map(Json::as_object).flat_map(|keys| keys.keys().map(String::as_str))
+    }
+
     /// The statements as given.
     fn given(&self) -> impl Iterator<Item = &Json> {
         match self.document.get("Statement") {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::facts::Asking;
 use crate::{Decision, Policy, Principal, Request, decide};
 
 /// What the instances of a version may reach. Without a role, or with one that is not known: nothing.
@@ -19,6 +20,8 @@ pub struct Session {
     pub id: String,
     /// The role's policies.
     pub policies: Vec<Arc<Policy>>,
+    /// The region whose functions assume it.
+    pub region: Arc<str>,
 }
 
 /// The action that a role must be allowed for a function to open an outgoing connection; resources
@@ -44,23 +47,36 @@ impl Grants {
         self.session.as_ref()
     }
 
-    /// Whether `action` on `resource`, an ARN, is allowed.
+    /// Whether `action` on `resource`, an ARN, is allowed now, in seconds since the Unix epoch.
     #[must_use]
-    pub fn allow(&self, action: &str, resource: &str) -> bool {
+    pub fn allow(&self, action: &str, resource: &str, now_s: u64) -> bool {
         let Some(session) = &self.session else { return false };
+        let account = match &session.principal {
+            Principal::Identity { account, .. } => account,
+            _ => "",
+        };
+        let asking = Asking {
+            principal: &session.principal,
+            id: &session.id,
+            user: "",
+            region: &session.region,
+            account,
+            issued_s: Some(now_s),
+        };
+        let asks = session.policies.iter().any(|policy| policy.has_conditions());
         let request = Request {
             principal: session.principal.clone(),
             action: action.to_owned(),
             resource: resource.to_owned(),
-            context: Vec::new(),
+            context: if asks { asking.facts(now_s) } else { Vec::new() },
         };
         let policies: Vec<&Policy> = session.policies.iter().map(|policy| &**policy).collect();
         decide(&request, &policies, None) == Decision::Allow
     }
 
-    /// Whether a connection to `host` and `port` is allowed.
+    /// Whether a connection to `host` and `port` is allowed now, in seconds since the Unix epoch.
     #[must_use]
-    pub fn allow_host(&self, host: &str, port: u16) -> bool {
-        self.allow(CONNECT, &host_arn(host, port))
+    pub fn allow_host(&self, host: &str, port: u16, now_s: u64) -> bool {
+        self.allow(CONNECT, &host_arn(host, port), now_s)
     }
 }

@@ -10,6 +10,7 @@
 
 mod condition;
 pub mod document;
+pub mod facts;
 pub mod grants;
 mod prepared;
 mod principal;

@@ -122,12 +122,14 @@ fn grants_are_what_the_role_allows() {
         principal: ada(),
         id: "AROAX:f".to_owned(),
         policies: vec![policy.into()],
+        region: "us-east-1".into(),
     });
-    assert!(grants.allow_host("api.EXAMPLE.com", 443));
-    assert!(!grants.allow_host("api.example.com", 80));
-    assert!(!grants.allow_host("secret.example.com", 443));
-    assert!(!grants.allow_host("example.com.evil.org", 443));
-    assert!(!Grants::default().allow_host("api.example.com", 443));
+    let now = 1_800_000_000;
+    assert!(grants.allow_host("api.EXAMPLE.com", 443, now));
+    assert!(!grants.allow_host("api.example.com", 80, now));
+    assert!(!grants.allow_host("secret.example.com", 443, now));
+    assert!(!grants.allow_host("example.com.evil.org", 443, now));
+    assert!(!Grants::default().allow_host("api.example.com", 443, now));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use tokio::sync::Semaphore;
 use wambda_egress::{Egress, Error, Session, Target, Terms};
 use wambda_model::limits::BODY_CHUNK_BYTES_MAX;
-use wambda_model::{Stream, Version, lineage};
+use wambda_model::{Stream, Version, clock, lineage};
 use wambda_policy::grants::host_arn;
 use wasmtime_wasi_http::{Error as HttpError, RequestOptions, WasiBody, WasiHttpHooks};
 
@@ -69,7 +69,7 @@ impl Outbound {
         if target.is_platform() {
             return grants.session().map(|_| target).ok_or(Error::Roleless);
         }
-        match grants.allow_host(&target.host, target.port) {
+        match grants.allow_host(&target.host, target.port, clock::unix_ms() / 1_000) {
             true => Ok(target),
             false => Err(Error::Denied { arn: host_arn(&target.host, target.port) }),
         }

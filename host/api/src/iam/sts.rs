@@ -50,11 +50,12 @@ fn assume(cx: &Cx<'_>, input: AssumeRoleRequest) -> Result<AssumeRoleResponse, A
     let directory = cx.directory();
     let role = directory.role_of(&input.role_arn).ok_or_else(denied)?;
     let external = input.external_id.as_ref().map(|id| auth::fact("sts:ExternalId", id));
+    let session = auth::fact("sts:RoleSessionName", &input.role_session_name);
     let question = Question {
         principal: cx.who.principal.clone(),
         action: "sts:AssumeRole".to_owned(),
         resource: role.entity.arn.clone(),
-        context: auth::facts_of(cx.who).into_iter().chain(external).collect(),
+        context: auth::facts_of(cx.who).into_iter().chain(external).chain([session]).collect(),
     };
     let own: Vec<&Policy> = cx.who.policies.iter().map(|policy| &**policy).collect();
     if !cx.who.trusted && !may_assume(&question, &own, &role.trust) {

@@ -130,7 +130,7 @@ impl Place {
             Destination::Queue(_) => "sqs:SendMessage",
             Destination::Function { .. } => "lambda:InvokeFunction",
         };
-        if self.keys && !function.latest.grants.load().allow(action, arn) {
+        if self.keys && !function.latest.grants.load().allow(action, arn, now / 1_000) {
             return Err(format!("the execution role does not allow {action} on {arn}"));
         }
         let (limit, size) = (EVENT_BYTES_MAX, body.len() as u64);
