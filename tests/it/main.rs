@@ -6,6 +6,7 @@
 
 mod allocations;
 mod aws;
+mod browser;
 mod cli;
 mod clients;
 mod compiling;

@@ -96,6 +96,11 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "FunctionNotFound", "ResourceNotFoundException", message)
     }
 
+    /// A request that a page of another site may have sent.
+    pub fn cross_site(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "CrossSite", "AccessDeniedException", message)
+    }
+
     /// No such route.
     pub fn no_route(path: &str) -> Self {
         let path: String = path.chars().take(200).collect();

@@ -13,6 +13,7 @@ pub mod auth;
 pub mod aws;
 pub mod body;
 pub mod cloudwatch;
+pub mod cross_site;
 pub mod downloads;
 pub mod error;
 pub mod gateway;
@@ -42,6 +43,7 @@ use wambda_model::limits::CONNECTIONS_RESERVED_PATIENCE;
 use wambda_model::{Body, CatalogCell, Invoke, Metrics};
 
 pub use auth::Auth;
+pub use cross_site::Hosts;
 pub use error::ApiError;
 pub use rates::Rates;
 pub use room::{Room, Short};
@@ -81,6 +83,8 @@ pub struct Api {
     pub identity: Identity,
     /// Who calls, and whether they may.
     pub auth: Auth,
+    /// What the server is called.
+    pub hosts: Hosts,
     /// How much they may call.
     pub rates: Rates,
     pub(crate) room: Room,
@@ -209,6 +213,8 @@ pub struct Parts {
     pub identity: Identity,
     /// Who calls, and whether they may.
     pub auth: Auth,
+    /// What the server is called.
+    pub hosts: Hosts,
     /// How much they may call.
     pub rates: Rates,
     /// How much of what they send may be on its way.
@@ -234,8 +240,8 @@ impl Api {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let Parts { functions, layers, mappings, groups, invoke, metrics, identity, .. } = parts;
-        let Parts { events, auth, rates, room, responses, about, before_metrics, ready, .. } =
-            parts;
+        let Parts { events, auth, hosts, rates, room, responses, .. } = parts;
+        let Parts { about, before_metrics, ready, .. } = parts;
         let good = Surface::ALL.map(|surface| metrics.http_requests(surface.as_str(), "200"));
         let catalog = functions.catalog().clone();
         Self {
@@ -249,6 +255,7 @@ impl Api {
             metrics,
             identity,
             auth,
+            hosts,
             rates,
             room,
             responses,

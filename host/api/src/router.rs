@@ -13,8 +13,8 @@ use wambda_model::{Function, FunctionName};
 use crate::auth::{self, Who};
 use crate::queues::{self, Ask};
 use crate::{
-    Api, ApiError, Request, Response, Surface, body, cloudwatch, downloads, iam, lambda, logs,
-    native, rollback, system, url, within::Within,
+    Api, ApiError, Request, Response, Surface, body, cloudwatch, cross_site, downloads, iam,
+    lambda, logs, native, rollback, system, url, within::Within,
 };
 
 /// Bytes of a form or of a JSON or CBOR request to the smaller services.
@@ -92,13 +92,21 @@ pub(crate) async fn route(
         request.into_body().leave();
         return (surface, Err(error));
     }
+    let url_id = url::url_id(&request);
+    if url_id.is_none()
+        && let Err(error) = cross_site::check(api, surface, &request)
+    {
+        let surface = service_of(&request).unwrap_or(surface);
+        request.into_body().leave();
+        return (surface, Err(error));
+    }
     // Whoever looks after the server is not counted.
     if !asks_state(&request)
         && let Err(error) = api.rates.check(peer.ip())
     {
         return (surface, Err(error));
     }
-    if let Some(id) = url::url_id(&request) {
+    if let Some(id) = url_id {
         return (Surface::Url, Box::pin(url::serve_host(api, &id, request, peer)).await);
     }
     // The others' futures are large, and this one is copied for every request.
@@ -121,28 +129,37 @@ fn invoked(api: &Api, request: &Request) -> Option<Arc<Function>> {
     (request.method() == Method::POST).then(|| api.catalog.find(name))?
 }
 
+/// The service that a request is for which no path says: the first of those that share a protocol.
+fn service_of(request: &Request) -> Option<Surface> {
+    let (headers, path) = (request.headers(), request.uri().path());
+    if surface_of(path) != Surface::System {
+        return None;
+    }
+    let content = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let is_form = content.is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded"));
+    if headers.get("x-amz-target").is_some_and(|target| target.to_str().is_ok()) {
+        Some(Surface::Logs)
+    } else if cloudwatch::cbor_operation(path).is_some() {
+        Some(Surface::CloudWatch)
+    } else if request.method() == Method::POST && is_form && path == "/" {
+        Some(Surface::Iam)
+    } else {
+        None
+    }
+}
+
 /// What is told apart by a header, the body, or not at all.
 async fn small(
     api: &Arc<Api>,
     request: Request,
     peer: SocketAddr,
 ) -> (Surface, Result<Response, ApiError>) {
-    let headers = request.headers();
-    let target = headers.get("x-amz-target").and_then(|value| value.to_str().ok());
-    let target = target.map(str::to_owned);
-    let content = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let is_form = content.is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded"));
-    let is_post = request.method() == Method::POST;
-    let path = request.uri().path().to_owned();
-    let surface = if target.is_some() {
-        Surface::Logs
-    } else if cloudwatch::cbor_operation(&path).is_some() {
-        Surface::CloudWatch
-    } else if is_post && is_form && path == "/" {
-        Surface::Iam
-    } else {
+    let Some(surface) = service_of(&request) else {
         return (Surface::System, own(api, Surface::System, request, peer).await);
     };
+    let target = request.headers().get("x-amz-target").and_then(|value| value.to_str().ok());
+    let target = target.map(str::to_owned);
+    let path = request.uri().path().to_owned();
     let (parts, incoming) = request.into_parts();
     // Which of them it is for may be in the body; for none of them is a stranger's read when it is large.
     let services = [Surface::Iam, Surface::Sts, Surface::Logs, Surface::CloudWatch];

@@ -197,6 +197,8 @@ pub const POLICY_STATEMENTS_MAX: usize = wambda_policy::STATEMENTS_MAX;
 /// Bytes of log messages times words of the pattern that one request filters them with; the next
 /// page goes on from there.
 pub const FILTER_WORK_MAX: usize = 8 << 20;
+/// Names of hosts that an operator can allow.
+pub const ALLOWED_HOSTS_MAX: usize = 64;
 /// Bytes of uploads, of what they are unpacked and compiled to, and of layers (Lambda: 75 GB, lately 300).
 pub const CODE_STORAGE_BYTES_DEFAULT: u64 = 75 << 30;
 /// Layers of one function (Lambda: 5).

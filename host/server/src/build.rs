@@ -17,7 +17,7 @@ use tokio::net::TcpSocket;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use wambda_api::{Api, Auth, Parts, Rates, Room};
+use wambda_api::{Api, Auth, Hosts, Parts, Rates, Room};
 use wambda_confine::Wall;
 use wambda_control::functions::Parts as ControlParts;
 use wambda_control::{Directories, Events, Functions, Groups, Layers, Mappings};
@@ -272,6 +272,7 @@ async fn run(
         groups,
         events,
         auth: Auth::new(Arc::clone(&directories), settings.keys),
+        hosts: Hosts::new(address.ip(), settings.allowed_hosts.clone()),
         rates: Rates::new(settings.peer_rate),
         room: Room::for_requests(settings.body_memory),
         responses: Room::for_responses(settings.response_memory),

@@ -14,7 +14,8 @@ use serde::Deserialize;
 use wambda_control::Identity;
 use wambda_model::event::EventSettings;
 use wambda_model::limits::{
-    BODY_MEMORY_BYTES_DEFAULT, BODY_MEMORY_BYTES_MIN, BODY_MEMORY_PART, CLIENT_PATIENCE_DEFAULT,
+    ALLOWED_HOSTS_MAX, BODY_MEMORY_BYTES_DEFAULT, BODY_MEMORY_BYTES_MIN, BODY_MEMORY_PART,
+    CLIENT_PATIENCE_DEFAULT,
     CODE_STORAGE_BYTES_DEFAULT, CONCURRENCY_DEFAULT, CONCURRENCY_MAX, CONNECTIONS_DEFAULT,
     CONNECTIONS_MAX, DRAIN_DEFAULT, EGRESS_PATIENCE_DEFAULT, LOG_MEMORY_BYTES_DEFAULT,
     LOG_MEMORY_BYTES_MIN, LOG_MEMORY_PART, RESPONSE_MEMORY_BYTES_DEFAULT,
@@ -77,6 +78,10 @@ pub struct ServeArgs {
     /// Listen on other addresses than loopback although everyone may call
     #[arg(long, env = "WAMBDA_INSECURE", value_parser = FalseyValueParser::new())]
     pub insecure: bool,
+    /// Names that the server is called by, besides localhost and addresses; others are refused
+    /// while everyone may call
+    #[arg(long, env = "WAMBDA_ALLOWED_HOSTS", value_delimiter = ',', value_name = "NAME")]
+    pub allowed_hosts: Option<Vec<String>>,
     /// Region, for ARNs [default: us-east-1]
     #[arg(long, env = "WAMBDA_REGION")]
     pub region: Option<String>,
@@ -201,6 +206,8 @@ pub struct Settings {
     pub identity: Identity,
     /// Whether requests must be signed.
     pub keys: bool,
+    /// Names that the server is called by, in lower case.
+    pub allowed_hosts: Vec<String>,
     /// Invocations at once, of all functions together.
     pub concurrency: u32,
     /// Whether WASI 0.3 is allowed.
@@ -292,6 +299,7 @@ impl ServeArgs {
                 .context("cannot tell where --data-dir is")?,
             identity,
             keys,
+            allowed_hosts: hosts(args.allowed_hosts)?,
             concurrency: concurrency(args.concurrency)?,
             wasi03: args.wasi03,
             memory_budget: budget,
@@ -366,6 +374,7 @@ impl ServeArgs {
             config: self.config,
             auth: self.auth.or(file.auth),
             insecure: self.insecure || file.insecure,
+            allowed_hosts: self.allowed_hosts.or(file.allowed_hosts),
             region: self.region.or(file.region),
             account: self.account.or(file.account),
             concurrency: self.concurrency.or(file.concurrency),
@@ -514,6 +523,30 @@ fn identity(region: Option<String>, account: Option<String>) -> Result<Identity>
     Ok(Identity { region: region.into(), account: account.into() })
 }
 
+/// Names of hosts, without ports.
+fn hosts(given: Option<Vec<String>>) -> Result<Vec<String>> {
+    let given = given.unwrap_or_default();
+    ensure!(
+        given.len() <= ALLOWED_HOSTS_MAX,
+        "--allowed-hosts takes {ALLOWED_HOSTS_MAX} names at most, got {}",
+        given.len()
+    );
+    let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    given
+        .iter()
+        .map(|name| {
+            let name = name.trim();
+            let name = name.strip_suffix('.').unwrap_or(name);
+            ensure!(
+                !name.is_empty() && name.bytes().all(is_of_name),
+                "--allowed-hosts takes names such as wambda.example.org, without port or wildcard, \
+                 got {name:?}"
+            );
+            Ok(name.to_ascii_lowercase())
+        })
+        .collect()
+}
+
 /// Networks of a flag.
 fn networks(flag: &str, given: Option<Vec<String>>) -> Result<Vec<IpNet>> {
     given.unwrap_or_default().iter().map(|text| network(flag, text)).collect()
@@ -619,6 +652,14 @@ mod tests {
             |text: &str| ServeArgs { dns: Some(vec![text.to_owned()]), ..ServeArgs::default() };
         assert!(refused(dns("dns.example")).contains("--dns takes addresses"));
         assert_eq!(dns("::1").settle().unwrap().dns, ["[::1]:53".parse().unwrap()]);
+        let hosts = |name: &str| ServeArgs {
+            allowed_hosts: Some(vec![name.to_owned()]),
+            ..ServeArgs::default()
+        };
+        for bad in ["", ".", "*", "*.example", "a:80", "http://a", "a/b", "ä.example"] {
+            assert!(refused(hosts(bad)).contains("--allowed-hosts takes names"), "{bad}");
+        }
+        assert_eq!(hosts(" A.example. ").settle().unwrap().allowed_hosts, ["a.example"]);
         let args = ServeArgs { memory_budget: Some(0), ..ServeArgs::default() };
         assert!(refused(args).contains("takes 1 to 1048576 MB, got 0"));
     }
