@@ -143,11 +143,24 @@ fn concurrency_is_what_really_runs() {
         let path = format!("/2017-10-31/functions/{name}/concurrency");
         put(&server, &path, &json!({"ReservedConcurrentExecutions": count}))
     };
-    assert_eq!(reserve("a", 2), 400, "nothing would be left to the others");
+    // Both surfaces give no more than the account has, and leave some of it.
+    for count in [6, 50] {
+        assert_eq!(reserve("a", count), 400, "nothing would be left to the others");
+        for query in [format!("concurrency={count}"), format!("provisioned={count}")] {
+            let refused = server.put("a", &guest("event"), &query).expect(400).message();
+            assert!(refused.contains("must leave 1 of the account's 6"), "{refused}");
+            let new = server.put("new", &guest("event"), &query).expect(400).message();
+            assert!(new.contains(&format!("{count} were asked for")), "{new}");
+        }
+    }
+    let shown = server.get("/v1/functions/a/scaling").json();
+    assert_eq!(shown["max"], 6, "nothing of it is in force");
+    assert_eq!(reserve("a", 3), 200);
     server.deploy("a", &guest("event"), "timeout=10&concurrency=2");
     assert_eq!(busy("a", 6), 2, "the function's reservation");
-    server.deploy("b", &guest("event"), "timeout=10&provisioned=4");
-    eventually(Duration::from_secs(5), || (instances(&server, "b") == 4).then_some(()));
+    server.put("b", &guest("event"), "timeout=10&provisioned=4").expect(400);
+    server.deploy("b", &guest("event"), "timeout=10&provisioned=3");
+    eventually(Duration::from_secs(5), || (instances(&server, "b") == 3).then_some(()));
     server.deploy("b", &guest("event"), "timeout=10&provisioned=0");
     eventually(Duration::from_secs(90), || (instances(&server, "b") <= 1).then_some(()));
 }

@@ -195,7 +195,7 @@ fn more_provisioned_than_fits_harms_nobody() {
     let server = Server::with(&["--memory-budget", "64"]);
     server.deploy("neighbour", wats::echo().as_bytes(), "");
     let large = wats::core_with("(memory (export \"memory\") 256)", "(i64.const 0)");
-    server.deploy("large", large.as_bytes(), "memory=32&provisioned=1000");
+    server.deploy("large", large.as_bytes(), "memory=32&provisioned=900");
     let cpu = || server.metric("process_cpu_seconds_total");
     std::thread::sleep(Duration::from_millis(500));
     let before = cpu();

@@ -366,6 +366,7 @@ impl From<PublishError> for ApiError {
                 "The operation cannot be performed at this time. An update is in progress.",
             ),
             PublishError::Stale => Self::stale(),
+            PublishError::Concurrency(_) => Self::invalid("InvalidConfig", message),
             PublishError::Limit(_) => Self::lambda("CodeStorageExceededException", message),
         }
     }

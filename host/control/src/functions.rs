@@ -23,6 +23,7 @@ use wambda_policy::Grants;
 use wambda_store::damage::{self, Store};
 use wambda_store::{Blobs, Expect, Records, StoreError};
 
+use crate::concurrency::Overdrawn;
 use crate::record::{self, FunctionRecord, SCHEMA, Staged, VersionRecord};
 use crate::storage::{Full, Storage};
 use crate::totals::{self, Totals};
@@ -63,6 +64,9 @@ pub enum PublishError {
     /// It is in another state than the caller thought.
     #[error("the function has changed meanwhile")]
     Stale,
+    /// It would have too much of the account's concurrency.
+    #[error(transparent)]
+    Concurrency(#[from] Overdrawn),
     /// Too many of something.
     #[error("{0}")]
     Limit(String),

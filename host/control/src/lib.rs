@@ -1,6 +1,7 @@
 //! Functions, their versions and code, aliases, layers, users and roles: everything that a commit
 //! changes. Knows no HTTP and no wasm.
 
+pub mod concurrency;
 pub mod directory;
 pub mod doctor;
 pub mod events;

@@ -123,7 +123,8 @@ impl Functions {
     ) -> Result<Published, PublishError> {
         // Before the work, so that a bad value costs nothing; again under the lock, where the
         // present configuration stands still.
-        drafted(self.catalog().get(name).as_deref(), &change)?;
+        let known = self.catalog().get(name);
+        self.check_draft(known.as_deref(), &drafted(known.as_deref(), &change)?)?;
         let Upload { bytes: upload, by, .. } = upload;
         self.storage().check(upload.len() as u64)?;
         let inspection = self.build.inspect(upload.clone(), &by).await?;
@@ -190,6 +191,7 @@ impl Functions {
         let known = self.catalog().get(name);
         let draft = drafted(known.as_deref(), change)?;
         check_memory(inspection, &draft)?;
+        self.check_draft(known.as_deref(), &draft)?;
         let revision = known.as_ref().map_or(1, |f| f.latest.revision + 1);
         let now = self.clock.unix_ms();
         let size = upload.len() as u64;

@@ -34,7 +34,7 @@ pub(crate) fn provisioned(function: &Function) -> HashMap<u64, u32> {
 }
 
 /// What a function has for itself of the account's concurrency: reserved, or else provisioned.
-fn reserved(function: &Function) -> u64 {
+pub(crate) fn reserved(function: &Function) -> u64 {
     let provisioned = || sum(&provisioned(function));
     u64::from(function.details.reserved.unwrap_or_else(provisioned))
 }

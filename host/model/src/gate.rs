@@ -289,11 +289,18 @@ impl Share {
     }
 }
 
+/// What functions must leave of an account's limit to those that have nothing for themselves: a
+/// tenth, and no more than Lambda wants.
+#[must_use]
+pub fn unreserved_min(account_limit: u32) -> u32 {
+    (account_limit / 10).clamp(1, UNRESERVED_MIN)
+}
+
 /// What the pool has when functions have reserved and provisioned so much of an account's limit.
 #[must_use]
 pub fn unreserved(account_limit: u32, taken: u64) -> u32 {
     let left = u64::from(account_limit).saturating_sub(taken);
-    u32::try_from(left).unwrap_or(u32::MAX).max(UNRESERVED_MIN.min(account_limit))
+    u32::try_from(left).unwrap_or(u32::MAX).max(unreserved_min(account_limit))
 }
 
 #[cfg(test)]
@@ -354,6 +361,7 @@ mod tests {
         assert_eq!(unreserved(1_000, 0), 1_000);
         assert_eq!(unreserved(1_000, 400), 600);
         assert_eq!(unreserved(1_000, 100_000), UNRESERVED_MIN);
-        assert_eq!(unreserved(10, 5), 10);
+        assert_eq!(unreserved(10, 5), 5);
+        assert_eq!([unreserved(10, 10), unreserved(1, 1), unreserved_min(4_000)], [1, 1, 100]);
     }
 }

@@ -115,7 +115,8 @@ pub const LOG_BYTES_MAX: u64 = 6 * MIB;
 pub const CONCURRENCY_DEFAULT: u32 = 1_000;
 /// Most concurrent instances of one function, and of all of them.
 pub const CONCURRENCY_MAX: u32 = 4_000;
-/// Concurrency that reservations leave to the other functions (Lambda: 100).
+/// Concurrency that reservations leave to the other functions (Lambda: 100); with a small account,
+/// a tenth of its.
 pub const UNRESERVED_MIN: u32 = 100;
 /// Invocations waiting for an instance.
 pub const QUEUE_COUNT_DEFAULT: u32 = 1_000;

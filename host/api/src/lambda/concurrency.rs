@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use wambda_control::Functions;
+use wambda_control::concurrency::{Overdrawn, provisioned};
 use wambda_model::function::Provisioned;
-use wambda_model::limits::{CONCURRENCY_MAX, UNRESERVED_MIN};
-use wambda_model::{CatalogCell, Details, Function, FunctionName, LATEST, clock};
+use wambda_model::limits::CONCURRENCY_MAX;
+use wambda_model::{Details, Function, LATEST, clock};
 
 use super::{Cx, Nothing, shape};
 use crate::ApiError;
@@ -16,52 +18,25 @@ use crate::aws::generated::lambda::{
     ProvisionedConcurrencyConfigListItem, PutFunctionConcurrencyRequest,
     PutProvisionedConcurrencyConfigRequest, PutProvisionedConcurrencyConfigResponse,
 };
-use crate::name::{Named, Page};
+use crate::name::Page;
 
 /// Configurations of one page.
 const PAGE: usize = 50;
 
-/// What all functions but one have taken of the account's concurrency.
-fn taken_by_others(catalog: &CatalogCell, but: &FunctionName) -> u64 {
-    let catalog = catalog.load();
-    let others = catalog.iter().filter(|function| function.name() != but);
-    others.map(|function| taken(&function.details)).sum()
-}
-
-fn taken(details: &Details) -> u64 {
-    details.reserved.map_or_else(|| provisioned(details), u64::from)
-}
-
-fn provisioned(details: &Details) -> u64 {
-    details.provisioned.values().map(|kept| u64::from(kept.count)).sum()
-}
-
-/// The account's concurrency, and who has taken what of it. To be asked under the commit lock, where
-/// nobody takes any meanwhile.
-struct Account {
-    limit: u32,
-    catalog: CatalogCell,
-    name: FunctionName,
-}
-
-impl Account {
-    fn of(cx: &Cx<'_>, named: &Named) -> Self {
-        let (limit, _) = cx.api.functions.concurrency();
-        Self { limit, catalog: cx.api.catalog.clone(), name: named.name.clone() }
-    }
-
-    /// Whether the function may take `wanted` in all.
-    fn gives(&self, wanted: u64, noun: &str) -> Result<(), ApiError> {
-        let taken = taken_by_others(&self.catalog, &self.name) + wanted;
-        let left = u64::from(self.limit).saturating_sub(taken);
-        if wanted == 0 || left >= u64::from(UNRESERVED_MIN) {
-            return Ok(());
-        }
-        Err(ApiError::value(format!(
+/// Whether the function may take `wanted` in all. To be asked under the commit lock, where nobody
+/// takes any meanwhile.
+fn gives(
+    functions: &Functions,
+    function: &Function,
+    wanted: u64,
+    noun: &str,
+) -> Result<(), ApiError> {
+    functions.check_concurrency(Some(function), wanted).map_err(|Overdrawn { least, .. }| {
+        ApiError::value(format!(
             "Specified {noun} for function decreases account's UnreservedConcurrentExecution below \
-             its minimum value of [{UNRESERVED_MIN}]."
-        )))
-    }
+             its minimum value of [{least}]."
+        ))
+    })
 }
 
 /// A count of the model, which has no maximum.
@@ -79,10 +54,10 @@ pub(crate) async fn put(
     let named = cx.named(&input.function_name, None)?;
     cx.function(&named)?;
     let noun = "ReservedConcurrentExecutions";
-    let account = Account::of(cx, &named);
+    let functions = Arc::clone(&cx.api.functions);
     let given = input.reserved_concurrent_executions;
-    let change = move |_: &Function, details: &mut Details| {
-        account.gives(u64::try_from(given).unwrap_or_default(), noun)?;
+    let change = move |function: &Function, details: &mut Details| {
+        gives(&functions, function, u64::try_from(given).unwrap_or_default(), noun)?;
         let wanted = count(given, noun)?;
         let kept = provisioned(details);
         if u64::from(wanted) < kept {
@@ -132,7 +107,7 @@ pub(crate) async fn put_provisioned(
     }
     cx.qualified(&named)?;
     let given = input.provisioned_concurrent_executions;
-    let account = Account::of(cx, &named);
+    let functions = Arc::clone(&cx.api.functions);
     let now = clock::unix_ms();
     let qualifier = named.or_latest().to_owned();
     let change = move |function: &Function, details: &mut Details| {
@@ -140,7 +115,7 @@ pub(crate) async fn put_provisioned(
         details.provisioned.remove(&qualifier);
         if details.reserved.is_none() {
             let all = provisioned(details) + u64::try_from(given).unwrap_or_default();
-            account.gives(all, "ConcurrentExecutions")?;
+            gives(&functions, function, all, "ConcurrentExecutions")?;
         }
         let count = count(given, "ProvisionedConcurrentExecutions")?;
         details.provisioned.insert(qualifier, Provisioned { count, modified_ms: now });
