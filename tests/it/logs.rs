@@ -102,6 +102,68 @@ fn followers_see_what_comes() {
     follower.wait().unwrap();
 }
 
+/// A follower is sent nothing more once its key, its policy, its user or the function is gone.
+#[test]
+fn followers_are_cut_off_with_their_right() {
+    let server = Server::with(&["--auth", "keys"]);
+    let root = server.data().join("root-key.json");
+    let root = ["--json", "--root-key", root.to_str().unwrap()];
+    let run = |arguments: &[&str]| {
+        let output = server.cli(&[&root, arguments].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let wasm = server.data().join("f.wat");
+    std::fs::write(&wasm, crate::wats::echo()).unwrap();
+    for function in ["f", "g"] {
+        run(&["deploy", function, wasm.to_str().unwrap()]);
+        run(&["invoke", function, "-d", "[1]"]);
+    }
+    let policy = |effect: &str| {
+        let path = server.data().join(format!("{effect}.json"));
+        let statement = format!(r#"{{"Effect": "{effect}", "Action": "*", "Resource": "*"}}"#);
+        std::fs::write(&path, format!(r#"{{"Version": "2012-10-17", "Statement": {statement}}}"#))
+            .unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (allow, deny) = (policy("Allow"), policy("Deny"));
+    let create = |user: &str, policy: &str| run(&["keys", "create", user, "--policy", policy]);
+    let follow = |user: &str, function: &str| {
+        let made: serde_json::Value = serde_json::from_str(&create(user, &allow)).unwrap();
+        let (id, secret) = (&made["access_key_id"], &made["secret_access_key"]);
+        let follower = Command::new(program())
+            .args(["--server", &server.url, "logs", function, "--follow"])
+            .env("AWS_ACCESS_KEY_ID", id.as_str().unwrap())
+            .env("AWS_SECRET_ACCESS_KEY", secret.as_str().unwrap())
+            .stdout(Stdio::piped())
+            .spawn();
+        let mut follower = follower.unwrap();
+        let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+        assert!(lines.next().unwrap().unwrap().contains("START"), "{user}");
+        // The lines are kept: without a reader, it would end by itself.
+        (follower, id.as_str().unwrap().to_owned(), lines)
+    };
+    let (mut by_key, id, _lines) = follow("key", "f");
+    let (mut by_policy, _, _lines) = follow("policy", "f");
+    let (mut of_deleted, _, _lines) = follow("deleted", "g");
+    let (mut stays, _, _lines) = follow("stays", "f");
+    run(&["keys", "delete", "key", &id]);
+    run(&["delete", "g"]);
+    create("policy", &deny);
+    for (name, follower) in
+        [("key", &mut by_key), ("policy", &mut by_policy), ("deleted", &mut of_deleted)]
+    {
+        let ended = || follower.try_wait().unwrap().is_some().then_some(());
+        let begin = std::time::Instant::now();
+        wambda_tests::eventually(Duration::from_secs(5), ended);
+        assert!(begin.elapsed() < Duration::from_secs(5), "{name}");
+    }
+    assert!(stays.try_wait().unwrap().is_none(), "who still may goes on");
+    stays.kill().unwrap();
+    stays.wait().unwrap();
+}
+
 #[test]
 fn lines_of_a_running_invocation_are_seen_before_it_ends() {
     let server = Server::start();

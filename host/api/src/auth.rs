@@ -224,6 +224,65 @@ pub fn verify(
     Ok(Who::signer(signer, peer).calling(api, parts.headers.get(USER_AGENT)))
 }
 
+/// What lets a caller go on receiving: asked again and again while a response lasts, so that a key,
+/// a user or a policy that is gone ends it.
+pub(crate) struct Lasting {
+    api: Arc<Api>,
+    surface: Surface,
+    /// None when nobody is asked.
+    by: Option<By>,
+    peer: SocketAddr,
+    user_agent: Option<HeaderValue>,
+    action: &'static str,
+    resource: String,
+}
+
+/// By what a caller is known.
+enum By {
+    Function(Within),
+    Key { access_key: String, token: Option<String> },
+}
+
+impl Lasting {
+    /// The right of a request that was verified to this action on this resource.
+    pub(crate) fn new(
+        (api, surface): (&Arc<Api>, Surface),
+        parts: &Parts,
+        peer: SocketAddr,
+        (action, resource): (&'static str, String),
+    ) -> Result<Self, ApiError> {
+        let by = match parts.extensions.get::<Within>() {
+            Some(within) if !within.signs_as_another(parts) => Some(By::Function(within.clone())),
+            None if !api.auth.required => None,
+            _ => {
+                let headers = headers(surface, parts)?;
+                let claim = Claim::read(&signed(parts, &headers, EMPTY_SHA256));
+                let claim = claim.map_err(|error| refused(surface, &error))?;
+                Some(By::Key { access_key: claim.access_key, token: claim.token })
+            }
+        };
+        let user_agent = parts.headers.get(USER_AGENT).cloned();
+        Ok(Self { api: Arc::clone(api), surface, by, peer, user_agent, action, resource })
+    }
+
+    /// Whether the caller still may.
+    pub(crate) fn holds(&self) -> bool {
+        let directories = &self.api.auth.directories;
+        let who = match &self.by {
+            None => return true,
+            Some(By::Function(within)) => within.who(directories, self.peer).ok(),
+            Some(By::Key { access_key, token }) => {
+                let signer = directories.signer(access_key, token.as_deref()).ok();
+                signer.map(|signer| Who::signer(signer, self.peer))
+            }
+        };
+        who.is_some_and(|who| {
+            let who = who.calling(&self.api, self.user_agent.as_ref());
+            authorize(self.surface, &who, self.action, &self.resource, None).is_ok()
+        })
+    }
+}
+
 /// Bodies below this are read before anybody is asked: they come with their head.
 const LARGE_BYTES: u64 = 64 << 10;
 

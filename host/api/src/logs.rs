@@ -13,9 +13,11 @@ use http_body_util::{BodyExt, StreamBody};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use wambda_model::limits::LOG_RING_LINES;
+use tokio::time::Instant;
+use wambda_model::limits::{LOG_RING_LINES, STREAM_RECHECK};
 use wambda_model::{FunctionName, LogEntry, LogRing, clock};
 
+use crate::auth::Lasting;
 use crate::{Api, ApiError, Response, native, reply};
 
 /// Entries of one page.
@@ -96,14 +98,16 @@ fn since(text: &str) -> Option<u64> {
 
 /// `GET /v1/functions/{name}/logs`
 pub(crate) fn read(
-    api: &Api,
+    api: &Arc<Api>,
     name: &FunctionName,
     query: Option<&str>,
+    right: impl FnOnce() -> Result<Lasting, ApiError>,
 ) -> Result<Response, ApiError> {
     let wanted = parse(query)?;
     let ring = Arc::clone(&native::version_of(api, name)?.logs);
     if wanted.follow {
-        return Ok(follow(ring, wanted, api.ready.clone()));
+        let may = Rechecked { api: Arc::clone(api), name: name.clone(), right: right()? };
+        return Ok(follow(ring, wanted, api.ready.clone(), may));
     }
     let entries = ring.read(wanted.after, wanted.since_ms, wanted.limit);
     if wanted.text {
@@ -129,15 +133,43 @@ fn line(entry: &LogEntry) -> Value {
     })
 }
 
+/// What a follower must have to be sent more.
+struct Rechecked {
+    api: Arc<Api>,
+    name: FunctionName,
+    right: Lasting,
+}
+
+impl Rechecked {
+    /// Whether the function is there, with these logs, and the caller may read them.
+    fn holds(&self, ring: &Arc<LogRing>) -> bool {
+        let latest = self.api.catalog.latest(&self.name);
+        latest.is_some_and(|latest| Arc::ptr_eq(&latest.logs, ring)) && self.right.holds()
+    }
+}
+
 struct Follower {
     ring: Arc<LogRing>,
     wanted: Wanted,
     ready: watch::Receiver<bool>,
+    may: Rechecked,
+    /// When that is asked again.
+    recheck: Instant,
+    /// When the client was last sent something.
+    sent: Instant,
 }
 
-/// Server-sent events: what is there, then what comes, until the server drains.
-fn follow(ring: Arc<LogRing>, wanted: Wanted, ready: watch::Receiver<bool>) -> Response {
-    let events = unfold(Follower { ring, wanted, ready }, |mut follower| async {
+/// Server-sent events: what is there, then what comes, until the server drains, or the client may
+/// not have them any more.
+fn follow(
+    ring: Arc<LogRing>,
+    wanted: Wanted,
+    ready: watch::Receiver<bool>,
+    may: Rechecked,
+) -> Response {
+    let now = Instant::now();
+    let follower = Follower { ring, wanted, ready, may, recheck: now + STREAM_RECHECK, sent: now };
+    let events = unfold(follower, |mut follower| async {
         let chunk = follower.next().await?;
         Some((Ok::<_, Infallible>(Frame::data(chunk)), follower))
     });
@@ -153,9 +185,16 @@ fn follow(ring: Arc<LogRing>, wanted: Wanted, ready: watch::Receiver<bool>) -> R
 impl Follower {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
+            if Instant::now() >= self.recheck {
+                if !self.may.holds(&self.ring) {
+                    return None;
+                }
+                self.recheck = Instant::now() + STREAM_RECHECK;
+            }
             let entries = self.ring.read(self.wanted.after, self.wanted.since_ms, PAGE);
             if let Some(last) = entries.last() {
                 self.wanted.after = last.seq;
+                self.sent = Instant::now();
                 let events: String = entries
                     .iter()
                     .map(|e| format!("id: {}\ndata: {}\n\n", e.seq, line(e)))
@@ -171,7 +210,12 @@ impl Follower {
                         self.wanted.after = last.seq;
                     }
                 }
-                () = tokio::time::sleep(KEEP_ALIVE) => return Some(Bytes::from_static(b": waiting\n\n")),
+                () = tokio::time::sleep_until(self.recheck.min(self.sent + KEEP_ALIVE)) => {
+                    if self.sent.elapsed() >= KEEP_ALIVE {
+                        self.sent = Instant::now();
+                        return Some(Bytes::from_static(b": waiting\n\n"));
+                    }
+                }
                 drained = self.ready.wait_for(|ready| !ready) => {
                     drop(drained);
                     return None;

@@ -353,7 +353,10 @@ async fn functions(
         }
         (Route::Function, &Method::GET, Some(name)) => native::describe(api, name),
         (Route::Function, _, Some(name)) => native::delete(api, name).await,
-        (Route::Logs, _, Some(name)) => logs::read(api, name, query),
+        (Route::Logs, _, Some(name)) => logs::read(api, name, query, || {
+            let resource = resource_of(api, action, Some(name));
+            auth::Lasting::new((api, Surface::Native), &parts, peer, (action, resource))
+        }),
         (Route::Scaling, _, Some(name)) => native::scaling(api, name),
         (Route::Grants, _, Some(name)) => native::grants(api, name, query.unwrap_or_default()),
         (Route::Rollback, &Method::GET, Some(name)) => rollback::describe(api, name, place.alias),
@@ -365,14 +368,10 @@ async fn functions(
     }
 }
 
-fn authorize(
-    api: &Api,
-    who: &Who,
-    action: &str,
-    name: Option<&FunctionName>,
-) -> Result<(), ApiError> {
+/// What an action is about, in the words of policies.
+fn resource_of(api: &Api, action: &str, name: Option<&FunctionName>) -> String {
     let wambda_control::Identity { region, account } = &api.identity;
-    let resource = match name {
+    match name {
         Some(name) if action.starts_with("logs:") => {
             let function = api.catalog.get(name);
             let group = function.map(|function| function.latest.log_group.to_string());
@@ -381,8 +380,16 @@ fn authorize(
         }
         Some(name) => crate::name::function_arn(&api.identity, name),
         None => format!("arn:aws:lambda:{region}:{account}:*"),
-    };
-    auth::authorize(Surface::Native, who, action, &resource, None)
+    }
+}
+
+fn authorize(
+    api: &Api,
+    who: &Who,
+    action: &str,
+    name: Option<&FunctionName>,
+) -> Result<(), ApiError> {
+    auth::authorize(Surface::Native, who, action, &resource_of(api, action, name), None)
 }
 
 /// What everybody may know.

@@ -198,6 +198,9 @@ pub const POLICY_STATEMENTS_MAX: usize = wambda_policy::STATEMENTS_MAX;
 /// Bytes of log messages times words of the pattern that one request filters them with; the next
 /// page goes on from there.
 pub const FILTER_WORK_MAX: usize = 8 << 20;
+/// Longest that a response which goes on for long is sent without asking again whether its caller
+/// may still have it.
+pub const STREAM_RECHECK: Duration = Duration::from_secs(2);
 /// Names of hosts that an operator can allow.
 pub const ALLOWED_HOSTS_MAX: usize = 64;
 /// Bytes of uploads, of what they are unpacked and compiled to, and of layers (Lambda: 75 GB, lately 300).
