@@ -250,6 +250,35 @@ fn destinations_get_records() {
     });
 }
 
+/// Whatever surface takes an ARN, what would be in the name of a queue is checked.
+#[test]
+fn names_of_queues_are_checked_where_they_are_configured() {
+    let server = Server::start();
+    server.deploy("f", wats::echo().as_bytes(), "");
+    let lambda = "arn:aws:lambda:us-east-1:000000000000:function:g:";
+    let sqs = "arn:aws:sqs:us-east-1:000000000000:";
+    let long = "a".repeat(129);
+    let bad = ["", "a%01", "a%1B%5B31m", "a%0Ab", "a%20b", "a%22b", "%C3%A4", "a:b", &long];
+    for (arn, bad) in [lambda, sqs].into_iter().flat_map(|arn| bad.map(|bad| (arn, bad))) {
+        for parameter in ["on_success", "on_failure", "dead_letter"] {
+            let query = format!("{parameter}={arn}{bad}");
+            server.put("f", wats::echo().as_bytes(), &query).expect(400);
+        }
+        let json = bad.replace("%01", "\\u0001").replace("%1B%5B", "\\u001b[");
+        let json = json.replace("%0A", "\\n").replace("%20", " ").replace("%22", "\\\"");
+        let arn = format!("\"{arn}{}\"", json.replace("%C3%A4", "ä"));
+        let events = "/2019-09-25/functions/f/event-invoke-config";
+        for end in ["OnSuccess", "OnFailure"] {
+            let body = format!(r#"{{"DestinationConfig": {{"{end}": {{"Destination": {arn}}}}}}}"#);
+            server.request("PUT", events, &[], body.as_bytes()).expect(400);
+        }
+        let body = format!(r#"{{"DeadLetterConfig": {{"TargetArn": {arn}}}}}"#);
+        let configuration = "/2015-03-31/functions/f/configuration";
+        server.request("PUT", configuration, &[], body.as_bytes()).expect(400);
+    }
+    server.assert_well();
+}
+
 #[test]
 fn loops_of_destinations_end() {
     let server = Server::with(&FAST);

@@ -2,6 +2,7 @@
 //! it; and what AWS says when that is wrong.
 
 use wambda_control::Identity;
+use wambda_model::function::is_qualifier;
 use wambda_model::limits::NAME_LEN_MAX;
 use wambda_model::{FunctionName, LATEST};
 
@@ -133,10 +134,7 @@ fn malformed(text: &str) -> ApiError {
 /// # Errors
 /// `ValidationException`.
 pub fn check_qualifier(text: &str) -> Result<(), ApiError> {
-    let plain = !text.is_empty()
-        && text.len() <= 128
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-    if plain || text == LATEST {
+    if is_qualifier(text) {
         return Ok(());
     }
     let text: String = text.chars().take(200).collect();

@@ -8,12 +8,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::config::InvalidConfig;
-use crate::function::LATEST;
+use crate::function::{LATEST, is_qualifier};
 use crate::ids::FunctionName;
 use crate::invocation::Caller;
 use crate::limits::{
     ATTEMPTS_KEPT, ERROR_CHARS_MAX, EVENT_AGE_DEFAULT_S, EVENT_AGE_MAX_S, EVENT_AGE_MIN_S,
-    EVENT_RETRIES_DEFAULT, EVENT_RETRIES_MAX, EVENT_STORAGE_BYTES_DEFAULT, RESULT_KEPT_BYTES_MAX,
+    EVENT_RETRIES_DEFAULT, EVENT_RETRIES_MAX, EVENT_STORAGE_BYTES_DEFAULT, QUALIFIER_LEN_MAX,
+    RESULT_KEPT_BYTES_MAX,
 };
 
 /// How a qualifier's asynchronous invocations are handled. Nothing said means the default.
@@ -106,7 +107,13 @@ impl Destination {
             {
                 let name = FunctionName::new(name).map_err(|error| error.to_string())?;
                 let qualifier = rest.first().map(|qualifier| (*qualifier).to_owned());
-                Ok(Self::Function { name, qualifier })
+                match qualifier.as_deref().filter(|qualifier| !is_qualifier(qualifier)) {
+                    Some(bad) => Err(format!(
+                        "the qualifier {bad:?} must be $LATEST, or 1 to {QUALIFIER_LEN_MAX} \
+                         letters, digits, '-' and '_'"
+                    )),
+                    None => Ok(Self::Function { name, qualifier }),
+                }
             }
             ["arn", "aws", "sqs" | "lambda", ..] => {
                 Err(format!("{arn} is not of {region} and {account}, or not an ARN"))
@@ -392,6 +399,16 @@ mod tests {
             ("arn:aws:sqs:us-east-1:000000000000:async:f", "not an ARN"),
             ("arn:aws:sns:us-east-1:000000000000:t", "sns are not there"),
             ("arn:aws:lambda:us-east-1:000000000000:function:f:a:b", "not an ARN"),
+            ("arn:aws:sqs:us-east-1:000000000000:a\u{1}b", "not an ARN"),
+            ("arn:aws:lambda:us-east-1:000000000000:function:f:", "qualifier"),
+            ("arn:aws:lambda:us-east-1:000000000000:function:f:a\u{1b}[31m", "\\u{1b}"),
+            ("arn:aws:lambda:us-east-1:000000000000:function:f:a b", "qualifier"),
+            ("arn:aws:lambda:us-east-1:000000000000:function:f:a\nb", "qualifier"),
+            ("arn:aws:lambda:us-east-1:000000000000:function:f:ä", "qualifier"),
+            (
+                &format!("arn:aws:lambda:us-east-1:000000000000:function:f:{}", "a".repeat(129)),
+                "128",
+            ),
             ("jobs", "not an ARN"),
         ] {
             let error = parse(arn).unwrap_err();

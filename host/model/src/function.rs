@@ -9,9 +9,18 @@ use wambda_policy::ResourcePolicy;
 
 use crate::canary::{RollbackRule, Rolled, Watch};
 use crate::event::EventConfig;
+use crate::limits::QUALIFIER_LEN_MAX;
 
 /// The label of the version that is not published.
 pub const LATEST: &str = "$LATEST";
+
+/// Whether it may be a qualifier: a number, [`LATEST`], or the name of an alias.
+#[must_use]
+pub fn is_qualifier(text: &str) -> bool {
+    let good = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    let plain = (1..=QUALIFIER_LEN_MAX).contains(&text.len()) && text.bytes().all(good);
+    plain || text == LATEST
+}
 
 /// Whether a function can be invoked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,6 +13,8 @@ pub const MIB: u64 = 1 << 20;
 
 /// Length of a function name (Lambda: 64).
 pub const NAME_LEN_MAX: usize = 64;
+/// Length of a qualifier (Lambda: 128).
+pub const QUALIFIER_LEN_MAX: usize = 128;
 /// Bytes of an uploaded module, component or zip, and of what a zip inflates to.
 pub const UPLOAD_BYTES_MAX: usize = 64 << 20;
 /// Bytes of WAT text, which takes many times its size to parse.

@@ -278,6 +278,9 @@ impl Deferred {
             .into_iter()
             .map(|(name, info)| {
                 let age = info.oldest_ms().map_or(0, |oldest| now.saturating_sub(oldest));
+                // Older versions took any text for a qualifier.
+                let is_plain = name.bytes().all(|byte| byte.is_ascii_graphic());
+                let name = if is_plain { name } else { name.escape_default().to_string() };
                 (name, info.count(), age as f64 / 1e3)
             })
             .collect();
