@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::ids::RequestId;
+use crate::limits::{ERROR_BYTES_MAX, ERROR_TYPE_BYTES_MAX};
 
 /// A function that ran and failed. The texts are AWS's, so that clients that match on them work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,6 +20,21 @@ pub struct FunctionError {
     pub stack: Vec<String>,
     /// Set when the platform stopped the function.
     pub kill: Option<KillReason>,
+}
+
+/// What a frame of a stack takes besides its text.
+const FRAME_BYTES: usize = size_of::<String>();
+/// Stands where a text was cut.
+const CUT: &str = "… [cut]";
+
+/// The beginning of a text of more than `most` bytes, and a mark; none when the text is no longer.
+#[must_use]
+pub fn cut(text: &str, most: usize) -> Option<String> {
+    if text.len() <= most {
+        return None;
+    }
+    let (kept, _) = text.split_at(text.floor_char_boundary(most.saturating_sub(CUT.len())));
+    Some([kept, CUT].concat())
 }
 
 /// Why the platform stopped a function.
@@ -84,7 +100,9 @@ impl FunctionError {
     #[must_use]
     pub fn trap(id: RequestId, what: &str, stack: Vec<String>) -> Self {
         let what = format!("Runtime exited with error: {what}");
-        Self { stack, ..Self::killed(KillReason::Trap, "Runtime.ExitError", id, &what) }
+        let killed = Self::killed(KillReason::Trap, "Runtime.ExitError", id, &what);
+        let returned = Self::returned(&killed.error_type, killed.message, stack);
+        Self { kill: killed.kill, ..returned }
     }
 
     /// The guest exited on its own.
@@ -110,10 +128,22 @@ impl FunctionError {
         }
     }
 
-    /// The function answered with an error of its own.
+    /// The function answered with an error of its own. Of one beyond [`ERROR_BYTES_MAX`] the beginning is kept, and a
+    /// mark: the error is escaped, logged and recorded again and again on its way.
     #[must_use]
-    pub fn returned(error_type: &str, message: String, stack: Vec<String>) -> Self {
-        Self { error_type: error_type.to_owned(), message, stack, kill: None }
+    pub fn returned(error_type: &str, message: String, mut stack: Vec<String>) -> Self {
+        let error_type = cut(error_type, ERROR_TYPE_BYTES_MAX).unwrap_or(error_type.to_owned());
+        let mut room = ERROR_BYTES_MAX.saturating_sub(error_type.len());
+        let message = cut(&message, room).unwrap_or(message);
+        room = room.saturating_sub(message.len());
+        let mut kept = 0;
+        for frame in &stack {
+            let Some(left) = room.checked_sub(frame.len() + FRAME_BYTES) else { break };
+            (room, kept) = (left, kept + 1);
+        }
+        stack.truncate(kept);
+        stack.shrink_to_fit();
+        Self { error_type, message, stack, kill: None }
     }
 
     /// As AWS writes it.
@@ -208,4 +238,44 @@ pub enum InvokeError {
     /// A fault of the platform; the text is for its log.
     #[error("internal error: {0}")]
     Internal(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_cut_before_it_is_escaped() {
+        let id = RequestId::random();
+        let nuls = |bytes: usize| "\0".repeat(bytes);
+        let frames = || vec![nuls(600_000), "b".to_owned()];
+        let many = vec![String::new(); 200_000];
+        for (kind, message, stack) in [
+            ("E".to_owned(), nuls(600_000), Vec::new()),
+            (nuls(600_000), "m".to_owned(), Vec::new()),
+            ("E".to_owned(), "m".to_owned(), frames()),
+            ("E".to_owned(), "é".repeat(300_000), frames()),
+            ("E".to_owned(), "m".to_owned(), many),
+        ] {
+            let error = FunctionError::returned(&kind, message.clone(), stack.clone());
+            let held = error.message.capacity() + error.error_type.capacity();
+            let held = held + error.stack.iter().map(|f| f.capacity() + FRAME_BYTES).sum::<usize>();
+            assert!(held <= ERROR_BYTES_MAX, "{held}");
+            let json = error.to_json(id).len();
+            assert!(json <= 6 * ERROR_BYTES_MAX + 1_024, "{json}");
+            let trap = FunctionError::trap(id, &message, stack).to_json(id).len();
+            assert!(trap <= 6 * ERROR_BYTES_MAX + 1_024, "{trap}");
+        }
+    }
+
+    #[test]
+    fn a_cut_is_marked_and_what_fits_stays() {
+        let whole = "é".repeat(ERROR_BYTES_MAX / 2 - 1);
+        let error = FunctionError::returned("E", whole.clone(), vec!["f".to_owned()]);
+        assert_eq!((error.message, error.stack.len()), (whole.clone(), 0), "no room for a frame");
+        let error = FunctionError::returned("E", whole + "éé", Vec::new());
+        assert!(error.message.ends_with("é… [cut]"));
+        let stack = vec!["f".to_owned(); 32];
+        assert_eq!(FunctionError::returned("E", "m".to_owned(), stack.clone()).stack, stack);
+    }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use wambda_model::limits::{PAYLOAD_BYTES_MAX, RESPONSE_BYTES_EXTRA};
+use wambda_model::limits::{ERROR_BYTES_MAX, PAYLOAD_BYTES_MAX, RESPONSE_BYTES_EXTRA};
 use wambda_model::{FunctionError, KillReason, RequestId, Short, Version, clock};
 use wasmtime::{Store, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
@@ -104,7 +104,9 @@ pub(crate) fn core_answer(memory: &[u8], packed: u64, limit: u64) -> wasmtime::R
         );
     };
     if is_error {
-        let message = String::from_utf8_lossy(bytes).into_owned();
+        // What is beyond would be cut, and may become three times as much as text.
+        let kept = bytes.get(..ERROR_BYTES_MAX + 1).unwrap_or(bytes);
+        let message = String::from_utf8_lossy(kept).into_owned();
         return Ok(Err(FunctionError::returned("Error", message, Vec::new())));
     }
     Ok(Ok(Bytes::copy_from_slice(bytes)))
