@@ -24,7 +24,7 @@ for name in [
     "wambda_starts", "wambda_instances", "wambda_desired_instances", "wambda_scale_decisions", "wambda_queue_depth",
     "wambda_queue_oldest_seconds", "wambda_throttles", "wambda_kills", "wambda_cpu_seconds",
     "wambda_memory_peak_bytes", "wambda_compile_seconds", "wambda_pool_slots", "wambda_http_requests",
-    "wambda_host_panics", "wambda_stuck_polls", "wambda_build_info", "process_resident_memory_bytes", "process_cpu_seconds",
+    "wambda_host_panics", "wambda_stuck_polls", "wambda_poll_seconds", "wambda_long_polls", "wambda_build_info", "process_resident_memory_bytes", "process_cpu_seconds",
     "process_open_fds", "wambda_async_events", "wambda_dead_letters", "wambda_destination_failures",
     "wambda_held_bytes", "wambda_held_limit_bytes",
     "wambda_damaged_records",

@@ -21,6 +21,7 @@ pub mod limits;
 pub mod lineage;
 pub mod logs;
 pub mod metrics;
+pub mod polls;
 pub mod scaling;
 pub mod series;
 

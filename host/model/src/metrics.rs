@@ -17,6 +17,7 @@ use crate::event::Status;
 use crate::ids::FunctionName;
 use crate::invocation::{InstanceCounts, StartKind};
 use crate::limits::METRIC_FUNCTIONS_MAX;
+use crate::polls;
 use crate::scaling::ScaleReason;
 use crate::series::{Durations, Series, Totals};
 
@@ -29,6 +30,7 @@ const EVENT_OUTCOMES: [&str; 5] = ["received", "retried", "succeeded", "dead", "
 const EGRESS_OUTCOMES: [&str; 8] =
     ["sent", "denied", "forbidden", "dns", "connect", "limit", "timeout", "protocol"];
 const DURATION_BUCKETS: &[f64] = &[0.0001, 0.001, 0.01, 0.05, 0.25, 1.0, 5.0, 30.0];
+const POLL_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0];
 const COMPILE_BUCKETS: &[f64] = &[0.05, 0.25, 1.0, 5.0, 25.0, 120.0];
 
 /// The process's metrics.
@@ -67,6 +69,9 @@ pub struct Metrics {
     pub host_panics: IntCounter,
     /// Guests' polls that have not come back for long; anything but 0 is a thread lost.
     pub stuck_polls: IntGauge,
+    poll_seconds: [Histogram; 2],
+    /// Pieces of the server's own work that held a thread that answers for too long; anything but 0 is a bug.
+    pub long_polls: IntCounter,
     /// Bytes that guests hold, against `wambda_memory_budget_bytes`.
     pub memory_used: IntGauge,
     /// The process-wide memory budget.
@@ -100,6 +105,14 @@ impl Maker<'_> {
         self.add(IntGaugeVec::new(Opts::new(name, help), by))
     }
 
+    fn polls(&self) -> prometheus::Result<[Histogram; 2]> {
+        let help = "CPU time for which one piece of work held a thread that answers, if it lasted for 2 ms or more.";
+        let opts = HistogramOpts::new("wambda_poll_seconds", help).buckets(POLL_BUCKETS.to_vec());
+        let by = self.add(HistogramVec::new(opts, &["kind"]))?;
+        Ok([polls::Kind::Host, polls::Kind::Guest]
+            .map(|kind| by.with_label_values(&[kind.as_str()])))
+    }
+
     fn histograms(&self, name: &str, help: &str) -> prometheus::Result<HistogramVec> {
         let opts = HistogramOpts::new(name, help).buckets(DURATION_BUCKETS.to_vec());
         self.add(HistogramVec::new(opts, &["function"]))
@@ -107,6 +120,16 @@ impl Maker<'_> {
 }
 
 impl Metrics {
+    /// CPU time for which one piece of work held a thread that answers, of those that lasted for a tick or more.
+    #[must_use]
+    pub fn poll_seconds(&self, kind: polls::Kind) -> &Histogram {
+        let [host, guest] = &self.poll_seconds;
+        match kind {
+            polls::Kind::Host => host,
+            polls::Kind::Guest => guest,
+        }
+    }
+
     /// Registers every metric; `version` labels `wambda_build_info`.
     ///
     /// # Errors
@@ -233,6 +256,11 @@ impl Metrics {
             host_panics: make.add(IntCounter::new(
                 "wambda_host_panics_total",
                 "Panics caught; anything but 0 is a bug.",
+            ))?,
+            poll_seconds: make.polls()?,
+            long_polls: make.add(IntCounter::new(
+                "wambda_long_polls_total",
+                "Pieces of the server's own work that held a thread that answers for too long; anything but 0 is a bug.",
             ))?,
             stuck_polls: make.add(IntGauge::new(
                 "wambda_stuck_polls",

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::Sleep;
-use wambda_model::{BoxFuture, InvokeError, KillReason, Outcome, Version};
+use wambda_model::{BoxFuture, InvokeError, KillReason, Outcome, Version, polls};
 
 use crate::counted::Counted;
 use crate::engine::Ticker;
@@ -54,13 +54,15 @@ impl<'a, F: Future> Guarded<'a, F> {
 }
 
 /// Ends what was begun for a poll even when the guest's poll panics.
-struct Running;
+struct Running {
+    _guest: polls::During,
+}
 
 impl Running {
     fn new(ticker: &Ticker, version: &Version, begin: u64) -> Self {
         watchdog::begin(begin, version.uid);
         ticker.rouse();
-        Self
+        Self { _guest: polls::guest() }
     }
 }
 
