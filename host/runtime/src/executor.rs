@@ -111,7 +111,8 @@ impl Executor {
         let artifacts = Arc::new(config.artifacts);
         let helper =
             Helper { program: config.program, limits: config.compiling, dir: artifacts.tmp() };
-        let inspector = Inspector::new(helper.clone(), engines.features(), engines.wasi03());
+        let (allowed, threads) = ((engines.features(), engines.wasi03()), config.long_run.clone());
+        let inspector = Inspector::new(helper.clone(), allowed, threads);
         let compiler = Compiler::new(
             helper,
             Arc::clone(&artifacts),

@@ -1,6 +1,6 @@
 //! Says what uploads are, and whether layers can be unpacked. Zips, text and components are looked at in a child
-//! process with hard limits, in turns of their uploaders: what they cost grows faster than they do. A core module is
-//! looked at in place, which takes time in proportion to its size.
+//! process with hard limits, in turns of their uploaders: what they cost grows faster than they do. A small core module is
+//! looked at in place, in turns as well, on threads of a lower priority.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use wambda_model::limits::INSPECT_IN_PLACE_BYTES_MAX;
 use wambda_model::{BuildError, Digest, Inspection};
 use wasmparser::WasmFeatures;
@@ -15,7 +16,7 @@ use wasmparser::WasmFeatures;
 use crate::child::Summary;
 use crate::detect::inspect;
 use crate::failures::Failures;
-use crate::helper::{Files, Helper, Task};
+use crate::helper::{Failed, Files, Helper, Task};
 use crate::turns::{Full, Turn, Turns};
 use crate::upload::check_size;
 
@@ -25,6 +26,8 @@ pub(crate) struct Inspector {
     helper: Helper,
     features: WasmFeatures,
     wasi03: bool,
+    /// Those with the lower priority.
+    threads: Handle,
     turns: Arc<Turns>,
     /// By the digest of the bytes, and whether they were to be a layer.
     failures: Failures<(Digest, bool)>,
@@ -42,11 +45,16 @@ fn is_simple(upload: &[u8]) -> bool {
 }
 
 impl Inspector {
-    pub(crate) fn new(helper: Helper, features: WasmFeatures, wasi03: bool) -> Self {
+    pub(crate) fn new(
+        helper: Helper,
+        (features, wasi03): (WasmFeatures, bool),
+        threads: Handle,
+    ) -> Self {
         Self {
             helper,
             features,
             wasi03,
+            threads,
             turns: Arc::default(),
             failures: Failures::new(),
             next: AtomicU64::new(0),
@@ -60,10 +68,7 @@ impl Inspector {
     pub(crate) async fn look(&self, upload: Bytes, by: &str) -> Result<Inspection, BuildError> {
         check_size(upload.len() as u64)?;
         if is_simple(&upload) {
-            let _turn = self.turn(&upload, by).await?;
-            let (features, wasi03) = (self.features, self.wasi03);
-            let work = move || inspect(upload, features, wasi03).map_err(BuildError::Invalid);
-            return tokio::task::spawn_blocking(work).await.map_err(internal)?;
+            return self.look_here(upload, by).await;
         }
         let files = self.files();
         let (digest, said) = self.run(&upload, by, (&files, false)).await?;
@@ -72,7 +77,21 @@ impl Inspector {
             return Ok(summary.of(digest, upload));
         }
         let wasm = content(&files.1).await?;
-        Ok(summary.of(Digest::of(&wasm), wasm))
+        let hash = move || (Digest::of(&wasm), wasm);
+        let (digest, wasm) = self.threads.spawn_blocking(hash).await.map_err(internal)?;
+        Ok(summary.of(digest, wasm))
+    }
+
+    /// What a small core module is. Even that can take half a second, so that the threads that answer go first.
+    async fn look_here(&self, upload: Bytes, by: &str) -> Result<Inspection, BuildError> {
+        let asked = (Digest::of(&upload), false);
+        self.failures.check(&asked)?;
+        let _turn = self.turn(&upload, by).await?;
+        self.failures.check(&asked)?;
+        let (features, wasi03) = (self.features, self.wasi03);
+        let work = move || inspect(upload, features, wasi03).map_err(Failed::Code);
+        let looked = self.threads.spawn_blocking(work).await.map_err(internal)?;
+        Ok(looked.inspect_err(|failed| self.failures.note(asked, failed))?)
     }
 
     /// Whether a layer can be unpacked.
@@ -102,7 +121,7 @@ impl Inspector {
         (files, is_layer): (&Files, bool),
     ) -> Result<(Digest, String), BuildError> {
         let bytes = upload.clone();
-        let digest = tokio::task::spawn_blocking(move || Digest::of(&bytes)).await;
+        let digest = self.threads.spawn_blocking(move || Digest::of(&bytes)).await;
         let digest = digest.map_err(internal)?;
         let asked = (digest, is_layer);
         self.failures.check(&asked)?;
@@ -125,4 +144,28 @@ async fn content(path: &Path) -> Result<Bytes, BuildError> {
     let size = tokio::fs::metadata(path).await.map_err(internal)?.len();
     check_size(size)?;
     Ok(tokio::fs::read(path).await.map_err(internal)?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_refused_is_not_looked_at_again() {
+        let nowhere = || PathBuf::from("/nowhere");
+        let limits = crate::child::Limits::default();
+        let helper = Helper { program: nowhere(), limits, dir: nowhere() };
+        let features = crate::engine::features().unwrap();
+        let inspector = Inspector::new(helper, (features, false), Handle::current());
+        let nothing = Bytes::from_static(b"\0asm\x01\0\0\0");
+        let first = inspector.look(nothing.clone(), "a").await.unwrap_err();
+        // It is another one's turn, and what is known waits for none.
+        let turn = inspector.turn(b"", "b").await.unwrap();
+        let again = tokio::time::timeout(Duration::from_secs(10), inspector.look(nothing, "a"));
+        let again = again.await.expect("no turn is waited for").unwrap_err();
+        assert_eq!(again.to_string(), first.to_string());
+        drop(turn);
+    }
 }

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use wambda_model::limits::{
     LAYER_FILES_MAX, LAYER_NAME_BYTES_MAX, LAYER_PATH_BYTES_MAX, LAYER_PATH_DEPTH_MAX,
@@ -36,6 +37,8 @@ pub struct LayerDirs {
     /// Bytes that all of them may take.
     limit: u64,
     source: LayerSource,
+    /// Those with the lower priority: unpacking takes seconds of a core.
+    threads: Handle,
     /// What is unpacked, by its layers in their order.
     trees: Mutex<HashMap<Vec<Digest>, Weak<Tree>>>,
     turns: Semaphore,
@@ -80,7 +83,7 @@ impl Drop for Tree {
             }
         };
         // Thousands of files take a while.
-        match tokio::runtime::Handle::try_current() {
+        match Handle::try_current() {
             Ok(handle) => drop(handle.spawn_blocking(remove)),
             Err(_) => remove(),
         }
@@ -94,11 +97,15 @@ impl std::fmt::Debug for LayerDirs {
 }
 
 impl LayerDirs {
-    /// A cache below `data_dir`, empty, for `limit` bytes.
+    /// A cache below `data_dir`, empty, for `limit` bytes; `threads` unpack.
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn open(data_dir: &Path, limit: u64, source: LayerSource) -> std::io::Result<Self> {
+    pub fn open(
+        data_dir: &Path,
+        limit: u64,
+        (source, threads): (LayerSource, Handle),
+    ) -> std::io::Result<Self> {
         let dir = data_dir.join("layers");
         DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
         // Trees are numbered. What has another name is not ours.
@@ -108,7 +115,8 @@ impl LayerDirs {
             }
         }
         let turns = Semaphore::new(LAYERS_UNPACKING_MAX);
-        Ok(Self { dir, limit, source, trees: Mutex::default(), turns, seen: Mutex::default() })
+        let (trees, seen) = Default::default();
+        Ok(Self { dir, limit, source, threads, trees, turns, seen })
     }
 
     /// The directory of these layers; none when there are none.
@@ -139,7 +147,7 @@ impl LayerDirs {
             zips.push((self.source)(layer.digest).await?);
         }
         let dir = self.dir.clone();
-        let unpacked = tokio::task::spawn_blocking(move || unpack_all(&dir, &zips)).await;
+        let unpacked = self.threads.spawn_blocking(move || unpack_all(&dir, &zips)).await;
         let unpacked = unpacked.map_err(|lost| lost.to_string())?;
         let verdict = match &unpacked {
             Ok(tree) => Some(Ok(tree.largest)),
@@ -417,7 +425,8 @@ mod tests {
             let found = zips.iter().find(|zip| Digest::of(zip) == digest).cloned();
             Box::pin(async move { found.ok_or_else(|| "missing".to_owned()) })
         });
-        let dirs = LayerDirs::open(dir.path(), 1 << 20, source).unwrap();
+        let threads = Handle::current();
+        let dirs = LayerDirs::open(dir.path(), 1 << 20, (source, threads)).unwrap();
         let used = |zip: &Bytes| LayerUse {
             arn: String::new(),
             digest: Digest::of(zip),

@@ -449,7 +449,11 @@ fn executor(
         Box::pin(async move { Layers::zip(&*blobs, digest).await })
     });
     let config = RuntimeConfig {
-        layers: LayerDirs::open(&settings.data_dir, settings.code_storage, layers)
+        layers: LayerDirs::open(
+            &settings.data_dir,
+            settings.code_storage,
+            (layers, long_run.clone()),
+        )
             .context("cannot open the layers")?,
         // This very file, whatever is at its path by then.
         program: PathBuf::from("/proc/self/exe"),
