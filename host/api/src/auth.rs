@@ -4,13 +4,14 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::Extensions;
 use http::header::{AUTHORIZATION, HeaderValue, USER_AGENT};
 use http::request::Parts;
 use wambda_control::directory::{NoSigner, Signer};
 use wambda_control::{Directories, Identity};
 use wambda_model::clock;
-use wambda_model::limits::POLICY_TEXT_BYTES_MAX;
+use wambda_model::limits::{INLINE_WORK_BYTES_MAX, POLICY_TEXT_BYTES_MAX};
 use wambda_policy::facts::Asking;
 use wambda_policy::{Decision, Policy, Principal, Request as Question, Value, decide};
 use wambda_sigv4::{AuthError, Claim, EMPTY_SHA256, KeyCache, Request as Signed, UNSIGNED};
@@ -150,7 +151,7 @@ pub(crate) fn access_key(parts: &Parts) -> Option<&str> {
     Some(rest.split_once('/')?.0)
 }
 
-/// The caller of a signed request; everyone is the account itself when nobody needs to sign.
+/// The caller of a signed request, whose body has this [`hash`]; everyone is the account itself when nobody needs to sign.
 ///
 /// # Errors
 /// AWS's own, by the surface.
@@ -158,13 +159,44 @@ pub fn authenticate(
     api: &Api,
     surface: Surface,
     parts: &Parts,
-    body: &[u8],
+    hash: &str,
     peer: SocketAddr,
 ) -> Result<Who, ApiError> {
     if !api.auth.asks(&parts.extensions) {
         return Ok(Who::presumed(api, surface, parts, peer));
     }
-    verify(api, surface, parts, body, peer)
+    verify(api, surface, parts, hash, peer)
+}
+
+/// Whether the sender of a request has to have signed its body.
+fn signs(api: &Api, parts: &Parts) -> bool {
+    let within = parts.extensions.get::<Within>();
+    within.map_or(api.auth.required, |within| within.signs_as_another(parts))
+}
+
+/// The SHA-256 of a body in hexadecimal digits, when a signature is to be verified by it. On the work threads only.
+pub(crate) fn hash(api: &Api, parts: &Parts, body: &[u8]) -> String {
+    match signs(api, parts) && !body.is_empty() {
+        true => wambda_sigv4::sha256_hex(body),
+        false => EMPTY_SHA256.to_owned(),
+    }
+}
+
+/// The same from a thread that answers, which leaves a large body to the work threads.
+///
+/// # Errors
+/// 500 when hashing panics.
+pub(crate) async fn hash_away(
+    api: &Api,
+    parts: &Parts,
+    body: &Bytes,
+    peer: SocketAddr,
+) -> Result<String, ApiError> {
+    if body.len() <= INLINE_WORK_BYTES_MAX || !signs(api, parts) {
+        return Ok(hash(api, parts, body));
+    }
+    let body = body.clone();
+    api.offload.work(peer, body.len(), move || wambda_sigv4::sha256_hex(&body)).await
 }
 
 /// Reads a body, and finds out who sent it. Strangers are refused before much of it is read.
@@ -180,7 +212,8 @@ pub async fn receive(
 ) -> Result<(Whole, Who), ApiError> {
     expect(api, surface, parts)?;
     let whole = body::read(&api.room, peer, incoming, limit).await?;
-    let who = authenticate(api, surface, parts, &whole.bytes, peer)?;
+    let hash = hash_away(api, parts, &whole.bytes, peer).await?;
+    let who = authenticate(api, surface, parts, &hash, peer)?;
     Ok((whole, who))
 }
 
@@ -192,7 +225,7 @@ pub fn verify(
     api: &Api,
     surface: Surface,
     parts: &Parts,
-    body: &[u8],
+    hash: &str,
     peer: SocketAddr,
 ) -> Result<Who, ApiError> {
     if let Some(within) = parts.extensions.get::<Within>()
@@ -203,10 +236,6 @@ pub fn verify(
         return Ok(who.calling(api, parts.headers.get(USER_AGENT)));
     }
     let headers = headers(surface, parts)?;
-    let hash = match body.is_empty() {
-        true => EMPTY_SHA256.to_owned(),
-        false => wambda_sigv4::sha256_hex(body),
-    };
     let declared = parts.headers.get("x-amz-content-sha256").map(HeaderValue::as_bytes);
     if declared.is_some_and(|said| said != hash.as_bytes()) {
         let why = match declared == Some(UNSIGNED.as_bytes()) {
@@ -215,7 +244,7 @@ pub fn verify(
         };
         return Err(refused(surface, &why));
     }
-    let request = signed(parts, &headers, &hash);
+    let request = signed(parts, &headers, hash);
     let (claim, signer) = claimed(api, surface, &request)?;
     let regions = regions(api, surface);
     let scope = (&regions[..], surface.signing_name());
@@ -284,7 +313,7 @@ impl Lasting {
 }
 
 /// Bodies below this are read before anybody is asked: they come with their head.
-const LARGE_BYTES: u64 = 64 << 10;
+const LARGE_BYTES: u64 = INLINE_WORK_BYTES_MAX as u64;
 
 /// Before a large body is read: somebody who is known claims to have signed it, and in time. Strangers
 /// cannot make the server hold and hash bodies.
@@ -295,9 +324,7 @@ pub fn expect(api: &Api, surface: Surface, parts: &Parts) -> Result<(), ApiError
     let length = parts.headers.get(http::header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     let has_body = length.is_some() || parts.headers.contains_key("transfer-encoding");
-    let within = parts.extensions.get::<Within>();
-    let signs = within.map_or(api.auth.required, |within| within.signs_as_another(parts));
-    if !signs || !has_body || length.is_some_and(|length| length < LARGE_BYTES) {
+    if !signs(api, parts) || !has_body || length.is_some_and(|length| length < LARGE_BYTES) {
         return Ok(());
     }
     let headers = headers(surface, parts)?;

@@ -64,11 +64,13 @@ impl Whole {
     }
 
     /// What was made of the bytes, with their share. They are let go of.
-    #[must_use]
-    pub fn made_into(self, made: impl FnOnce(&Bytes) -> Bytes) -> Bytes {
+    ///
+    /// # Errors
+    /// When it could not be made.
+    pub fn made_into<E>(self, made: impl FnOnce(&Bytes) -> Result<Bytes, E>) -> Result<Bytes, E> {
         let Self { bytes, share } = self;
-        let made = made(&bytes);
-        Self { bytes: made, share }.into_bytes()
+        let made = made(&bytes)?;
+        Ok(Self { bytes: made, share }.into_bytes())
     }
 }
 

@@ -72,7 +72,8 @@ pub(crate) async fn serve_logs(
     body: &[u8],
     peer: SocketAddr,
 ) -> Result<Response, ApiError> {
-    let who = auth::authenticate(api, Surface::Logs, parts, body, peer)?;
+    let hash = auth::hash(api, parts, body);
+    let who = auth::authenticate(api, Surface::Logs, parts, &hash, peer)?;
     let operation = known(&model::SERVICE, name)?;
     let sent = Value::Object(bind::object(body)?);
     let action = format!("logs:{}", operation.name);
@@ -96,7 +97,8 @@ pub(crate) async fn serve_metrics(
     body: &[u8],
     peer: SocketAddr,
 ) -> Result<Response, ApiError> {
-    let who = auth::authenticate(api, surface, parts, body, peer)?;
+    let hash = auth::hash(api, parts, body);
+    let who = auth::authenticate(api, surface, parts, &hash, peer)?;
     let operation = known(&cloudwatch::SERVICE, name)?;
     authorize(&who, api, surface, &format!("cloudwatch:{}", operation.name))?;
     let (service, sent) = match surface {

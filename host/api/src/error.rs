@@ -8,6 +8,8 @@ use http::{HeaderName, StatusCode};
 use serde_json::json;
 use wambda_control::{Missing, PublishError};
 use wambda_model::config::InvalidConfig;
+use wambda_model::error::cut;
+use wambda_model::limits::MESSAGE_BYTES_MAX;
 use wambda_model::{BuildError, InvokeError, RequestId, ThrottleReason, body};
 use wambda_store::{StoreError, damage};
 
@@ -41,6 +43,7 @@ impl ApiError {
         message: impl Into<String>,
     ) -> Self {
         let message = message.into();
+        let message = cut(&message, MESSAGE_BYTES_MAX).unwrap_or(message);
         Self {
             status,
             code,

@@ -54,13 +54,9 @@ fn parameters(query: &str) -> Map<String, Value> {
     parameters
 }
 
-/// An HTTP request as an event.
+/// The head of an HTTP request as an event; [`event_with_body`] makes it whole.
 #[must_use]
-pub fn event_from_request(
-    parts: &http::request::Parts,
-    body: &Bytes,
-    origin: &Origin<'_>,
-) -> Bytes {
+pub fn event_of_head(parts: &http::request::Parts, origin: &Origin<'_>) -> String {
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let mut headers = Map::new();
     for name in parts.headers.keys().filter(|name| *name != COOKIE) {
@@ -104,7 +100,6 @@ pub fn event_from_request(
             "timeEpoch": origin.unix_ms,
         },
     });
-    let content = std::str::from_utf8(body).ok();
     if let Some(event) = event.as_object_mut() {
         let context = event.get_mut("requestContext").and_then(Value::as_object_mut);
         if let (Some(context), Some(signer)) = (context, &origin.signer) {
@@ -116,19 +111,60 @@ pub fn event_from_request(
         if !parameters.is_empty() {
             event.insert("queryStringParameters".to_owned(), parameters.into());
         }
-        event.insert("isBase64Encoded".to_owned(), content.is_none().into());
     }
-    with_body(event.to_string(), body, content)
+    event.to_string()
 }
 
-/// The event with its body, as text or in base64. The body may be large: it is written once, where it stays.
-fn with_body(event: String, body: &[u8], text: Option<&str>) -> Bytes {
-    let mut event = event.into_bytes();
-    if body.is_empty() {
-        return event.into();
+/// What stands around a body.
+const AROUND_BODY: usize = r#","isBase64Encoded":false,"body":"""#.len();
+
+/// Bytes of a text as JSON, without its quotes.
+pub(crate) fn escaped_len(text: &str) -> usize {
+    let of = |byte: u8| match byte {
+        b'"' | b'\\' | 0x08 | 0x09 | 0x0a | 0x0c | 0x0d => 2,
+        0..0x20 => 6,
+        _ => 1,
+    };
+    text.bytes().map(of).sum()
+}
+
+/// How a body is written into JSON of at most `room` bytes, and how long it is so: as text, or in base64 when it is none
+/// or its escapes do not fit.
+///
+/// # Errors
+/// Its length when it fits in neither way.
+fn written_as(body: &[u8], room: usize) -> Result<(Option<&str>, usize), usize> {
+    let encoded = base64::encoded_len(body.len(), true).unwrap_or(usize::MAX);
+    let text = std::str::from_utf8(body).ok();
+    let escaped = text.map_or(usize::MAX, escaped_len);
+    match (escaped <= room, encoded <= room) {
+        (true, _) => Ok((text, escaped)),
+        (false, true) => Ok((None, encoded)),
+        (false, false) => Err(escaped.min(encoded)),
     }
+}
+
+/// An event of at most `limit` bytes with its body, as text or in base64. The body may be large: it is written once, where
+/// it stays.
+///
+/// # Errors
+/// 413 when the event would be larger: escaping must not make more than a function takes.
+pub fn event_with_body(head: String, body: &[u8], limit: u64) -> Result<Bytes, ApiError> {
+    let mut event = head.into_bytes();
     event.pop();
-    event.reserve_exact(base64::encoded_len(body.len(), true).unwrap_or(0) + 16);
+    let room = usize::try_from(limit).unwrap_or(usize::MAX);
+    let around = event.len() + AROUND_BODY + 1;
+    let (text, length) = written_as(body, room.saturating_sub(around))
+        .map_err(|length| ApiError::too_large(limit, length.saturating_add(around) as u64))?;
+    event.reserve_exact(length + AROUND_BODY + 1);
+    event.extend_from_slice(match text {
+        Some(_) => br#","isBase64Encoded":false"#,
+        None => br#","isBase64Encoded":true"#,
+    });
+    if body.is_empty() {
+        event.push(b'}');
+        return Ok(event.into());
+    }
     event.extend_from_slice(br#","body":"#);
     let written = match text {
         Some(text) => serde_json::to_writer(&mut event, text).map_err(std::io::Error::from),
@@ -145,7 +181,7 @@ fn with_body(event: String, body: &[u8], text: Option<&str>) -> Bytes {
         tracing::error!(%error, "a body that cannot be written to memory");
     }
     event.push(b'}');
-    event.into()
+    Ok(event.into())
 }
 
 /// A result that says how to answer.
@@ -303,14 +339,14 @@ pub fn request_from_event(event: &Bytes, function: &str) -> Result<http::Request
     request.body(body::full(content)).map_err(|e| wrong(format!("path {uri:?}: {e}")))
 }
 
-/// A function's HTTP response as the result of an event.
+/// A function's HTTP response with all of its body.
 ///
 /// # Errors
 /// What the function did wrong: a body larger than `limit`, or one that breaks off.
-pub async fn event_from_response(
+pub async fn whole_response(
     response: http::Response<Body>,
     limit: u64,
-) -> Result<Bytes, FunctionError> {
+) -> Result<http::Response<Bytes>, FunctionError> {
     let (parts, body) = response.into_parts();
     let cap = usize::try_from(limit).unwrap_or(usize::MAX);
     let collected = Limited::new(body, cap).collect().await.map_err(|error| {
@@ -324,7 +360,18 @@ pub async fn event_from_response(
             FunctionError::returned("Runtime.InvalidResponse", message, Vec::new())
         }
     })?;
-    let bytes = collected.to_bytes();
+    Ok(http::Response::from_parts(parts, collected.to_bytes()))
+}
+
+/// A function's HTTP response as the result of an event, of at most `limit` bytes.
+///
+/// # Errors
+/// The function's, when the result would be larger.
+pub fn event_from_response(
+    response: http::Response<Bytes>,
+    limit: u64,
+) -> Result<Bytes, FunctionError> {
+    let (parts, bytes) = response.into_parts();
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let mut headers = Map::new();
     for name in parts.headers.keys().filter(|name| **name != SET_COOKIE && **name != CONTENT_LENGTH)
@@ -333,18 +380,16 @@ pub async fn event_from_response(
         headers.insert(name.as_str().to_owned(), all.join(",").into());
     }
     let cookies: Vec<String> = parts.headers.get_all(SET_COOKIE).iter().map(text).collect();
-    let (content, is_base64) = match std::str::from_utf8(&bytes) {
-        Ok(text) => (text.to_owned(), false),
-        Err(_) => (BASE64.encode(&bytes), true),
-    };
-    let result = json!({
+    let mut head = json!({
         "statusCode": parts.status.as_u16(),
         "headers": headers,
         "cookies": cookies,
-        "body": content,
-        "isBase64Encoded": is_base64,
     });
-    Ok(result.to_string().into())
+    if let (Some(head), true) = (head.as_object_mut(), bytes.is_empty()) {
+        head.insert("body".to_owned(), "".into());
+    }
+    let too_large = |_| FunctionError::response_too_large(limit);
+    event_with_body(head.to_string(), &bytes, limit).map_err(too_large)
 }
 
 #[cfg(test)]
@@ -408,7 +453,7 @@ mod tests {
             source_ip: "127.0.0.1".to_owned(),
             unix_ms: 1_700_000_000_000,
         };
-        let event = event_from_request(&parts, &Bytes::from_static(b"\xff\0"), &origin);
+        let event = event_with_body(event_of_head(&parts, &origin), b"\xff\0", 2_000).unwrap();
         let shape: Value = serde_json::from_slice(&event).unwrap();
         assert_eq!(shape["headers"]["x-two"], "1,2");
         assert_eq!(shape["cookies"], json!(["a=1", "b=2"]));

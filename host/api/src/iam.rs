@@ -80,7 +80,8 @@ pub(crate) async fn serve(
     (parts, body): (&Parts, &[u8]),
     peer: SocketAddr,
 ) -> Result<Response, ApiError> {
-    let who = auth::authenticate(api, surface, parts, body, peer)?;
+    let hash = auth::hash(api, parts, body);
+    let who = auth::authenticate(api, surface, parts, &hash, peer)?;
     let action = form.iter().find(|(key, _)| key == "Action").map_or("", |(_, value)| value);
     let cx = Cx { api, who: &who };
     if surface == Surface::Sts {

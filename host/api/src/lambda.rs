@@ -135,13 +135,13 @@ pub(crate) async fn serve(
         return Err(ApiError::no_method(request.method(), "the methods of Lambda's API"));
     };
     let values = matched.params.iter().map(|(_, value)| value);
-    let labels: Vec<(&str, &str)> = labels(operation).zip(values).collect();
+    let labels: Vec<(&str, String)> = labels(operation).zip(values.map(str::to_owned)).collect();
     let op = operation.op.and_then(|at| Op::ALL.get(at)).copied();
     let Some(op) = op else {
         let message = format!("Wambda does not have the operation {} (yet)", operation.name);
         return Err(ApiError::not_implemented(message));
     };
-    let first = labels.first().map(|(_, value)| *value).unwrap_or_default();
+    let first = labels.first().map(|(_, value)| value.as_str()).unwrap_or_default();
     match op {
         Op::Invoke => return invoke::invoke(api, first, request, peer).await,
         Op::InvokeWithResponseStream => return stream::invoke(api, first, request, peer).await,
@@ -160,11 +160,17 @@ pub(crate) async fn serve(
         }
         _ => error,
     })?;
-    let host = parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
-    let cx = Cx { api, who: &who, host: host.unwrap_or("localhost") };
-    authorize(&cx, operation, &labels, &parts, &whole.bytes)?;
-    let call = Call { operation, labels: &labels, parts: &parts, body: &whole.bytes };
-    dispatch(&cx, op, &call).await
+    let all = Arc::clone(api);
+    // What it reads and what it answers may be large.
+    let operate = async move {
+        let labels: Vec<(&str, &str)> = labels.iter().map(|(name, of)| (*name, &**of)).collect();
+        let host = parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
+        let cx = Cx { api: &all, who: &who, host: host.unwrap_or("localhost") };
+        authorize(&cx, operation, &labels, &parts, &whole.bytes)?;
+        let call = Call { operation, labels: &labels, parts: &parts, body: &whole.bytes };
+        dispatch(&cx, op, &call).await
+    };
+    api.offload.run(operate).await?
 }
 
 /// Whether the caller may do this to what the path names. Creating a function names it in the body,

@@ -22,6 +22,7 @@ pub mod lambda;
 pub mod logs;
 pub mod name;
 pub mod native;
+pub mod offload;
 pub mod query;
 pub mod queues;
 pub mod rates;
@@ -45,6 +46,7 @@ use wambda_model::{Body, CatalogCell, Invoke, Metrics};
 pub use auth::Auth;
 pub use cross_site::Hosts;
 pub use error::ApiError;
+pub use offload::Offload;
 pub use rates::Rates;
 pub use room::{Room, Short};
 
@@ -90,6 +92,7 @@ pub struct Api {
     pub(crate) room: Room,
     /// What responses that wait to be written may take.
     pub responses: Room,
+    pub(crate) offload: Offload,
     /// What `/version` tells besides the version.
     pub about: serde_json::Value,
     /// Called before metrics are rendered.
@@ -160,6 +163,12 @@ impl Surface {
         }
     }
 
+    /// The label of the surface with that number.
+    #[must_use]
+    pub fn name_of(number: u8) -> &'static str {
+        Self::ALL.get(usize::from(number)).map_or("", |surface| surface.as_str())
+    }
+
     /// The service by which requests are signed.
     #[must_use]
     pub fn signing_name(self) -> &'static str {
@@ -221,6 +230,8 @@ pub struct Parts {
     pub room: Room,
     /// What responses that wait to be written may take.
     pub responses: Room,
+    /// The way to the work threads.
+    pub offload: Offload,
     /// What `/version` tells besides the version.
     pub about: serde_json::Value,
     /// Called before metrics are rendered.
@@ -240,7 +251,7 @@ impl Api {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let Parts { functions, layers, mappings, groups, invoke, metrics, identity, .. } = parts;
-        let Parts { events, auth, hosts, rates, room, responses, .. } = parts;
+        let Parts { events, auth, hosts, rates, room, responses, offload, .. } = parts;
         let Parts { about, before_metrics, ready, .. } = parts;
         let good = Surface::ALL.map(|surface| metrics.http_requests(surface.as_str(), "200"));
         let catalog = functions.catalog().clone();
@@ -259,6 +270,7 @@ impl Api {
             rates,
             room,
             responses,
+            offload,
             about,
             before_metrics,
             ready,

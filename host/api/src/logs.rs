@@ -12,9 +12,9 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use wambda_model::limits::{LOG_RING_LINES, STREAM_RECHECK};
+use wambda_model::limits::{INLINE_WORK_BYTES_MAX, LOG_RING_LINES, STREAM_RECHECK};
 use wambda_model::{FunctionName, LogEntry, LogRing, clock};
 
 use crate::auth::Lasting;
@@ -107,7 +107,7 @@ pub(crate) fn read(
     let ring = Arc::clone(&native::version_of(api, name)?.logs);
     if wanted.follow {
         let may = Rechecked { api: Arc::clone(api), name: name.clone(), right: right()? };
-        return Ok(follow(ring, wanted, api.ready.clone(), may));
+        return Ok(follow(api, ring, wanted, may));
     }
     let entries = ring.read(wanted.after, wanted.since_ms, wanted.limit);
     if wanted.text {
@@ -159,19 +159,24 @@ struct Follower {
     sent: Instant,
 }
 
-/// Server-sent events: what is there, then what comes, until the server drains, or the client may
-/// not have them any more.
-fn follow(
-    ring: Arc<LogRing>,
-    wanted: Wanted,
-    ready: watch::Receiver<bool>,
-    may: Rechecked,
-) -> Response {
+/// Server-sent events: what is there, then what comes, until the server drains, or the client may not have them any
+/// more. They are written on the work threads: a function may log as much as it likes, and have many followers.
+fn follow(api: &Api, ring: Arc<LogRing>, wanted: Wanted, may: Rechecked) -> Response {
     let now = Instant::now();
-    let follower = Follower { ring, wanted, ready, may, recheck: now + STREAM_RECHECK, sent: now };
-    let events = unfold(follower, |mut follower| async {
-        let chunk = follower.next().await?;
-        Some((Ok::<_, Infallible>(Frame::data(chunk)), follower))
+    let (ready, recheck) = (api.ready.clone(), now + STREAM_RECHECK);
+    let mut follower = Follower { ring, wanted, ready, may, recheck, sent: now };
+    let (sender, receiver) = mpsc::channel::<Bytes>(1);
+    api.offload.spawn(async move {
+        let tell = async {
+            while let Some(chunk) = follower.next().await
+                && sender.send(chunk).await.is_ok()
+            {}
+        };
+        tokio::select! { () = tell => (), () = sender.closed() => () }
+    });
+    let events = unfold(receiver, |mut receiver| async {
+        let chunk = receiver.recv().await?;
+        Some((Ok::<_, Infallible>(Frame::data(chunk)), receiver))
     });
     let body = StreamBody::new(events).map_err(|never| match never {}).boxed_unsync();
     let mut response = Response::new(body);
@@ -191,7 +196,8 @@ impl Follower {
                 }
                 self.recheck = Instant::now() + STREAM_RECHECK;
             }
-            let entries = self.ring.read(self.wanted.after, self.wanted.since_ms, PAGE);
+            let Wanted { after, since_ms, .. } = self.wanted;
+            let entries = self.ring.page(after, since_ms, PAGE, INLINE_WORK_BYTES_MAX);
             if let Some(last) = entries.last() {
                 self.wanted.after = last.seq;
                 self.sent = Instant::now();

@@ -364,7 +364,8 @@ pub(crate) async fn invoke(
         let known = identity.is_some() || chain.trace.is_some();
         let caller = known.then_some(Caller { identity, ..chain });
         let (bytes, headers) = (event.into_bytes(), &parts.headers);
-        let accepted = queues::accept(api, &function, None, bytes, caller.as_ref(), headers);
+        let accepted =
+            queues::accept((api, peer), &function, None, bytes, caller.as_ref(), headers);
         return Ok(queues::accepted(Box::pin(accepted).await?));
     }
     let mut invocation = Invocation::new(Payload::Event(event.into_bytes()));
@@ -372,7 +373,7 @@ pub(crate) async fn invoke(
         invocation.caller = Some(Box::new(chain));
     }
     let id = invocation.id;
-    let outcome = run(api, version, invocation).await?;
+    let outcome = run((api, peer), version, invocation).await?;
     let Outcome { result, report, .. } = outcome;
     let mut response = match result {
         Ok(Reply::Event(bytes)) => reply::result(StatusCode::OK, bytes),
@@ -414,15 +415,30 @@ fn is_event(query: &str) -> Result<bool, ApiError> {
 /// Runs an event on a function of any kind: for the http kinds it is an API Gateway event, and
 /// translated both ways.
 pub(crate) async fn run(
-    api: &Api,
+    (api, peer): (&Api, SocketAddr),
     version: &Arc<Version>,
     invocation: Invocation,
 ) -> Result<Outcome, ApiError> {
     if !version.kind.is_http() {
         return Ok(api.invoke.invoke(version, invocation).await?);
     }
-    let invocation = as_http(version, invocation)?;
-    Box::pin(as_event(version, api.invoke.invoke(version, invocation).await?)).await
+    Box::pin(run_http((api, peer), version, invocation)).await
+}
+
+async fn run_http(
+    (api, peer): (&Api, SocketAddr),
+    version: &Arc<Version>,
+    invocation: Invocation,
+) -> Result<Outcome, ApiError> {
+    let (to, limit) = (Arc::clone(version), version.config.payload_bytes);
+    let size = usize::try_from(invocation.payload.waiting_bytes()).unwrap_or(usize::MAX);
+    let invocation = api.offload.work(peer, size, move || as_http(&to, invocation)).await??;
+    let Outcome { result, version, report } = api.invoke.invoke(version, invocation).await?;
+    let whole = whole_of(result, limit).await;
+    let size = whole.as_ref().map_or(0, |response| response.body().len());
+    let write = move || gateway::event_from_response(whole?, limit).map(Reply::Event);
+    let result = api.offload.work(peer, size, write).await?;
+    Ok(Outcome { result, version, report })
 }
 
 /// The event of an invocation as a request.
@@ -435,16 +451,18 @@ fn as_http(version: &Version, invocation: Invocation) -> Result<Invocation, ApiE
     Ok(Invocation { id, payload: Payload::Http(request), caller, attempt })
 }
 
-/// The response of an outcome as a result.
-async fn as_event(version: &Version, mut outcome: Outcome) -> Result<Outcome, ApiError> {
-    let limit = version.config.payload_bytes;
-    outcome.result = match outcome.result {
-        Ok(Reply::Http(response)) => {
-            gateway::event_from_response(response, limit).await.map(Reply::Event)
+/// The whole response of a function that speaks HTTP.
+async fn whole_of(
+    result: Result<Reply, FunctionError>,
+    limit: u64,
+) -> Result<http::Response<Bytes>, FunctionError> {
+    match result? {
+        Reply::Http(response) => gateway::whole_response(response, limit).await,
+        Reply::Event(_) => {
+            let why = "a result where a response was expected".to_owned();
+            Err(FunctionError::returned("Runtime.InvalidResponse", why, Vec::new()))
         }
-        other => other,
-    };
-    Ok(outcome)
+    }
 }
 
 /// Runs an event on a permit, on a function of any kind.
@@ -462,7 +480,12 @@ pub async fn run_deferred(
         return invoke.run(&version, invocation, permit).await;
     }
     let invalid = |error: ApiError| InvokeError::InvalidRequest(error.message().to_owned());
+    let limit = version.config.payload_bytes;
     let invocation = as_http(&version, invocation).map_err(invalid)?;
-    let outcome = invoke.run(&version, invocation, permit).await?;
-    as_event(&version, outcome).await.map_err(invalid)
+    let Outcome { result, version, report } = invoke.run(&version, invocation, permit).await?;
+    // Events are run on the long-run threads: what is large is written here.
+    let whole = whole_of(result, limit).await;
+    let result =
+        whole.and_then(|response| gateway::event_from_response(response, limit)).map(Reply::Event);
+    Ok(Outcome { result, version, report })
 }

@@ -1,5 +1,7 @@
 //! Asynchronous invocations and queues, for people and scripts: `/v1/invocations` and `/v1/queues`.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue, LOCATION};
 use http::{Method, StatusCode};
@@ -8,7 +10,7 @@ use serde_json::{Map, Value, json};
 use wambda_control::events::{EventError, Known, Live, RedriveOrder};
 use wambda_model::event::{Attempt, Ending, Letter, async_owner, dead_owner};
 use wambda_model::invocation::Caller;
-use wambda_model::limits::{IDEMPOTENCY_KEY_MAX, PAGE_MAX};
+use wambda_model::limits::{IDEMPOTENCY_KEY_MAX, PAGE_MAX, PAYLOAD_BYTES_MAX};
 use wambda_model::{Function, LATEST, RequestId};
 use wambda_store::queues::{Message, PEEK_BODY_MAX, QueueInfo, Standing};
 
@@ -51,7 +53,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
 
 /// Keeps an event for a function; durable when it returns.
 pub(crate) async fn accept(
-    api: &Api,
+    (api, peer): (&Api, SocketAddr),
     function: &Function,
     qualifier: Option<String>,
     event: Bytes,
@@ -59,6 +61,7 @@ pub(crate) async fn accept(
     headers: &HeaderMap,
 ) -> Result<RequestId, ApiError> {
     let key = idempotency_key(headers)?;
+    let size = event.len();
     let wanted = qualifier.as_deref().unwrap_or(LATEST);
     // The version that will run decides, by what is known now.
     if let Some(target) = function.resolve(wanted, || 1.0) {
@@ -69,7 +72,9 @@ pub(crate) async fn accept(
     }
     if function.latest.kind.is_http() {
         // Said now, and not found out later.
-        drop(gateway::request_from_event(&event, function.name().as_str())?);
+        let (event, name) = (event.clone(), function.name().clone());
+        let read = move || gateway::request_from_event(&event, name.as_str()).map(drop);
+        api.offload.work(peer, size, read).await??;
     }
     Ok(api.events.accept(function, qualifier, event, caller, key).await?)
 }
@@ -331,8 +336,17 @@ async fn messages(api: &Api, name: &str, query: &str) -> Result<Response, ApiErr
     }
     let found = api.events.queues().peek(name, after, limit + 1).await.map_err(EventError::from)?;
     let place = |m: &Message| format!("{}.{}", m.expires_ms, m.id);
-    let next = (found.len() > limit).then(|| found.get(limit - 1).map(place));
-    let shown: Vec<Value> = found.iter().take(limit).map(message).collect();
+    let (mut shown, mut size) = (Vec::new(), 0);
+    for found in found.iter().take(limit) {
+        let message = message(found);
+        size += message["body"].as_str().map_or(0, gateway::escaped_len);
+        if size as u64 > PAYLOAD_BYTES_MAX && !shown.is_empty() {
+            break;
+        }
+        shown.push(message);
+    }
+    let last = shown.len().checked_sub(1).filter(|_| found.len() > shown.len());
+    let next = last.map(|last| found.get(last).map(place));
     Ok(reply::json(StatusCode::OK, &json!({"messages": shown, "next": next.flatten()})))
 }
 

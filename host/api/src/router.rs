@@ -5,12 +5,14 @@ use std::sync::{Arc, LazyLock};
 
 use http::Method;
 use http::header::{CONTENT_TYPE, HOST, TRANSFER_ENCODING};
+use http::request::Parts;
 use hyper::body::Body as _;
 use matchit::Router;
 use wambda_model::limits::HEAD_BYTES_MAX;
-use wambda_model::{Function, FunctionName};
+use wambda_model::{Function, FunctionName, polls};
 
 use crate::auth::{self, Who};
+use crate::body::Whole;
 use crate::queues::{self, Ask};
 use crate::{
     Api, ApiError, Request, Response, Surface, body, cloudwatch, cross_site, downloads, iam,
@@ -86,6 +88,7 @@ pub(crate) async fn route(
     peer: SocketAddr,
 ) -> (Surface, Result<Response, ApiError>) {
     let surface = surface_of(request.uri().path());
+    polls::about(surface as u8);
     let checked = check_framing(&request).and_then(|()| check_host(&request));
     let checked = checked.and_then(|()| check_head(&request));
     if let Err(error) = checked {
@@ -173,6 +176,20 @@ async fn small(
         Ok(whole) => whole,
         Err(error) => return (surface, Err(error)),
     };
+    // A form may hide thousands of fields, and a log's answer is large.
+    let serve = serve_small(Arc::clone(api), surface, (target, path), (parts, whole), peer);
+    api.offload.run(serve).await.unwrap_or_else(|error| (surface, Err(error)))
+}
+
+/// Answers what has been read, on the work threads.
+async fn serve_small(
+    api: Arc<Api>,
+    surface: Surface,
+    (target, path): (Option<String>, String),
+    (parts, whole): (Parts, Whole),
+    peer: SocketAddr,
+) -> (Surface, Result<Response, ApiError>) {
+    let api = &api;
     let sent = &whole.bytes;
     match (surface, target) {
         (Surface::Logs, Some(target)) => {
@@ -244,15 +261,20 @@ async fn own(
             let (parts, incoming) = request.into_parts();
             let body = (incoming, SMALL_BYTES_MAX);
             let (_, who) = auth::receive(api, Surface::Native, &parts, body, peer).await?;
-            queues::invocation(api, &who, &name).await
+            let all = Arc::clone(api);
+            api.offload.run(async move { queues::invocation(&all, &who, &name).await }).await?
         }
         Route::Queue(ask) => {
             queues::check_method(ask, request.method())?;
             let (parts, incoming) = request.into_parts();
             let body = (incoming, SMALL_BYTES_MAX);
             let (_, who) = auth::receive(api, Surface::Native, &parts, body, peer).await?;
-            let query = parts.uri.query().unwrap_or_default();
-            queues::serve(api, &who, ask, &name, query).await
+            let all = Arc::clone(api);
+            let serve = async move {
+                let query = parts.uri.query().unwrap_or_default();
+                queues::serve(&all, &who, ask, &name, query).await
+            };
+            api.offload.run(serve).await?
         }
         Route::Functions
         | Route::Function
@@ -261,13 +283,17 @@ async fn own(
         | Route::Grants
         | Route::Rollback => {
             let alias = matched.params.get("alias").map(decode).unwrap_or_default();
-            let place = Place { route: *matched.value, name: &name, alias: &alias };
+            let place = Place { route: *matched.value, name, alias };
             functions(api, place, request, peer).await
         }
         Route::Download => {
             only(&request, &Method::GET, "GET")?;
             let path = matched.params.get("path").map(decode).unwrap_or_default();
-            downloads::serve(api, &path, request.uri().query().unwrap_or_default(), peer).await
+            let query = request.uri().query().unwrap_or_default().to_owned();
+            let all = Arc::clone(api);
+            api.offload
+                .run(async move { downloads::serve(&all, &path, &query, peer).await })
+                .await?
         }
         // How the server is and whom it serves is not for functions.
         _ if request.extensions().get::<Within>().is_some() => Err(ApiError::no_route(&path)),
@@ -276,10 +302,10 @@ async fn own(
 }
 
 /// What a path names.
-struct Place<'a> {
+struct Place {
     route: Route,
-    name: &'a str,
-    alias: &'a str,
+    name: String,
+    alias: String,
 }
 
 /// HEAD is GET without the body, which hyper leaves out.
@@ -292,13 +318,13 @@ fn method_of(request: &Request) -> Method {
 
 /// What a request is about, and what it does in the words of policies: all that can be said before its body is read.
 fn asked(
-    place: &Place<'_>,
+    place: &Place,
     method: &Method,
     query: Option<&str>,
 ) -> Result<(Option<FunctionName>, &'static str), ApiError> {
     let name = match place.route {
         Route::Functions => None,
-        _ => Some(function_name(place.name)?),
+        _ => Some(function_name(&place.name)?),
     };
     let allowed = match place.route {
         Route::Function => "PUT, GET, DELETE",
@@ -325,7 +351,7 @@ fn asked(
 /// Functions, for whoever may.
 async fn functions(
     api: &Arc<Api>,
-    place: Place<'_>,
+    place: Place,
     request: Request,
     peer: SocketAddr,
 ) -> Result<Response, ApiError> {
@@ -337,19 +363,33 @@ async fn functions(
     let limit = if upload { wambda_model::limits::UPLOAD_BYTES_MAX as u64 } else { 0 };
     let incoming = (incoming, limit.max(SMALL_BYTES_MAX));
     let (whole, who) = auth::receive(api, Surface::Native, &parts, incoming, peer).await?;
-    authorize(api, &who, action, name.as_ref())?;
-    let query = parts.uri.query();
+    let all = Arc::clone(api);
+    let operate = async move {
+        authorize(&all, &who, action, name.as_ref())?;
+        operate(&all, (place, method), (name, &who), parts.uri.query(), whole).await
+    };
+    api.offload.run(operate).await?
+}
+
+/// An operation on functions that has been allowed, on the work threads.
+async fn operate(
+    api: &Arc<Api>,
+    (place, method): (Place, Method),
+    (name, who): (Option<FunctionName>, &Who),
+    query: Option<&str>,
+    whole: Whole,
+) -> Result<Response, ApiError> {
     match (place.route, &method, &name) {
         (Route::Functions, _, _) => native::list(api, query),
         (Route::Function, &Method::PUT, Some(name)) => {
             if api.catalog.get(name).is_none() {
-                authorize(api, &who, "lambda:CreateFunction", Some(name))?;
+                authorize(api, who, "lambda:CreateFunction", Some(name))?;
             }
             // One request that does what takes AWS's clients several.
             for action in native::actions(query.unwrap_or_default()) {
-                authorize(api, &who, action, Some(name))?;
+                authorize(api, who, action, Some(name))?;
             }
-            native::publish(api, &who, name, query.unwrap_or_default(), whole).await
+            native::publish(api, who, name, query.unwrap_or_default(), whole).await
         }
         (Route::Function, &Method::GET, Some(name)) => native::describe(api, name),
         (Route::Function, _, Some(name)) => native::delete(api, name).await,
@@ -359,10 +399,10 @@ async fn functions(
         }),
         (Route::Scaling, _, Some(name)) => native::scaling(api, name),
         (Route::Grants, _, Some(name)) => native::grants(api, name, query.unwrap_or_default()),
-        (Route::Rollback, &Method::GET, Some(name)) => rollback::describe(api, name, place.alias),
+        (Route::Rollback, &Method::GET, Some(name)) => rollback::describe(api, name, &place.alias),
         (Route::Rollback, method, Some(name)) => {
             let query = (*method == Method::PUT).then(|| query.unwrap_or_default());
-            rollback::change(api, name, place.alias, query).await
+            rollback::change(api, name, &place.alias, query).await
         }
         _ => Err(ApiError::internal("a route without a name")),
     }

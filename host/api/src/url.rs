@@ -145,7 +145,8 @@ async fn admit(
         auth::expect(api, Surface::Url, parts).map_err(|_| forbidden())?;
         let limit = wambda_model::limits::PAYLOAD_BYTES_MAX;
         let whole = body::read(&api.room, peer, incoming, limit).await?;
-        let verified = auth::verify(api, Surface::Url, parts, &whole.bytes, peer);
+        let hash = auth::hash_away(api, parts, &whole.bytes, peer).await?;
+        let verified = auth::verify(api, Surface::Url, parts, &hash, peer);
         // What is not there and what is not allowed look alike.
         let who = verified.map_err(|_| forbidden())?;
         (Some(who), Content::Whole(whole))
@@ -237,7 +238,10 @@ async fn pass(
             source_ip: peer.ip().to_string(),
             unix_ms: clock::unix_ms(),
         };
-        Payload::Event(whole.made_into(|body| gateway::event_from_request(&parts, body, &origin)))
+        let head = gateway::event_of_head(&parts, &origin);
+        let (size, limit) = (whole.bytes.len(), version.config.payload_bytes);
+        let write = move || whole.made_into(|body| gateway::event_with_body(head, body, limit));
+        Payload::Event(api.offload.work(peer, size, write).await??)
     };
     let caller = caller(api, &door, who.as_ref(), chain).map(Box::new);
     let invocation = Invocation { id, payload, caller, attempt: 1 };
@@ -246,7 +250,7 @@ async fn pass(
     invoke::watch(door.target.alias.as_deref(), &outcome, by);
     let buffers = config.is_some_and(|config| by_host && !config.streams);
     let limit = version.config.payload_bytes;
-    answer(outcome, id, by_host, buffers.then_some(limit)).await
+    answer((api, peer), outcome, id, by_host, buffers.then_some(limit)).await
 }
 
 fn caller(api: &Api, door: &Door<'_>, who: Option<&Who>, chain: Caller) -> Option<Caller> {
@@ -263,6 +267,7 @@ fn signer(who: &Who, account: &str) -> Value {
 
 /// The answer of a function; `limit` buffers it, and bounds it.
 async fn answer(
+    (api, peer): (&Api, SocketAddr),
     outcome: Outcome,
     id: RequestId,
     by_host: bool,
@@ -274,8 +279,13 @@ async fn answer(
             Some(limit) => buffered(response, limit).await,
             None => Ok(response),
         },
-        Ok(Reply::Event(bytes)) => gateway::response_from_result(&bytes)
-            .map_err(|why| FunctionError::returned("Runtime.InvalidResponse", why, Vec::new())),
+        Ok(Reply::Event(bytes)) => {
+            let size = bytes.len();
+            let read = move || gateway::response_from_result(&bytes);
+            let response = api.offload.work(peer, size, read).await?;
+            response
+                .map_err(|why| FunctionError::returned("Runtime.InvalidResponse", why, Vec::new()))
+        }
         Err(error) => Err(error),
     };
     let mut response = answered.unwrap_or_else(|error| failed(&error, by_host));

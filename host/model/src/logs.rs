@@ -155,6 +155,20 @@ impl LogRing {
         }
     }
 
+    /// As [`Self::read`], but no more of them than have `bytes` of text; one in any case.
+    #[must_use]
+    pub fn page(&self, seq: u64, since_ms: u64, limit: usize, bytes: usize) -> Vec<LogEntry> {
+        let mut page = self.read(seq, since_ms, limit);
+        let mut size = 0;
+        let mut fits = |entry: &LogEntry| {
+            size += entry.line.bytes();
+            size <= bytes
+        };
+        let count = page.iter().position(|entry| !fits(entry)).unwrap_or(page.len());
+        page.truncate(count.max(1));
+        page
+    }
+
     /// Entries after `seq` that were logged at `since_ms` or later, oldest first, `limit` at most.
     #[must_use]
     pub fn read(&self, seq: u64, since_ms: u64, limit: usize) -> Vec<LogEntry> {

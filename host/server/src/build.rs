@@ -17,7 +17,7 @@ use tokio::net::TcpSocket;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use wambda_api::{Api, Auth, Hosts, Parts, Rates, Room};
+use wambda_api::{Api, Auth, Hosts, Offload, Parts, Rates, Room};
 use wambda_confine::Wall;
 use wambda_control::functions::Parts as ControlParts;
 use wambda_control::{Directories, Events, Functions, Groups, Layers, Mappings};
@@ -50,7 +50,7 @@ const FILES_BESIDE_CONNECTIONS: u64 = 2_048;
 const PAGE_OF_ITS_OWN: usize = 1 << 20;
 /// Period of forgetting callers.
 const FORGET_PERIOD: Duration = Duration::from_secs(60);
-/// Niceness of the threads for long calls: short ones go first.
+/// Niceness of the threads for long calls and other work: short calls go first.
 const LONG_RUN_NICE: i32 = 10;
 /// Tasks that a thread runs before it looks for what has arrived.
 const EVENT_INTERVAL: u32 = 4;
@@ -86,13 +86,15 @@ pub fn serve(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<()> {
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .enable_all()
         .build()?;
-    let long_run = long_run(cores)?;
+    let (long_run, work) =
+        (after_others("wambda-long", cores)?, after_others("wambda-work", cores)?);
     let (ways, clock) = ((egress, inside), Arc::clone(clock));
-    let done =
-        main.block_on(run(settings, socket, ways, (wall, clock), long_run.handle().clone(), cores));
+    let threads = (long_run.handle().clone(), work.handle().clone());
+    let done = main.block_on(run(settings, socket, ways, (wall, clock), threads, cores));
     // What still runs was given its time: it ends with the process.
     main.shutdown_background();
     long_run.shutdown_background();
+    work.shutdown_background();
     done
 }
 
@@ -115,16 +117,16 @@ fn about(settings: &Settings, wall: Wall) -> serde_json::Value {
     about
 }
 
-/// The threads for calls that are not short.
-fn long_run(cores: usize) -> Result<Runtime> {
+/// Threads for what is not short, calls or the platform's own work: the threads that answer go first.
+fn after_others(name: &str, cores: usize) -> Result<Runtime> {
     let lower = || {
         if let Err(error) = rustix::process::setpriority_process(None, LONG_RUN_NICE) {
-            tracing::warn!(%error, "cannot lower the priority of long calls");
+            tracing::warn!(%error, "cannot lower the priority of what is not short");
         }
     };
     Ok(Builder::new_multi_thread()
         .worker_threads(cores)
-        .thread_name("wambda-long")
+        .thread_name(name)
         .on_thread_start(lower)
         .enable_all()
         .event_interval(EVENT_INTERVAL)
@@ -217,7 +219,7 @@ async fn run(
     socket: TcpSocket,
     (egress, inside): (Arc<Egress>, Arc<Inside>),
     (wall, clock): (Wall, Arc<dyn Clock>),
-    long_run: Handle,
+    (long_run, work): (Handle, Handle),
     cores: usize,
 ) -> Result<()> {
     let data_dir = &settings.data_dir;
@@ -276,6 +278,7 @@ async fn run(
         rates: Rates::new(settings.peer_rate),
         room: Room::for_requests(settings.body_memory),
         responses: Room::for_responses(settings.response_memory),
+        offload: Offload::new(work),
         invoke: Arc::clone(&dispatcher) as Arc<dyn wambda_model::Invoke>,
         metrics: Arc::clone(&metrics),
         identity: settings.identity.clone(),
@@ -454,7 +457,7 @@ fn executor(
             settings.code_storage,
             (layers, long_run.clone()),
         )
-            .context("cannot open the layers")?,
+        .context("cannot open the layers")?,
         // This very file, whatever is at its path by then.
         program: PathBuf::from("/proc/self/exe"),
         artifacts: Artifacts::open(&settings.data_dir).context("cannot open the artifacts")?,

@@ -82,7 +82,8 @@ pub(crate) async fn admit(
     is_ready(&function, &target.version)?;
     let event = whole.into_bytes();
     let event = if event.is_empty() { Bytes::from_static(b"{}") } else { event };
-    check_json(&event)?;
+    let checked = event.clone();
+    api.offload.work(peer, event.len(), move || check_json(&checked)).await??;
     let mut invocation = Invocation::new(Payload::Event(event));
     let caller = caller(api, &parts, &who, &named, &function)?;
     invocation.caller = caller.map(Box::new);
@@ -99,27 +100,27 @@ pub(crate) async fn invoke(
 ) -> Result<Response, ApiError> {
     let admitted = admit(api, function, request, peer).await?;
     if admitted.kind == InvocationType::Event {
-        return defer(api, admitted).await;
+        return defer((api, peer), admitted).await;
     }
     let Admitted { target, invocation, kind, wants_tail, .. } = admitted;
     if kind == InvocationType::DryRun {
         return Ok(dry());
     }
     let (id, by) = (invocation.id, invocation.deadline());
-    let outcome = native::run(api, &target.version, invocation).await?;
+    let outcome = native::run((api, peer), &target.version, invocation).await?;
     watch(target.alias.as_deref(), &outcome, by);
     let tail = wants_tail.then(|| target.version.logs.tail(id, LOG_TAIL_BYTES));
     answer(outcome, id, tail)
 }
 
 /// Keeps an event for later: 202 when it is durable.
-async fn defer(api: &Api, admitted: Admitted) -> Result<Response, ApiError> {
+async fn defer((api, peer): (&Api, SocketAddr), admitted: Admitted) -> Result<Response, ApiError> {
     let Admitted { function, qualifier, headers, invocation, .. } = admitted;
     let Payload::Event(event) = invocation.payload else {
         return Err(ApiError::internal("an http payload where an event was expected"));
     };
     let caller = invocation.caller.as_deref();
-    let id = queues::accept(api, &function, qualifier, event, caller, &headers).await?;
+    let id = queues::accept((api, peer), &function, qualifier, event, caller, &headers).await?;
     let mut response = reply::bytes(StatusCode::ACCEPTED, Bytes::new());
     reply::put_id(response.headers_mut(), reply::AWS_REQUEST_ID, id);
     Ok(response)

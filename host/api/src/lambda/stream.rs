@@ -1,7 +1,6 @@
 //! `InvokeWithResponseStream`: the answer as event-stream frames, as it comes out of the function.
 //! Source: "Event stream encoding", AWS SDK documentation; payload chunks and a last `InvokeComplete`.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -45,13 +44,15 @@ pub(crate) async fn invoke(
         InvocationType::RequestResponse => {}
     }
     let (id, by) = (invocation.id, invocation.deadline());
-    let invocation = payload(&target.version, invocation)?;
+    let (to, size) = (target.version.clone(), invocation.payload.waiting_bytes());
+    let size = usize::try_from(size).unwrap_or(usize::MAX);
+    let invocation = api.offload.work(peer, size, move || payload(&to, invocation)).await??;
     let outcome = api.invoke.invoke(&target.version, invocation).await?;
     invoke::watch(target.alias.as_deref(), &outcome, by);
     let Outcome { result, version, .. } = outcome;
     let label = HeaderValue::from_str(&version.label);
     let mut frames = Frames {
-        ready: VecDeque::new(),
+        rest: Bytes::new(),
         body: None,
         error: None,
         done: false,
@@ -59,10 +60,10 @@ pub(crate) async fn invoke(
         tail_of: wants_tail.then_some(version),
     };
     match result {
-        Ok(Reply::Event(bytes)) => frames.chunk(&bytes),
+        Ok(Reply::Event(bytes)) => frames.rest = bytes,
         Ok(Reply::Http(response)) => {
             let (parts, body) = response.into_parts();
-            frames.chunk(&prelude(&parts));
+            frames.rest = prelude(&parts);
             frames.body = Some(body);
         }
         Err(error) => frames.error = Some(error),
@@ -108,7 +109,8 @@ fn prelude(parts: &http::response::Parts) -> Bytes {
 
 /// The frames of one answer.
 struct Frames {
-    ready: VecDeque<Bytes>,
+    /// What is still to be put into frames, one at a time: each takes two checksums over its bytes.
+    rest: Bytes,
     body: Option<Body>,
     error: Option<FunctionError>,
     done: bool,
@@ -118,12 +120,14 @@ struct Frames {
 }
 
 impl Frames {
-    fn chunk(&mut self, bytes: &Bytes) {
-        let parts = bytes.chunks(CHUNK_BYTES_MAX);
-        self.ready.extend(parts.map(|part| frame("PayloadChunk", OCTETS, part)));
+    /// A frame with the next bytes of the answer.
+    fn chunk(&mut self) -> Bytes {
+        let part = self.rest.split_to(self.rest.len().min(CHUNK_BYTES_MAX));
+        frame("PayloadChunk", OCTETS, &part)
     }
 
-    fn complete(&mut self) {
+    /// The last frame.
+    fn complete(&mut self) -> Bytes {
         let mut shape = Map::new();
         if let Some(error) = self.error.take() {
             let details = error.to_json(self.id);
@@ -136,8 +140,8 @@ impl Frames {
             shape.insert("LogResult".to_owned(), BASE64.encode(tail).into());
         }
         let text = Value::Object(shape).to_string();
-        self.ready.push_back(frame("InvokeComplete", "application/json", text.as_bytes()));
         self.done = true;
+        frame("InvokeComplete", "application/json", text.as_bytes())
     }
 }
 
@@ -167,20 +171,19 @@ impl hyper::body::Body for Frames {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         loop {
-            if let Some(frame) = self.ready.pop_front() {
-                return Poll::Ready(Some(Ok(Frame::data(frame))));
+            if !self.rest.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(self.chunk()))));
             }
             if self.done {
                 return Poll::Ready(None);
             }
             let Some(body) = self.body.as_mut() else {
-                self.complete();
-                continue;
+                return Poll::Ready(Some(Ok(Frame::data(self.complete()))));
             };
             match std::task::ready!(Pin::new(body).poll_frame(cx)) {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
-                        self.chunk(&data);
+                        self.rest = data;
                     }
                 }
                 // The status is long gone: the last frame says what happened.

@@ -41,11 +41,11 @@ pub enum LogLine {
     Output {
         /// Where it wrote it.
         stream: Stream,
-        /// The text; invalid UTF-8 was replaced.
-        text: Box<str>,
+        /// The text; invalid UTF-8 was replaced. Shared, because the ring is locked while it is read.
+        text: Arc<str>,
     },
     /// What the platform has to say about an invocation, such as an error.
-    Note(Box<str>),
+    Note(Arc<str>),
     /// `END RequestId: …`
     End,
     /// `REPORT RequestId: …`
@@ -90,6 +90,14 @@ impl LogEntry {
 }
 
 impl LogLine {
+    /// Bytes of what a function wrote, or the platform had to say of it.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Output { text, .. } | Self::Note(text) => text.len(),
+            _ => 0,
+        }
+    }
+
     /// The line as Lambda prints it.
     #[must_use]
     pub fn text(&self, id: RequestId) -> String {
@@ -135,8 +143,8 @@ impl Record {
     /// What it takes in memory.
     pub(super) fn bytes(&self) -> usize {
         let text = match &self.held {
-            Held::Line(LogLine::Output { text, .. } | LogLine::Note(text)) => text.len(),
-            _ => 0,
+            Held::Line(line) => line.bytes(),
+            Held::Ending(_) => 0,
         };
         size_of::<Self>() + text
     }

@@ -11,7 +11,8 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::Response;
 use wambda_api::gateway::{
-    Origin, event_from_request, event_from_response, request_from_event, response_from_result,
+    Origin, event_from_response, event_of_head, event_with_body, request_from_event,
+    response_from_result, whole_response,
 };
 use wambda_control::Identity;
 use wambda_egress::{
@@ -84,7 +85,10 @@ pub fn gateway(data: &[u8]) {
     }
     if let Ok(response) = response_from_result(&bytes) {
         assert!(response.status().as_u16() >= 100);
-        let _ = event_from_response(response, 1 << 20).now_or_never();
+        let whole = whole_response(response, 1 << 20).now_or_never().expect("a body that is there");
+        if let Ok(result) = whole.and_then(|response| event_from_response(response, 1 << 20)) {
+            assert!(result.len() <= 1 << 20);
+        }
     }
     if let Some((parts, body)) = request(data) {
         let origin = Origin {
@@ -96,7 +100,11 @@ pub fn gateway(data: &[u8]) {
             source_ip: "192.0.2.1".to_owned(),
             unix_ms: 0,
         };
-        let event = event_from_request(&parts, &body, &origin);
+        let head = event_of_head(&parts, &origin);
+        // Of what the escapes are too long for there is an event in base64, or none.
+        let limit = (head.len() + 2 * body.len() + 100) as u64;
+        let event = event_with_body(head, &body, limit).unwrap();
+        assert!(event.len() as u64 <= limit);
         let shape: serde_json::Value = serde_json::from_slice(&event).unwrap();
         assert_eq!(shape["requestContext"]["http"]["method"], parts.method.as_str());
         assert!(shape["rawPath"].is_string() && shape["headers"].is_object(), "{shape}");

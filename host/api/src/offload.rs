@@ -1,0 +1,172 @@
+//! Work whose length strangers decide, away from the threads that answer: escaping, parsing, decoding, hashing of
+//! what is large, and all operations that are no invocation. docs/answering-threads.md lists every such place.
+//!
+//! The work threads have a lower priority than the threads that answer, so that these come first on a busy machine.
+//! They are as many as there are cores. Guests run on threads of their own and keep no work waiting.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::task::{JoinError, JoinHandle};
+use wambda_model::limits::{INLINE_WORK_BYTES_MAX, WORK_EACH_MAX};
+
+use crate::ApiError;
+use crate::rates::subscriber;
+
+/// The way to the work threads.
+#[derive(Debug)]
+pub struct Offload {
+    threads: Handle,
+    turns: Mutex<Turns>,
+}
+
+/// Who has work there, and how much more of it may run now.
+#[derive(Debug, Default)]
+struct Turns {
+    /// Gone when the last piece of work is.
+    of: HashMap<IpAddr, Weak<Semaphore>>,
+    /// How many there may be before those that are gone are looked for.
+    look_at: usize,
+}
+
+/// A task that ends when its caller does not wait for it any more.
+struct Awaited<T>(JoinHandle<T>);
+
+impl<T> Drop for Awaited<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Offload {
+    /// To these threads.
+    #[must_use]
+    pub fn new(threads: Handle) -> Self {
+        Self { threads, turns: Mutex::default() }
+    }
+
+    /// Does work over so many bytes of a peer: here when they are few, otherwise on the work threads. One peer has
+    /// [`WORK_EACH_MAX`] pieces of work there at once, so that another one's waits for few of them.
+    ///
+    /// # Errors
+    /// 500 when it panics.
+    pub(crate) async fn work<T: Send + 'static>(
+        &self,
+        peer: SocketAddr,
+        bytes: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        if bytes <= INLINE_WORK_BYTES_MAX {
+            return Ok(work());
+        }
+        // Boxed: it is rare, and would be copied with every request's future.
+        Box::pin(self.away(peer, work)).await
+    }
+
+    async fn away<T: Send + 'static>(
+        &self,
+        peer: SocketAddr,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let turns = self.turns(peer.ip());
+        let turn =
+            turns.acquire_owned().await.map_err(|lost| ApiError::internal(&lost.to_string()))?;
+        let task = async move {
+            let done = work();
+            drop(turn);
+            done
+        };
+        self.run(task).await
+    }
+
+    /// Runs an operation on the work threads, to its end or until its caller has gone.
+    ///
+    /// # Errors
+    /// 500 when it panics.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        operation: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let mut task = Awaited(self.threads.spawn(operation));
+        let failed = |lost: JoinError| ApiError::internal(&format!("on a work thread: {lost}"));
+        (&mut task.0).await.map_err(failed)
+    }
+
+    /// Runs on the work threads what ends by itself.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        drop(self.threads.spawn(task));
+    }
+
+    fn turns(&self, peer: IpAddr) -> Arc<Semaphore> {
+        let peer = subscriber(peer);
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        if turns.of.len() >= turns.look_at {
+            turns.of.retain(|_, own| own.strong_count() > 0);
+            turns.look_at = (2 * turns.of.len()).max(64);
+        }
+        let known = turns.of.get(&peer).and_then(Weak::upgrade);
+        known.unwrap_or_else(|| {
+            let own = Arc::new(Semaphore::new(WORK_EACH_MAX));
+            turns.of.insert(peer, Arc::downgrade(&own));
+            own
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread::current;
+
+    use super::*;
+
+    fn peer(last: u8) -> SocketAddr {
+        ([127, 0, 0, last], 1).into()
+    }
+
+    fn threads() -> tokio::runtime::Runtime {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(WORK_EACH_MAX + 1).enable_all().build().unwrap()
+    }
+
+    #[tokio::test]
+    async fn only_what_is_large_goes_away() {
+        let threads = threads();
+        let offload = Offload::new(threads.handle().clone());
+        let here = current().id();
+        let small = offload.work(peer(1), INLINE_WORK_BYTES_MAX, || current().id()).await.unwrap();
+        let large = offload.work(peer(1), INLINE_WORK_BYTES_MAX + 1, || current().id());
+        assert_eq!((small, large.await.unwrap() == here), (here, false));
+        let lost = offload.work(peer(1), usize::MAX, || panic!("on purpose")).await;
+        assert!(lost.is_err_and(|error: ApiError| error.aws_code() == "ServiceException"));
+        threads.shutdown_background();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn one_peer_leaves_room_for_another() {
+        let threads = threads();
+        let offload = Arc::new(Offload::new(threads.handle().clone()));
+        let (go, gate) = mpsc::channel::<()>();
+        let gate = Arc::new(Mutex::new(gate));
+        let greedy: Vec<_> = (0..20)
+            .map(|_| {
+                let (offload, gate) = (Arc::clone(&offload), Arc::clone(&gate));
+                let wait = move || gate.lock().unwrap().recv().is_err();
+                tokio::spawn(async move { offload.work(peer(1), usize::MAX, wait).await.is_ok() })
+            })
+            .collect();
+        // It is done while the other one's hold all that they may have.
+        assert_eq!(offload.work(peer(2), usize::MAX, || 7).await.unwrap(), 7);
+        drop(go);
+        for done in greedy {
+            assert!(done.await.unwrap());
+        }
+        drop(offload.turns(peer(3).ip()));
+        let turns = offload.turns.lock().unwrap();
+        assert!(turns.of.values().all(|own| own.strong_count() == 0));
+        threads.shutdown_background();
+    }
+}
