@@ -39,7 +39,7 @@ use wambda_store::{
 use crate::config::Settings;
 use crate::inside::Inside;
 use crate::serving::Open;
-use crate::{listen, telemetry, wall};
+use crate::{listen, polls, telemetry, wall};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Ticks between two rounds of reconciling that nothing asked for.
@@ -225,6 +225,7 @@ async fn run(
     let data_dir = &settings.data_dir;
     let metrics = Metrics::new(VERSION)?;
     count_panics(&metrics);
+    polls::watch(&metrics).context("cannot start a thread")?;
     let Stores { records, blobs, queues, trash } = storage(data_dir, &clock).await?;
     let budget = Budget::new(settings.memory_budget);
     let executor = executor((settings, wall), long_run.clone(), &blobs, &metrics, &budget, egress)?;

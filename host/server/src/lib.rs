@@ -8,6 +8,7 @@ mod inside;
 pub mod listen;
 mod patient;
 mod places;
+mod polls;
 mod readers;
 mod serving;
 pub mod telemetry;

@@ -38,7 +38,7 @@ use wambda_model::limits::{
     CONNECTIONS_RESERVED_PATIENCE, HEADERS_MAX, READER_PATIENCE_FACTOR, RESPONSE_COUNTED_BYTES_MIN,
     RESPONSE_ROOM_MIN, UNSENT_BYTES_MAX,
 };
-use wambda_model::{BodyError, clock};
+use wambda_model::{BodyError, clock, polls};
 
 use crate::framing::{self, Framed};
 use crate::patient::Patient;
@@ -411,6 +411,7 @@ async fn drive<T, S>(
     let watched = &entered.watched;
     let mut connection = std::pin::pin!(connection);
     poll_fn(|cx: &mut Context<'_>| {
+        let _poll = polls::connection();
         // A task has one waker for all its life. Whoever does not find it has written before this looks.
         if watched.waker.get().is_none() {
             let _ = watched.waker.set(cx.waker().clone());
