@@ -15,6 +15,7 @@ use wambda_model::limits::{INLINE_WORK_BYTES_MAX, WORK_EACH_MAX};
 
 use crate::ApiError;
 use crate::rates::subscriber;
+use crate::within::is_within;
 
 /// The way to the work threads.
 #[derive(Debug)]
@@ -101,7 +102,8 @@ impl Offload {
     }
 
     fn turns(&self, peer: IpAddr) -> Arc<Semaphore> {
-        let peer = subscriber(peer);
+        // Functions are told apart, and not taken for one subscriber.
+        let peer = if is_within(peer) { peer } else { subscriber(peer) };
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         if turns.of.len() >= turns.look_at {
             turns.of.retain(|_, own| own.strong_count() > 0);

@@ -109,8 +109,9 @@ pub const PAYLOAD_BYTES_MIN: u64 = 1;
 pub const PAYLOAD_BYTES_MAX: u64 = 6 * MIB;
 /// What Lambda allows a response beyond [`PAYLOAD_BYTES_MAX`] (recorded from AWS, 2025-11).
 pub const RESPONSE_BYTES_EXTRA: u64 = 100;
-/// Bytes of a function's error that are kept: type, message and stack together. Escaping makes at most six times as much.
-pub const ERROR_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a function's error that are kept: type, message and stack together. Escaping makes at most six times as much,
+/// and a response stream escapes that once more.
+pub const ERROR_BYTES_MAX: usize = 32 << 10;
 /// Of them, those of its type.
 pub const ERROR_TYPE_BYTES_MAX: usize = 1 << 10;
 /// Bytes of the message of a refusal: it may repeat what was sent.
