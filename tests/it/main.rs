@@ -39,5 +39,6 @@ mod readers;
 mod shares;
 mod smith;
 mod stopping;
+mod threads;
 mod wall;
 mod wats;

@@ -19,11 +19,13 @@ const BEYOND: u64 = 16 << 20;
 struct Case<'a> {
     name: &'static str,
     function: &'static str,
+    /// Invocations at once.
+    calls: u64,
     act: Box<dyn Fn(&Server) + 'a>,
 }
 
 fn case<'a>(name: &'static str, function: &'static str, act: impl Fn(&Server) + 'a) -> Case<'a> {
-    Case { name, function, act: Box::new(act) }
+    Case { name, function, calls: 1, act: Box::new(act) }
 }
 
 /// A server with one function that has been called, and its memory limit in megabytes. What one case leaves in
@@ -39,6 +41,7 @@ fn world(function: &str) -> (Server, u64) {
     let core = || wats::echo().replace("\"memory\") 1)", "\"memory\") 97)").into_bytes();
     let (code, megabytes) = match function {
         "core" => (core(), 8),
+        "nuls" => (crate::threads::nuls().into_bytes(), 8),
         "event" => (guest("event"), 64),
         _ => (guest("http"), 16),
     };
@@ -47,6 +50,8 @@ fn world(function: &str) -> (Server, u64) {
     // By each way in, so that the pages of the program that they need are not counted as theirs.
     if function == "http" {
         server.get("/fn/http/headers").expect(200);
+    } else if function == "nuls" {
+        server.invoke(function, "").expect(500);
     } else {
         server.invoke(function, r#"{"do":"count"}"#).expect(200);
     }
@@ -57,6 +62,23 @@ fn world(function: &str) -> (Server, u64) {
         server.request("POST", lambda, &[], b"{}").expect(200);
     }
     (server, megabytes)
+}
+
+/// Has so many errors of NULs answered at once, and reads nothing of them but that they are there.
+fn fail_at_once(server: &Server, calls: u64) {
+    let head = "POST /v1/functions/nuls/invoke HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\n{}";
+    let answered: Vec<TcpStream> = (0..calls)
+        .map(|_| {
+            let mut stream = TcpStream::connect(server.address()).unwrap();
+            stream.write_all(head.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    for mut stream in answered.iter() {
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).unwrap();
+        assert_eq!(&status, b"HTTP/1.1 500");
+    }
 }
 
 /// Reads and throws away, and never asks for more than a little.
@@ -114,6 +136,7 @@ fn what_the_host_holds_for_an_invocation_is_bounded() {
             write!(stream, "{head}content-length: {}\r\n\r\n", 64 << 20).unwrap();
             while stream.write_all(&[1; 65_536]).is_ok() {}
         }),
+        Case { calls: 20, ..case("20 errors of 6 MB of NULs", "nuls", |s| fail_at_once(s, 20)) },
         case("an endless answer that nobody reads", "http", |server| {
             let mut stream = TcpStream::connect(server.address()).unwrap();
             stream.write_all(b"GET /fn/http/endless HTTP/1.1\r\nhost: h\r\n\r\n").unwrap();
@@ -127,11 +150,12 @@ fn what_the_host_holds_for_an_invocation_is_bounded() {
         }),
     ];
     let mut over = Vec::new();
-    for Case { name, function, act } in cases {
+    for Case { name, function, calls, act } in cases {
         // The allocator keeps now more, now less of what is given back: the least of four counts.
         let is_within = (0..4).any(|_| {
             let (server, megabytes) = world(function);
             let most = server.most_resident(|| act(&server));
+            let megabytes = megabytes * calls;
             println!("{name}: {:.1} MB, of {megabytes} + 16", most as f64 / f64::from(1 << 20));
             server.assert_well();
             most <= (megabytes << 20) + BEYOND

@@ -132,6 +132,7 @@ impl Stage {
         let (name, server) = (&case.name, &self.server);
         let (mut acted, most) = (None, Most::default());
         let threads = server.threads();
+        let held = server.metric("wambda_long_polls_total");
         let taken = server.most_resident(|| acted = Some(self.beside_a_neighbour(case, &most)));
         let (acted, slowest) = acted.unwrap();
         let mut wrong: Vec<String> = acted.into_iter().filter_map(Result::err).collect();
@@ -142,6 +143,10 @@ impl Stage {
         let slowest = slowest.max(server.invoke("neighbour", "hi").expect(200).took);
         if slowest >= NEIGHBOUR_MAX {
             wrong.push(format!("the neighbour waited {slowest:?}"));
+        }
+        let held = server.metric("wambda_long_polls_total") - held;
+        if held > 0.0 {
+            wrong.push(format!("the host's work for it held a thread that answers {held} times"));
         }
         if self.is_tight {
             if taken > MEMORY + BESIDE_ITS_MEMORY_MAX {
