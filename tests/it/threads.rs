@@ -1,5 +1,6 @@
-//! The threads that answer are held by nobody's bytes: what is large is worked on elsewhere. Measured by the server itself,
-//! in CPU time (`wambda_poll_seconds`, `wambda_long_polls_total`): a busy machine changes nothing of it.
+//! The threads that answer are held by nobody's bytes: what is large is worked on elsewhere.
+//! Measured by the server itself, in CPU time (`wambda_poll_seconds`, `wambda_long_polls_total`): a
+//! busy machine changes nothing of it.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -209,7 +210,8 @@ fn bodies_whose_signature_is_checked_hold_no_thread_that_answers() {
     let signed = format!(
         "AWS4-HMAC-SHA256 Credential={id}/{scope}, SignedHeaders=host;x-amz-date, Signature={signature}"
     );
-    // Whose key it is, is known; that the signature is wrong comes out when all of it has been hashed.
+    // Whose key it is, is known; that the signature is wrong comes out when all of it has been
+    // hashed.
     let headers = [("authorization", &*signed), ("x-amz-date", &*now)];
     let body = vec![0; 60_000_000];
     let refused = server.request("PUT", "/v1/functions/f", &headers, &body).expect(403);

@@ -151,7 +151,8 @@ pub(crate) fn access_key(parts: &Parts) -> Option<&str> {
     Some(rest.split_once('/')?.0)
 }
 
-/// The caller of a signed request, whose body has this [`hash`]; everyone is the account itself when nobody needs to sign.
+/// The caller of a signed request, whose body has this [`hash`]; everyone is the account itself
+/// when nobody needs to sign.
 ///
 /// # Errors
 /// AWS's own, by the surface.
@@ -174,7 +175,8 @@ fn signs(api: &Api, parts: &Parts) -> bool {
     within.map_or(api.auth.required, |within| within.signs_as_another(parts))
 }
 
-/// The SHA-256 of a body in hexadecimal digits, when a signature is to be verified by it. On the work threads only.
+/// The SHA-256 of a body in hexadecimal digits, when a signature is to be verified by it. On the
+/// work threads only.
 pub(crate) fn hash(api: &Api, parts: &Parts, body: &[u8]) -> String {
     match signs(api, parts) && !body.is_empty() {
         true => wambda_sigv4::sha256_hex(body),

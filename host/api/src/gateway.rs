@@ -128,8 +128,8 @@ pub(crate) fn escaped_len(text: &str) -> usize {
     text.bytes().map(of).sum()
 }
 
-/// How a body is written into JSON of at most `room` bytes, and how long it is so: as text, or in base64 when it is none
-/// or its escapes do not fit.
+/// How a body is written into JSON of at most `room` bytes, and how long it is so: as text, or in
+/// base64 when it is none or its escapes do not fit.
 ///
 /// # Errors
 /// Its length when it fits in neither way.
@@ -144,8 +144,8 @@ fn written_as(body: &[u8], room: usize) -> Result<(Option<&str>, usize), usize> 
     }
 }
 
-/// An event of at most `limit` bytes with its body, as text or in base64. The body may be large: it is written once, where
-/// it stays.
+/// An event of at most `limit` bytes with its body, as text or in base64. The body may be large: it
+/// is written once, where it stays.
 ///
 /// # Errors
 /// 413 when the event would be larger: escaping must not make more than a function takes.

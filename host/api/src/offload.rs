@@ -1,8 +1,10 @@
-//! Work whose length strangers decide, away from the threads that answer: escaping, parsing, decoding, hashing of
-//! what is large, and all operations that are no invocation. docs/answering-threads.md lists every such place.
+//! Work whose length strangers decide, away from the threads that answer: escaping, parsing,
+//! decoding, hashing of what is large, and all operations that are no invocation.
+//! docs/answering-threads.md lists every such place.
 //!
-//! The work threads have a lower priority than the threads that answer, so that these come first on a busy machine.
-//! They are as many as there are cores. Guests run on threads of their own and keep no work waiting.
+//! The work threads have a lower priority than the threads that answer, so that these come first on
+//! a busy machine. They are as many as there are cores. Guests run on threads of their own and keep
+//! no work waiting.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -49,8 +51,9 @@ impl Offload {
         Self { threads, turns: Mutex::default() }
     }
 
-    /// Does work over so many bytes of a peer: here when they are few, otherwise on the work threads. One peer has
-    /// [`WORK_EACH_MAX`] pieces of work there at once, so that another one's waits for few of them.
+    /// Does work over so many bytes of a peer: here when they are few, otherwise on the work
+    /// threads. One peer has [`WORK_EACH_MAX`] pieces of work there at once, so that another one's
+    /// waits for few of them.
     ///
     /// # Errors
     /// 500 when it panics.

@@ -339,7 +339,8 @@ async fn messages(api: &Api, name: &str, query: &str) -> Result<Response, ApiErr
     let (mut shown, mut size) = (Vec::new(), 0);
     for found in found.iter().take(limit) {
         let message = message(found);
-        size += message["body"].as_str().map_or(0, gateway::escaped_len);
+        let body = message.get("body").and_then(Value::as_str);
+        size += body.map_or(0, gateway::escaped_len);
         if size as u64 > PAYLOAD_BYTES_MAX && !shown.is_empty() {
             break;
         }

@@ -128,8 +128,9 @@ impl FunctionError {
         }
     }
 
-    /// The function answered with an error of its own. Of one beyond [`ERROR_BYTES_MAX`] the beginning is kept, and a
-    /// mark: the error is escaped, logged and recorded again and again on its way.
+    /// The function answered with an error of its own. Of one beyond [`ERROR_BYTES_MAX`] the
+    /// beginning is kept, and a mark: the error is escaped, logged and recorded again and again on
+    /// its way.
     #[must_use]
     pub fn returned(error_type: &str, message: String, mut stack: Vec<String>) -> Self {
         let error_type = cut(error_type, ERROR_TYPE_BYTES_MAX).unwrap_or(error_type.to_owned());

@@ -109,8 +109,8 @@ pub const PAYLOAD_BYTES_MIN: u64 = 1;
 pub const PAYLOAD_BYTES_MAX: u64 = 6 * MIB;
 /// What Lambda allows a response beyond [`PAYLOAD_BYTES_MAX`] (recorded from AWS, 2025-11).
 pub const RESPONSE_BYTES_EXTRA: u64 = 100;
-/// Bytes of a function's error that are kept: type, message and stack together. Escaping makes at most six times as much,
-/// and a response stream escapes that once more.
+/// Bytes of a function's error that are kept: type, message and stack together. Escaping makes at
+/// most six times as much, and a response stream escapes that once more.
 pub const ERROR_BYTES_MAX: usize = 32 << 10;
 /// Of them, those of its type.
 pub const ERROR_TYPE_BYTES_MAX: usize = 1 << 10;
@@ -375,13 +375,14 @@ pub const STUCK_AFTER_DEFAULT: Duration = Duration::from_secs(30);
 pub const STUCK_AFTER_MIN: Duration = Duration::from_millis(10);
 /// Time between the end of readiness and the cancellation of what still runs.
 pub const DRAIN_DEFAULT: Duration = Duration::from_secs(30);
-/// Bytes of strangers over which a thread that answers works in one go: escaping as many takes a third of a millisecond.
-/// What is larger goes to the work threads.
+/// Bytes of strangers over which a thread that answers works in one go: escaping as many takes a
+/// third of a millisecond. What is larger goes to the work threads.
 pub const INLINE_WORK_BYTES_MAX: usize = 64 << 10;
 /// Pieces of such work of one subscriber at once on the work threads; the next ones wait.
 pub const WORK_EACH_MAX: usize = 2;
-/// CPU time of one piece of the server's own work on a thread that answers, beyond which it is told of: twice what is
-/// promised, because it is measured by the kernel's ticks. Code that is not optimized takes several times as long.
+/// CPU time of one piece of the server's own work on a thread that answers, beyond which it is told
+/// of: twice what is promised, because it is measured by the kernel's ticks. Code that is not
+/// optimized takes several times as long.
 pub const POLL_CPU_MAX: Duration =
     Duration::from_millis(if cfg!(debug_assertions) { 50 } else { 10 });
 /// Threads for what blocks: disks, checks of large uploads. What waits for one is bounded by who asked for it: a

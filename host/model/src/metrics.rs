@@ -70,7 +70,8 @@ pub struct Metrics {
     /// Guests' polls that have not come back for long; anything but 0 is a thread lost.
     pub stuck_polls: IntGauge,
     poll_seconds: [Histogram; 2],
-    /// Pieces of the server's own work that held a thread that answers for too long; anything but 0 is a bug.
+    /// Pieces of the server's own work that held a thread that answers for too long; anything but 0
+    /// is a bug.
     pub long_polls: IntCounter,
     /// Bytes that guests hold, against `wambda_memory_budget_bytes`.
     pub memory_used: IntGauge,
@@ -120,7 +121,8 @@ impl Maker<'_> {
 }
 
 impl Metrics {
-    /// CPU time for which one piece of work held a thread that answers, of those that lasted for a tick or more.
+    /// CPU time for which one piece of work held a thread that answers, of those that lasted for a
+    /// tick or more.
     #[must_use]
     pub fn poll_seconds(&self, kind: polls::Kind) -> &Histogram {
         let [host, guest] = &self.poll_seconds;

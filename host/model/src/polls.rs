@@ -1,5 +1,6 @@
-//! What each thread that answers does now: whether it polls a connection, and whether a guest's code runs within that
-//! poll. `server/polls.rs` looks at it every few milliseconds, so that a short poll costs some stores and no clock.
+//! What each thread that answers does now: whether it polls a connection, and whether a guest's
+//! code runs within that poll. `server/polls.rs` looks at it every few milliseconds, so that a
+//! short poll costs some stores and no clock.
 
 use std::cell::OnceCell;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
@@ -36,7 +37,8 @@ const KIND_BITS: u32 = 2;
 pub struct Desk {
     /// Its number for the kernel.
     thread: i32,
-    /// The number of what it does now, and whose code that is: another word for each stretch of work.
+    /// The number of what it does now, and whose code that is: another word for each stretch of
+    /// work.
     stretch: AtomicU64,
     /// What its last request was about, as [`about`] was told.
     about: AtomicU8,

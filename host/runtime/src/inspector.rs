@@ -1,6 +1,7 @@
-//! Says what uploads are, and whether layers can be unpacked. Zips, text and components are looked at in a child
-//! process with hard limits, in turns of their uploaders: what they cost grows faster than they do. A small core module is
-//! looked at in place, in turns as well, on threads of a lower priority.
+//! Says what uploads are, and whether layers can be unpacked. Zips, text and components are looked
+//! at in a child process with hard limits, in turns of their uploaders: what they cost grows faster
+//! than they do. A small core module is looked at in place, in turns as well, on threads of a lower
+//! priority.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -82,7 +83,8 @@ impl Inspector {
         Ok(summary.of(digest, wasm))
     }
 
-    /// What a small core module is. Even that can take half a second, so that the threads that answer go first.
+    /// What a small core module is. Even that can take half a second, so that the threads that
+    /// answer go first.
     async fn look_here(&self, upload: Bytes, by: &str) -> Result<Inspection, BuildError> {
         let asked = (Digest::of(&upload), false);
         self.failures.check(&asked)?;

@@ -117,7 +117,8 @@ fn about(settings: &Settings, wall: Wall) -> serde_json::Value {
     about
 }
 
-/// Threads for what is not short, calls or the platform's own work: the threads that answer go first.
+/// Threads for what is not short, calls or the platform's own work: the threads that answer go
+/// first.
 fn after_others(name: &str, cores: usize) -> Result<Runtime> {
     let lower = || {
         if let Err(error) = rustix::process::setpriority_process(None, LONG_RUN_NICE) {

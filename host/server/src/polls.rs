@@ -1,5 +1,6 @@
-//! Looks at the threads that answer: a poll that holds one of them holds up everybody else's requests there. What is
-//! seen at two looks or more is measured, by the thread's CPU time: a busy machine makes no poll long.
+//! Looks at the threads that answer: a poll that holds one of them holds up everybody else's
+//! requests there. What is seen at two looks or more is measured, by the thread's CPU time: a busy
+//! machine makes no poll long.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -38,7 +39,8 @@ impl Seen {
         Self { stretch: desk.now(), first: None, last: None, is_told: false, figures: figures.ok() }
     }
 
-    /// CPU time of the thread, without what it has had since the kernel last looked (proc(5), `schedstat`).
+    /// CPU time of the thread, without what it has had since the kernel last looked (proc(5),
+    /// `schedstat`).
     fn thread_cpu(&self) -> Option<Duration> {
         let mut text = [0; FIGURES_BYTES];
         let read = self.figures.as_ref()?.read_at(&mut text, 0).ok()?;
@@ -123,7 +125,8 @@ mod tests {
         watch(&metrics).unwrap();
         let long = POLL_CPU_MAX * 6;
         let worked = std::thread::spawn(move || {
-            // What waits holds a thread as well, but that is nobody's bytes' doing: a busy machine looks the same.
+            // What waits holds a thread as well, but that is nobody's bytes' doing: a busy machine
+            // looks the same.
             let waits = polls::connection();
             std::thread::sleep(long);
             drop(waits);

@@ -41,7 +41,8 @@ pub enum LogLine {
     Output {
         /// Where it wrote it.
         stream: Stream,
-        /// The text; invalid UTF-8 was replaced. Shared, because the ring is locked while it is read.
+        /// The text; invalid UTF-8 was replaced. Shared, because the ring is locked while it is
+        /// read.
         text: Arc<str>,
     },
     /// What the platform has to say about an invocation, such as an error.
