@@ -366,6 +366,12 @@ async fn functions(
     let all = Arc::clone(api);
     let operate = async move {
         authorize(&all, &who, action, name.as_ref())?;
+        if let (Route::Logs, Some(name)) = (place.route, &name) {
+            return logs::read(&all, name, parts.uri.query(), || {
+                let resource = resource_of(&all, action, Some(name));
+                auth::Lasting::new((&all, Surface::Native), &parts, peer, (action, resource))
+            });
+        }
         operate(&all, (place, method), (name, &who), parts.uri.query(), whole).await
     };
     api.offload.run(operate).await?
@@ -393,10 +399,6 @@ async fn operate(
         }
         (Route::Function, &Method::GET, Some(name)) => native::describe(api, name),
         (Route::Function, _, Some(name)) => native::delete(api, name).await,
-        (Route::Logs, _, Some(name)) => logs::read(api, name, query, || {
-            let resource = resource_of(api, action, Some(name));
-            auth::Lasting::new((api, Surface::Native), &parts, peer, (action, resource))
-        }),
         (Route::Scaling, _, Some(name)) => native::scaling(api, name),
         (Route::Grants, _, Some(name)) => native::grants(api, name, query.unwrap_or_default()),
         (Route::Rollback, &Method::GET, Some(name)) => rollback::describe(api, name, &place.alias),

@@ -224,9 +224,7 @@ async fn run(
     cores: usize,
 ) -> Result<()> {
     let data_dir = &settings.data_dir;
-    let metrics = Metrics::new(VERSION)?;
-    count_panics(&metrics);
-    polls::watch(&metrics).context("cannot start a thread")?;
+    let metrics = measure()?;
     let Stores { records, blobs, queues, trash } = storage(data_dir, &clock).await?;
     let budget = Budget::new(settings.memory_budget);
     let executor = executor((settings, wall), long_run.clone(), &blobs, &metrics, &budget, egress)?;
@@ -527,6 +525,14 @@ async fn forget(api: Arc<Api>) {
         tick.tick().await;
         api.rates.forget();
     }
+}
+
+/// Begins to measure.
+fn measure() -> Result<Arc<Metrics>> {
+    let metrics = Metrics::new(VERSION)?;
+    count_panics(&metrics);
+    polls::watch(&metrics).context("cannot start a thread")?;
+    Ok(metrics)
 }
 
 /// Counts every panic, wherever it is caught, and lets it be printed as ever.
