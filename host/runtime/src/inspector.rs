@@ -156,7 +156,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_refused_is_not_looked_at_again() {
-        let nowhere = || PathBuf::from("/nowhere");
+        let nowhere = || std::path::PathBuf::from("/nowhere");
         let limits = crate::child::Limits::default();
         let helper = Helper { program: nowhere(), limits, dir: nowhere() };
         let features = crate::engine::features().unwrap();
