@@ -142,7 +142,7 @@ fn looking_at_an_upload_is_limited_and_not_noticed() {
 #[test]
 fn compiling_is_limited_by_the_clock() {
     let server = Server::with(&["--compile-wall", "2"]);
-    let upload = wats::laborious(48, 1);
+    let upload = wats::laborious(24, 1);
     let says = "compiling took more than 2 seconds and was stopped";
     for _ in 0..2 {
         let answer = server.put("slow", &upload, "").expect(400);

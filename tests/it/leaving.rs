@@ -182,6 +182,7 @@ fn clients_that_half_close_are_answered() {
         (post("/2015-03-31/functions/f/invocations"), 1),
         (post("/2021-11-15/functions/f/response-streaming-invocations"), 1),
         (post("/v1/functions/f/invoke?mode=event").replace(event, "{}").replace(": 23", ": 2"), 1),
+        (post("/fn/http/echo"), 1),
         (get("/fn/http/big"), 1),
         (get("/metrics"), 1),
         (get("/v1/functions"), 1),

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use wambda_tests::{Server, eventually};
@@ -70,6 +71,59 @@ fn responses_that_nobody_reads_are_bounded_and_the_slowest_readers_go() {
     drop(streams);
     eventually(Duration::from_secs(10), || (held(&server) == 0).then_some(()));
     server.assert_well();
+}
+
+/// A memory cgroup of the test's own, of either version; none where it may not make one.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn new(bytes: u64) -> Option<Self> {
+        let name = format!("wambda-test-{}", std::process::id());
+        for (root, limit) in
+            [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")]
+        {
+            let path = Path::new(root).join(&name);
+            if std::fs::create_dir(&path).is_err() {
+                continue;
+            }
+            let made = Self(path);
+            if std::fs::write(made.0.join(limit), bytes.to_string()).is_ok() {
+                return Some(made);
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        eventually(Duration::from_secs(5), || std::fs::remove_dir(&self.0).ok());
+    }
+}
+
+/// `--memory-budget 512` fits into 1.5 GB with all that the server holds beside it.
+#[test]
+fn a_small_budget_survives_in_a_small_cgroup() {
+    let Some(cgroup) = Cgroup::new(1536 << 20) else {
+        eprintln!("skipped: no memory cgroup can be made here");
+        return;
+    };
+    let server = Server::with(&["--memory-budget", "512"]);
+    std::fs::write(cgroup.0.join("cgroup.procs"), server.pid().to_string()).unwrap();
+    server.deploy("large", large().as_bytes(), "memory=8");
+    let invoke = "POST /v1/functions/large/invoke HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\n{}";
+    let sources = ["127.0.0.2", "127.0.0.3", "127.0.0.4"];
+    let streams: Vec<_> = (0..600).map(|n| ask(&server, sources[n % 3], invoke)).collect();
+    std::thread::sleep(Duration::from_secs(1));
+    let kinds = ["requests", "responses", "logs"];
+    let limit = |kind| server.metric(&format!("wambda_held_limit_bytes{{kind=\"{kind}\"}}"));
+    let all: f64 = kinds.map(limit).iter().sum();
+    assert!(all <= f64::from(512 << 20), "{all} bytes may be held beside the budget");
+    server.assert_well();
+    drop(streams);
+    server.assert_well();
+    drop(server);
+    drop(cgroup);
 }
 
 /// Many small responses on one connection that nobody reads: what waits is bounded as well.

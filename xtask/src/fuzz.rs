@@ -11,11 +11,16 @@ const SMOKE_SECONDS: u32 = 60;
 
 pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     let (targets, seconds) = match arguments {
-        ["--smoke"] => (targets()?, SMOKE_SECONDS),
+        [DESYNC] => return desync(SMOKE_SECONDS),
+        [DESYNC, seconds] => return desync(seconds.parse()?),
+        ["--smoke"] => {
+            desync(SMOKE_SECONDS)?;
+            (targets()?, SMOKE_SECONDS)
+        }
         [target] => (vec![(*target).to_owned()], 0),
         [target, seconds] => (vec![(*target).to_owned()], seconds.parse()?),
         _ => bail!(
-            "cargo xtask fuzz --smoke, or TARGET [SECONDS]; targets: {}",
+            "cargo xtask fuzz --smoke, or TARGET [SECONDS]; targets: {DESYNC}, {}",
             targets()?.join(", ")
         ),
     };
@@ -52,6 +57,19 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
         go(&mut command)?;
     }
     Ok(())
+}
+
+/// Not a target of libFuzzer: it talks HTTP to a running server, and needs no nightly toolchain.
+const DESYNC: &str = "desync";
+
+/// One hostile function and one victim on the same connection (tests/it/framing/fuzz.rs).
+fn desync(seconds: u32) -> Result<()> {
+    step("fuzz desync");
+    crate::demo::guests()?;
+    go(&mut cargo(".", &["build", "--workspace", "--all-targets", "--locked"]))?;
+    let test = ["test", "--workspace", "--locked", "--test", "it", "--", "--nocapture"];
+    let mut command = cargo(".", &[&test[..], &["framing::scripts_at_random"]].concat());
+    go(command.env("WAMBDA_DESYNC_SECONDS", seconds.to_string()))
 }
 
 /// The targets, by their seeds.

@@ -30,7 +30,8 @@ cargo xtask <command>
   bench overload    measure what is beyond capacity, and beside bad neighbours
                     (with --release each is built sooner, without link-time optimisation)
   chaos [CYCLES]    kill the server again and again under load, and check the ledger
-  fuzz --smoke      each fuzz target for a minute (or: fuzz TARGET [SECONDS]); needs a nightly toolchain
+  fuzz --smoke      each fuzz target for a minute (or: fuzz TARGET [SECONDS]); needs a nightly
+                    toolchain, except for desync: hostile responses beside a victim
   codegen [--check] the AWS protocol front, from botocore's service models
   tidy              check file sizes, headers and dependency directions
 ";

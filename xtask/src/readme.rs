@@ -204,7 +204,8 @@ mod tests {
 
     #[test]
     fn blocks_are_read_as_they_are_typed() {
-        let text = "x\n```console\n$ one 'a\n b'\nshown\n$ two \\\n  more\n```\n\n<!-- not typed: x -->\n```console\n$ three\n```\n\ntext\n```console\n$ four\n```\n";
+        let text = "x\n```console\n$ one 'a\n b'\nshown\n$ two \\\n  more\n```\n\n\
+            <!-- not typed: x -->\n```console\n$ three\n```\n\ntext\n```console\n$ four\n```\n";
         let found = commands(text);
         let typed: Vec<_> = found.iter().map(|typed| typed.command.as_str()).collect();
         assert_eq!(typed, ["one 'a\n b'", "two \\\n  more", "four"]);

@@ -45,6 +45,11 @@ async fn printed(api: &Arc<Api>) -> Result<Bytes, ApiError> {
     let render = move || {
         let (began, cpu) = (clock::now(), clock::thread_cpu());
         (this.before_metrics)();
+        for (kind, room) in [("requests", &this.room), ("responses", &this.responses)] {
+            this.metrics.show_held(kind, room.used(), room.limit());
+        }
+        let (logs, limit) = this.functions.logs_held();
+        this.metrics.show_held("logs", logs, limit);
         let text = Bytes::from(this.metrics.render().map_err(|e| e.to_string())?);
         let cpu = clock::thread_cpu().saturating_sub(cpu);
         *last = Some(Printed { began, ended: clock::now(), cpu, text: text.clone() });

@@ -216,6 +216,14 @@ impl Functions {
         &self.storage
     }
 
+    /// Bytes of logs in memory, and how many there may be.
+    #[must_use]
+    pub fn logs_held(&self) -> (u64, u64) {
+        let catalog = self.catalog.load();
+        let held = catalog.iter().map(|function| function.latest.logs.bytes() as u64).sum();
+        (held, self.logs.limit())
+    }
+
     /// Has functions give up what is not their part of the room for logs any more.
     pub fn trim_logs(&self) {
         if self.logs.each() < LOG_RING_BYTES {

@@ -32,6 +32,12 @@ impl LogRoom {
         Arc::new(Self { limit, rings: AtomicUsize::new(0) })
     }
 
+    /// Bytes that all rings may hold.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        self.limit as u64
+    }
+
     /// Bytes that each ring may hold.
     #[must_use]
     pub fn each(&self) -> usize {

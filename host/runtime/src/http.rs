@@ -208,6 +208,8 @@ pub(crate) fn collect(head: &::http::response::Parts, is_head: bool, mut body: B
                     Some(before) => [before, data].concat().into(),
                 });
             }
+            // What is not sent cannot be wrong.
+            Some(Err(_)) if is_head => break,
             Some(Err(error)) => return Left::Wrong(error.to_string()),
             Some(Ok(Err(_))) | None => break,
         }

@@ -535,3 +535,21 @@ fn command_env(version: &Version, ticket: &Ticket, time: Duration) -> Vec<(&'sta
     add("_X_AMZN_TRACE_ID", caller.and_then(|c| c.trace.as_ref()));
     env
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A guest gives its head after half a millisecond and runs into its timeout; a busy machine looks at both at once.
+    #[test]
+    fn the_report_of_a_failure_tells_all_of_the_call() {
+        let report = |micros| Report { duration: Duration::from_micros(micros), ..NOTHING_RAN };
+        let progress = Progress::default();
+        let told = |failed| progress.report(failed).duration.as_micros();
+        assert_eq!(told(true), 0);
+        progress.at_head.set(report(422)).unwrap();
+        assert_eq!((told(false), told(true)), (422, 422));
+        progress.at_end.set(report(200_000)).unwrap();
+        assert_eq!((told(false), told(true)), (422, 200_000));
+    }
+}

@@ -16,6 +16,10 @@ use wambda_model::limits::{READER_BYTES_MIN, RESPONSE_STALLED_BYTES};
 use crate::readers;
 use crate::serving::Watched;
 
+/// How long, and how often, the end of a peer's side is kept from hyper while the body before it is not taken whole.
+const KEPT_PERIOD: Duration = Duration::from_millis(20);
+const KEPT_MAX: u32 = 50;
+
 /// A stream whose writes fail when the peer takes nothing for a while.
 pub(crate) struct Patient<S> {
     stream: S,
@@ -26,6 +30,9 @@ pub(crate) struct Patient<S> {
     taken: u64,
     /// What is held while it runs.
     share: Option<Share>,
+    /// How often the end of the peer's side was kept from hyper since the last answer, and until when it is.
+    kept: u32,
+    keeps: Option<Pin<Box<Sleep>>>,
     watched: Arc<Watched>,
     api: Arc<Api>,
 }
@@ -33,7 +40,29 @@ pub(crate) struct Patient<S> {
 impl<S> Patient<S> {
     /// Writes to `stream` fail when nothing of them was taken for `longest`; `watched` hears when all is written.
     pub(crate) fn new(stream: S, longest: Duration, watched: Arc<Watched>, api: Arc<Api>) -> Self {
-        Self { stream, longest, patience: None, taken: 0, share: None, watched, api }
+        let (patience, share, keeps) = (None, None, None);
+        Self { stream, longest, patience, taken: 0, share, kept: 0, keeps, watched, api }
+    }
+
+    /// The peer has ended its side. Whether hyper, which takes it for gone, hears of that now. It reads on before it hands a
+    /// request over, and the last part of a body before anybody takes it: that is waited for.
+    fn ends(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.watched.half_closes() {
+            return false;
+        }
+        if self.kept == 0 {
+            self.kept = 1;
+            cx.waker().wake_by_ref();
+            return false;
+        }
+        while self.watched.reads_body() && self.kept < KEPT_MAX {
+            let keeps = self.keeps.get_or_insert_with(|| Box::pin(tokio::time::sleep(KEPT_PERIOD)));
+            if keeps.as_mut().poll(cx).is_pending() {
+                return false;
+            }
+            (self.keeps, self.kept) = (None, self.kept + 1);
+        }
+        true
     }
 
     /// A peer has `longest` for each [`READER_BYTES_MIN`], from the first time that it makes us wait until
@@ -58,8 +87,9 @@ impl<S> Patient<S> {
             let Ok(share) = readers::stalled(open, &self.api, *peer) else {
                 return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
             };
-            self.share = Some(share);
-            self.watched.stalls(RESPONSE_STALLED_BYTES);
+            let bytes = if share.is_some() { RESPONSE_STALLED_BYTES } else { 0 };
+            self.share = share;
+            self.watched.stalls(bytes);
         }
         let longest = self.longest;
         let new = || Box::pin(tokio::time::sleep(longest));
@@ -77,7 +107,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         let is_end = buffer.filled().len() == before && buffer.remaining() > 0;
-        if is_end && self.watched.half_closes() { Poll::Pending } else { Poll::Ready(Ok(())) }
+        if is_end && !self.ends(cx) { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 }
 
@@ -109,6 +139,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         (self.patience, self.taken, self.share) = (None, 0, None);
         self.watched.reader.is_done();
         if self.watched.flushed() {
+            self.kept = 0;
             cx.waker().wake_by_ref();
         }
         Pin::new(&mut self.stream).poll_flush(cx)

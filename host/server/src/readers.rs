@@ -6,13 +6,21 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use hyper::body::Bytes;
 use wambda_api::room::{Share, Short};
 use wambda_api::{Api, ApiError};
-use wambda_model::limits::{READER_GRACE, RESPONSE_STALLED_BYTES, RESPONSE_WAITING_BYTES_MAX};
+use wambda_model::clock;
+use wambda_model::limits::{
+    READER_GRACE, RESPONSE_ROOM_MIN, RESPONSE_ROOM_PATIENCE, RESPONSE_STALLED_BYTES,
+    RESPONSE_WAITING_BYTES_MAX,
+};
 
 use crate::serving::Open;
+
+/// Between two looks whether there is room.
+const LOOK_PERIOD: Duration = Duration::from_millis(20);
 
 /// What is known of a connection's reader. Only its own thread writes here, but for `held`.
 #[derive(Debug, Default)]
@@ -101,20 +109,35 @@ pub(crate) async fn room(
     Ok(Arc::new(share))
 }
 
-/// Room for what a connection holds while its reader makes it wait; none when there is none, and nobody slower.
-pub(crate) fn stalled(open: &Open, api: &Api, peer: IpAddr) -> Result<Share, Short> {
-    let mut share = api.responses.share(peer);
-    for _ in 0..2 {
-        match share.try_cover(RESPONSE_STALLED_BYTES) {
-            Ok(()) => return Ok(share),
-            Err(short) if open.shed(RESPONSE_STALLED_BYTES as u64, short, peer) == 0 => {
-                return Err(short);
-            }
-            // Those that are cut off give back what they hold when they are polled.
-            Err(_) => {}
-        }
+/// Waits until there is room for what a function may answer, while the slowest readers are cut off; what is short if it
+/// still is.
+pub(crate) async fn made(open: &Open, api: &Api, peer: IpAddr, short: Short) -> Option<Short> {
+    let mut short = Some(short);
+    let until = clock::now() + RESPONSE_ROOM_PATIENCE;
+    while let Some(which) = short
+        && clock::now() < until
+    {
+        open.shed(RESPONSE_ROOM_MIN, which, peer);
+        tokio::time::sleep(LOOK_PERIOD).await;
+        short = api.responses.lacks(RESPONSE_ROOM_MIN, peer);
     }
-    Ok(share)
+    short
+}
+
+/// Room for what a connection holds while its reader makes it wait; none yet when slower readers are being cut off for it.
+///
+/// # Errors
+/// When there is none, and no reader is slower.
+pub(crate) fn stalled(open: &Open, api: &Api, peer: IpAddr) -> Result<Option<Share>, Short> {
+    let mut share = api.responses.share(peer);
+    match share.try_cover(RESPONSE_STALLED_BYTES) {
+        Ok(()) => Ok(Some(share)),
+        // They give back what they hold when they are polled.
+        Err(short) => match open.shed(RESPONSE_STALLED_BYTES as u64, short, peer) {
+            0 => Err(short),
+            _ => Ok(None),
+        },
+    }
 }
 
 /// Bytes that take their share of the room with them.

@@ -160,6 +160,11 @@ impl Watched {
         answers
     }
 
+    /// Whether a body of its requests is not over.
+    pub(crate) fn reads_body(&self) -> bool {
+        Doing::of(self.doing.load(Relaxed)).bodies > 0
+    }
+
     /// All that was to be written has been; whether hyper is to read again, because the end of its peer's side was kept
     /// from it.
     pub(crate) fn flushed(&self) -> bool {
@@ -453,8 +458,8 @@ async fn answer(
             AssertUnwindSafe(Box::pin(api.handle_beyond(request, *peer))).catch_unwind().await
         }
         (false, Some(short)) => {
-            desk.watched.open.shed(RESPONSE_ROOM_MIN, short, peer.ip());
-            let answer = Box::pin(api.handle_short(request, *peer, short));
+            let desk = Arc::clone(&desk);
+            let answer = Box::pin(answer_short(desk, request, short));
             AssertUnwindSafe(answer).catch_unwind().await
         }
     };
@@ -463,6 +468,15 @@ async fn answer(
     let mut framed = framed.unwrap_or_else(|| framing::refusal(api.misframed()));
     let share = hold(&desk, &mut framed).await;
     Ok(framed.map(|body| Answer { body, share, desk }))
+}
+
+/// Answers while there is no room for what a function may answer: the slowest readers make some, or else it is refused.
+async fn answer_short(desk: Arc<Desk>, request: wambda_api::Request, short: Short) -> Response {
+    let Desk { api, peer, watched, .. } = &*desk;
+    match readers::made(&watched.open, api, peer.ip(), short).await {
+        None => api.handle(request, *peer).await,
+        Some(short) => api.handle_short(request, *peer, short).await,
+    }
 }
 
 /// Its part of the room for responses, when a response is large; one for which there is none is replaced.

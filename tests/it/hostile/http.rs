@@ -81,7 +81,8 @@ fn broken() -> Vec<Case> {
         event("/length-lies-long", 500, INVALID),
         wire("/ten-gb", &[Cut], "xxxx").within(3_000),
         event("/ten-gb", 500, TOO_LARGE).with("timeout=3").within(4_000),
-        wire("/after-the-answer", &[Cut], "early"),
+        // On a busy machine its end may be seen with its head: it is told of then.
+        wire("/after-the-answer", &[Cut, Failed], ""),
         Case { within_ms: 600, ..event("/after-the-answer", 504, TIMED_OUT) },
         wire("/trap-after-the-answer", &[Nothing, Cut, Failed], ""),
         event("/trap-after-the-answer", 500, TRAPPED),

@@ -73,7 +73,7 @@ pub(super) fn cases() -> Vec<Case> {
             r#"{"do":"random","bytes":65536}"#,
         ),
         hostile(says("20000"), "print byte by byte", r#"{"do":"print-singly","n":20000}"#),
-        hostile(says("64"), "print 64 MB", r#"{"do":"print-blocks","n":64}"#).logging(CUT),
+        hostile(says("16"), "print 16 MB", r#"{"do":"print-blocks","n":16}"#).logging(CUT),
         hostile(says(""), "write more than there is room for", r#"{"do":"write-beyond"}"#),
         hostile(says("true"), "write zeroes", r#"{"do":"write-zeroes","n":4096}"#),
         hostile(
