@@ -105,11 +105,11 @@ impl Room {
         let what = self.what;
         let limit = self.limit() >> 20;
         match short {
-            Short::Own => ApiError::too_much(&format!(
+            Short::Own => ApiError::too_much(format!(
                 "too many {what} are on their way {} your address: try again later",
                 if what == "responses" { "to" } else { "from" }
             )),
-            Short::All => ApiError::busy(&format!(
+            Short::All => ApiError::busy(format!(
                 "too many {what} are on their way (limit {limit} MB): try again later"
             )),
         }

@@ -201,13 +201,16 @@ async fn roles(
     Ok(directories)
 }
 
-/// Tells people and scripts where the server is.
-fn announce(address: SocketAddr, keys: bool) -> Result<()> {
+/// Tells people and scripts where the server is; and, with keys, those that may read the data directory the account's own.
+fn announce(address: SocketAddr, keys: Option<(&PathBuf, &Arc<Directories>)>) -> Result<()> {
+    if let Some((data_dir, directories)) = keys {
+        write_root_key(data_dir, directories).context("cannot write the root key")?;
+    }
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "wambda listening on http://{address}")?;
     stdout.flush()?;
     drop(stdout);
-    if keys {
+    if keys.is_some() {
         tracing::info!(%address, "requests must be signed (--auth keys)");
     } else {
         tracing::info!(%address, "no authentication (--auth off): whoever reaches this address can run code on it");
@@ -289,10 +292,7 @@ async fn run(
     inside.answer(&api, Handle::current());
     let pump = tokio::spawn(Arc::clone(&deferred).pump(ready));
     let _chores = chores(&api, dispatcher, functions, deferred, disk);
-    if settings.keys {
-        write_root_key(data_dir, &directories).context("cannot write the root key")?;
-    }
-    announce(address, settings.keys)?;
+    announce(address, settings.keys.then_some((data_dir, &directories)))?;
     let served = (Arc::clone(inside.open()), pump);
     listen::accept(listener, api, set_ready, settings.into(), served).await
 }

@@ -274,21 +274,16 @@ impl ServeArgs {
         let mut args = self.or(file.unwrap_or_default());
         let listen = args.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 5262)));
         let keys = args.auth.unwrap_or(Auth::Off) == Auth::Keys;
-        ensure!(
-            keys || listen.ip().is_loopback() || args.insecure,
-            "refusing to listen on {listen} without authentication: everyone could run code there; \
-             use --auth keys or a loopback address, or say --insecure if that is what you want"
-        );
+        ensure_closed(listen, keys || args.insecure)?;
         let store = args.store.as_deref().unwrap_or("embedded");
         ensure!(
             store == "embedded",
             "--store {store} is not there yet: this build has `embedded` only"
         );
         let events = args.events()?;
-        let identity = identity(args.region, args.account)?;
         let budget = bytes("--memory-budget", args.memory_budget, 1, machine_memory()? / 2)?;
-        // What the server holds for others is beside the budget, and in proportion to it.
-        let part = |part: u64, least: u64, most: u64| (budget / part).clamp(least, most);
+        let [body_memory, response_memory, log_memory] = args.held(budget)?;
+        let identity = identity(args.region, args.account)?;
         let patience = one("--client-patience", args.client_patience, CLIENT_PATIENCE_DEFAULT)?;
         let dns = args.dns.unwrap_or_default();
         Ok(Settings {
@@ -319,40 +314,39 @@ impl ServeArgs {
             client_patience: patience.max(Duration::from_millis(100)),
             connections: connections(args.connections, args.peer_connections)?,
             peer_rate: args.peer_rate.and_then(NonZeroU32::new),
-            body_memory: bytes(
-                "--body-memory",
-                args.body_memory,
-                BODY_MEMORY_BYTES_MIN >> 20,
-                part(BODY_MEMORY_PART, BODY_MEMORY_BYTES_MIN, BODY_MEMORY_BYTES_DEFAULT),
-            )?,
-            response_memory: bytes(
-                "--response-memory",
-                args.response_memory,
-                RESPONSE_MEMORY_BYTES_MIN >> 20,
-                part(
-                    RESPONSE_MEMORY_PART,
-                    RESPONSE_MEMORY_BYTES_MIN,
-                    RESPONSE_MEMORY_BYTES_DEFAULT,
-                ),
-            )?,
+            body_memory,
+            response_memory,
             code_storage: bytes(
                 "--code-storage",
                 args.code_storage,
                 1,
                 CODE_STORAGE_BYTES_DEFAULT,
             )?,
-            log_memory: bytes(
-                "--log-memory",
-                args.log_memory,
-                1,
-                part(LOG_MEMORY_PART, LOG_MEMORY_BYTES_MIN, LOG_MEMORY_BYTES_DEFAULT),
-            )?,
+            log_memory,
             stuck_after: stuck_after(args.stuck_after)?,
             compiling: compiling(args.compile_cpu, args.compile_wall, args.compile_memory)?,
             user: args.user,
             log_format: args.log_format.unwrap_or(LogFormat::Text),
             log: args.log.unwrap_or("info".to_owned()),
         })
+    }
+
+    /// Bytes that the server holds for others: bodies of requests, responses, logs. They are beside the budget, and
+    /// in proportion to it.
+    fn held(&self, budget: u64) -> Result<[u64; 3]> {
+        let held = |flag, given, least: u64, part: [u64; 3]| {
+            let [part, lowest, most] = part;
+            bytes(flag, given, least >> 20, (budget / part).clamp(lowest, most))
+        };
+        let bodies = [BODY_MEMORY_PART, BODY_MEMORY_BYTES_MIN, BODY_MEMORY_BYTES_DEFAULT];
+        let responses =
+            [RESPONSE_MEMORY_PART, RESPONSE_MEMORY_BYTES_MIN, RESPONSE_MEMORY_BYTES_DEFAULT];
+        let logs = [LOG_MEMORY_PART, LOG_MEMORY_BYTES_MIN, LOG_MEMORY_BYTES_DEFAULT];
+        Ok([
+            held("--body-memory", self.body_memory, BODY_MEMORY_BYTES_MIN, bodies)?,
+            held("--response-memory", self.response_memory, RESPONSE_MEMORY_BYTES_MIN, responses)?,
+            held("--log-memory", self.log_memory, 1 << 20, logs)?,
+        ])
     }
 
     fn events(&mut self) -> Result<EventSettings> {
@@ -409,6 +403,16 @@ impl ServeArgs {
             log: self.log.or(file.log),
         }
     }
+}
+
+/// Without keys, and unless the operator wants it so, only this machine reaches the server.
+fn ensure_closed(listen: SocketAddr, may_be_open: bool) -> Result<()> {
+    ensure!(
+        may_be_open || listen.ip().is_loopback(),
+        "refusing to listen on {listen} without authentication: everyone could run code there; \
+         use --auth keys or a loopback address, or say --insecure if that is what you want"
+    );
+    Ok(())
 }
 
 /// Seconds of a flag: up to a week.
