@@ -384,7 +384,7 @@ pub const WORK_EACH_MAX: usize = 2;
 /// of: twice what is promised, because it is measured by the kernel's ticks. Code that is not
 /// optimized takes several times as long.
 pub const POLL_CPU_MAX: Duration =
-    Duration::from_millis(if cfg!(debug_assertions) { 50 } else { 10 });
+    Duration::from_millis(if cfg!(debug_assertions) { 100 } else { 10 });
 /// Threads for what blocks: disks, checks of large uploads. What waits for one is bounded by who asked for it: a
 /// connection waits for one at a time, and a guest's files are few.
 pub const BLOCKING_THREADS_MAX: usize = 64;
