@@ -4,6 +4,7 @@
 
 #![allow(clippy::disallowed_methods)] // tests measure and wait
 
+mod account;
 mod allocations;
 mod aws;
 mod browser;

@@ -115,7 +115,7 @@ fn a_small_budget_survives_in_a_small_cgroup() {
     let sources = ["127.0.0.2", "127.0.0.3", "127.0.0.4"];
     let streams: Vec<_> = (0..600).map(|n| ask(&server, sources[n % 3], invoke)).collect();
     std::thread::sleep(Duration::from_secs(1));
-    let kinds = ["requests", "responses", "logs"];
+    let kinds = ["requests", "responses", "logs", "uploads", "values"];
     let limit = |kind| server.metric(&format!("wambda_held_limit_bytes{{kind=\"{kind}\"}}"));
     let all: f64 = kinds.map(limit).iter().sum();
     assert!(all <= f64::from(512 << 20), "{all} bytes may be held beside the budget");
@@ -153,21 +153,7 @@ fn small_responses_that_pile_up_are_counted() {
 #[test]
 fn downloads_find_room_before_they_are_read() {
     let server = Server::with(&["--response-memory", "128", "--memory-budget", "1024"]);
-    // Some megabytes that do not compress, as data of a module.
-    let mut state = 7u32;
-    let noise: Vec<u8> = (0..40 << 20)
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            state.to_be_bytes()[0]
-        })
-        .collect();
-    let mut module = wambda_tests::wat(&wats::echo());
-    // A custom section with them.
-    module.push(0);
-    leb(&mut module, noise.len() + 2);
-    module.extend([1, b'n']);
-    module.extend(&noise);
-    server.deploy("f", &module, "");
+    server.deploy("f", &padded(40 << 20), "");
     let described = server.request("GET", "/2015-03-31/functions/f", &[], b"").expect(200).json();
     let link = described["Code"]["Location"].as_str().unwrap().to_owned();
     let path = link.split_once("/v1/").map(|(_, rest)| format!("/v1/{rest}")).unwrap();
@@ -183,6 +169,21 @@ fn downloads_find_room_before_they_are_read() {
     assert!(most <= before + (128 << 20) + BESIDE, "{} MB more", (most - before) >> 20);
     drop(streams);
     server.assert_well();
+}
+
+/// A module with so many bytes that do not compress and that no compiler looks at: a custom section.
+pub fn padded(bytes: usize) -> Vec<u8> {
+    let mut state = 7u32;
+    let noise = (0..bytes).map(|_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_be_bytes()[0]
+    });
+    let mut module = wambda_tests::wat(&wats::echo());
+    module.push(0);
+    leb(&mut module, bytes + 2);
+    module.extend([1, b'n']);
+    module.extend(noise);
+    module
 }
 
 fn leb(out: &mut Vec<u8>, mut number: usize) {

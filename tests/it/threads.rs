@@ -22,13 +22,17 @@ const LETTERS: usize = 70;
 const PAYLOAD: usize = 6 << 20;
 
 /// What strangers do, over and over, on each of some threads.
-struct Attack {
-    name: &'static str,
-    threads: usize,
-    act: Box<dyn Fn(&Server) + Sync>,
+pub struct Attack {
+    pub name: &'static str,
+    pub threads: usize,
+    pub act: Box<dyn Fn(&Server) + Sync>,
 }
 
-fn attack(name: &'static str, threads: usize, act: impl Fn(&Server) + Sync + 'static) -> Attack {
+pub fn attack(
+    name: &'static str,
+    threads: usize,
+    act: impl Fn(&Server) + Sync + 'static,
+) -> Attack {
     Attack { name, threads, act: Box::new(act) }
 }
 
@@ -43,7 +47,7 @@ fn post(path: &'static str, body: Vec<u8>, status: u16) -> impl Fn(&Server) + Sy
 }
 
 /// What is sent.
-fn requests() -> Vec<Attack> {
+pub fn requests() -> Vec<Attack> {
     let text = format!("{:?}", "x".repeat(PAYLOAD - 2)).into_bytes();
     let event = json!({"rawPath": "/echo", "requestContext": {"http": {"method": "POST"}},
         "isBase64Encoded": true, "body": BASE64_STANDARD.encode(vec![0; 1 << 20])});
@@ -74,7 +78,7 @@ fn requests() -> Vec<Attack> {
 }
 
 /// What is answered.
-fn answers() -> Vec<Attack> {
+pub fn answers() -> Vec<Attack> {
     let stream = "/2021-11-15/functions/nuls/response-streaming-invocations";
     vec![
         attack("errors", 4, |server| drop(server.invoke("nuls", "x").expect(500))),
@@ -128,7 +132,7 @@ fn shaped() -> Vec<u8> {
     ))
 }
 
-fn world() -> Server {
+pub fn world() -> Server {
     let server = Server::start();
     server.role("all");
     let echo = wats::echo().replace("\"memory\") 1)", "\"memory\") 98)");

@@ -111,7 +111,8 @@ pub struct Server {
 /// Memory and open files of a server at rest.
 #[derive(Debug, Clone, Copy)]
 pub struct Rest {
-    resident: u64,
+    /// Bytes of memory of its own.
+    pub resident: u64,
     files: usize,
 }
 

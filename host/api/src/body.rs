@@ -18,7 +18,7 @@ use wambda_model::limits::{
 };
 
 use crate::ApiError;
-use crate::room::{Room, Share};
+use crate::room::{self, Room, Share};
 
 /// Longest silence within a body; a body that takes longer has to come at a pace.
 static PATIENCE: OnceLock<Duration> = OnceLock::new();
@@ -40,27 +40,21 @@ pub struct Whole {
     share: Option<Share>,
 }
 
-/// Bytes that take their share with them: whoever holds them last gives it back.
-struct Held {
-    bytes: Bytes,
-    _share: Share,
-}
-
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
 impl Whole {
     /// The bytes, with their share, for as long as anybody has them: a call goes on when its caller has gone.
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
         let Self { bytes, share } = self;
         match share {
-            Some(share) => Bytes::from_owner(Held { bytes, _share: share }),
+            Some(share) => room::held(bytes, &Arc::new(share)),
             None => bytes,
         }
+    }
+
+    /// The bytes, and their share.
+    #[must_use]
+    pub fn apart(self) -> (Bytes, Option<Share>) {
+        (self.bytes, self.share)
     }
 
     /// What was made of the bytes, with their share. They are let go of.

@@ -2,7 +2,6 @@
 //! where AWS has presigned S3 URLs. A link is good until the server stops, and ten minutes at most.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -69,30 +68,26 @@ pub(crate) async fn serve(
     let missing = || ApiError::no_route(path);
     let parts: Vec<&str> = path.split('/').collect();
     // There is room for it before it is read.
-    let mut share = api.responses.share(peer.ip());
-    let room = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-    let content = match parts.as_slice() {
+    let (share, content) = match parts.as_slice() {
         ["code", name, label] => {
             let name = FunctionName::new(name).map_err(|_| missing())?;
             let function = api.catalog.get(&name).ok_or_else(missing)?;
             let version = function.version(label).ok_or_else(missing)?;
-            share.cover(&api.responses, room(version.upload_bytes)).await?;
-            api.functions.upload(version).await
+            let share = api.room_for(peer, version.upload_bytes).await?;
+            (share, api.functions.upload(version).await)
         }
         ["layer", name, number] => {
             let number: u64 = number.parse().map_err(|_| missing())?;
             let layers = api.layers.current();
             let version = layers.get(*name).and_then(|layer| layer.versions.get(&number));
             let version = version.ok_or_else(missing)?;
-            share.cover(&api.responses, room(version.bytes)).await?;
-            api.layers.content(version).await
+            let share = api.room_for(peer, version.bytes).await?;
+            (share, api.layers.content(version).await)
         }
         _ => return Err(missing()),
     };
     let content = content.map_err(|error| ApiError::internal(&error))?;
-    let mut response = answer(content);
-    response.extensions_mut().insert(Arc::new(share));
-    Ok(response)
+    Ok(share.go_with(answer(content)))
 }
 
 fn answer(content: Bytes) -> Response {

@@ -20,6 +20,7 @@ pub mod versions;
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 
+use bytes::Bytes;
 use http::request::Parts;
 use matchit::Router;
 use serde::Serialize;
@@ -32,10 +33,11 @@ use crate::aws::generated::lambda::{OPERATIONS, Op, SERVICE};
 use crate::aws::shape::Operation;
 use crate::aws::{Nothing, bind, render};
 use crate::name::{self, Named};
+use crate::offload::Reading;
 use crate::{Api, ApiError, Request, Response, Surface};
 
 /// Bytes of a request that carries code (recorded from AWS).
-const REQUEST_BYTES_MAX: u64 = 70_167_211;
+pub(crate) const REQUEST_BYTES_MAX: u64 = 70_167_211;
 
 /// What every operation gets besides its input.
 pub(crate) struct Cx<'a> {
@@ -166,9 +168,12 @@ pub(crate) async fn serve(
         let labels: Vec<(&str, &str)> = labels.iter().map(|(name, of)| (*name, &**of)).collect();
         let host = parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
         let cx = Cx { api: &all, who: &who, host: host.unwrap_or("localhost") };
+        let reading = all.offload.reading(whole.bytes.len()).await;
         authorize(&cx, operation, &labels, &parts, &whole.bytes)?;
-        let call = Call { operation, labels: &labels, parts: &parts, body: &whole.bytes };
-        dispatch(&cx, op, &call).await
+        // Its part of the memory is kept until the operation is over; what was read into is not.
+        let (body, _share) = whole.apart();
+        let mut call = Call { operation, labels: &labels, parts: &parts, body, reading };
+        dispatch(&cx, op, &mut call).await
     };
     api.offload.run(operate).await?
 }
@@ -249,12 +254,17 @@ struct Call<'a> {
     operation: &'static Operation,
     labels: &'a [(&'a str, &'a str)],
     parts: &'a Parts,
-    body: &'a [u8],
+    body: Bytes,
+    /// The turn of a large body.
+    reading: Option<Reading<'a>>,
 }
 
 impl Call<'_> {
-    fn input<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
-        bind::rest(&SERVICE, self.operation, self.labels, self.parts, self.body)
+    /// What it says. The body is let go of.
+    fn input<T: DeserializeOwned>(&mut self) -> Result<T, ApiError> {
+        let _turn = self.reading.take();
+        let body = std::mem::take(&mut self.body);
+        bind::rest(&SERVICE, self.operation, self.labels, self.parts, body)
     }
 
     fn answer(&self, output: &impl Serialize) -> Result<Response, ApiError> {
@@ -262,11 +272,12 @@ impl Call<'_> {
     }
 }
 
-async fn dispatch(cx: &Cx<'_>, op: Op, call: &Call<'_>) -> Result<Response, ApiError> {
+async fn dispatch(cx: &Cx<'_>, op: Op, call: &mut Call<'_>) -> Result<Response, ApiError> {
     macro_rules! run {
-        ($operation:path) => {
-            call.answer(&$operation(cx, call.input()?).await?)
-        };
+        ($operation:path) => {{
+            let input = call.input()?;
+            call.answer(&$operation(cx, input).await?)
+        }};
     }
     match op {
         Op::AddLayerVersionPermission => run!(layers::add_permission),

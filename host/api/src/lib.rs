@@ -53,6 +53,7 @@ pub use room::{Room, Short};
 use aws::generated;
 use aws::shape::Service;
 use downloads::Downloads;
+use room::Share;
 
 /// A request as it comes off the wire.
 pub type Request = http::Request<body::Rest>;
@@ -325,6 +326,31 @@ impl Api {
         let response = self.responses.refusal(short).closing().respond(surface);
         self.count(surface, response.status());
         response
+    }
+
+    /// Room for a response of up to `bytes` that is about to be made.
+    ///
+    /// # Errors
+    /// 429 or 503 when there is none.
+    pub(crate) async fn room_for(&self, peer: SocketAddr, bytes: u64) -> Result<Share, ApiError> {
+        let mut share = self.responses.share(peer.ip());
+        let most = usize::try_from(bytes).unwrap_or(usize::MAX);
+        share.cover(&self.responses, most).await?;
+        Ok(share)
+    }
+
+    /// Runs an operation whose response may have up to `bytes`, on the work threads, once there is room for them.
+    ///
+    /// # Errors
+    /// 429 or 503 when there is no room, and the operation's own.
+    pub(crate) async fn run_large(
+        &self,
+        peer: SocketAddr,
+        bytes: u64,
+        operation: impl Future<Output = Result<Response, ApiError>> + Send + 'static,
+    ) -> Result<Response, ApiError> {
+        let share = self.room_for(peer, bytes).await?;
+        Ok(share.go_with(self.offload.run(operation).await??))
     }
 
     /// The answer instead of a response for which there is no room.

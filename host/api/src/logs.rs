@@ -1,6 +1,7 @@
 //! Function logs over HTTP: a page, text, or server-sent events that follow.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use wambda_model::limits::{INLINE_WORK_BYTES_MAX, LOG_RING_LINES, STREAM_RECHECK
 use wambda_model::{FunctionName, LogEntry, LogRing, clock};
 
 use crate::auth::Lasting;
+use crate::room::held;
 use crate::{Api, ApiError, Response, native, reply};
 
 /// Entries of one page.
@@ -98,7 +100,7 @@ fn since(text: &str) -> Option<u64> {
 
 /// `GET /v1/functions/{name}/logs`
 pub(crate) fn read(
-    api: &Arc<Api>,
+    (api, peer): (&Arc<Api>, SocketAddr),
     name: &FunctionName,
     query: Option<&str>,
     right: impl FnOnce() -> Result<Lasting, ApiError>,
@@ -107,7 +109,7 @@ pub(crate) fn read(
     let ring = Arc::clone(&native::version_of(api, name)?.logs);
     if wanted.follow {
         let may = Rechecked { api: Arc::clone(api), name: name.clone(), right: right()? };
-        return Ok(follow(api, ring, wanted, may));
+        return Ok(follow((api, peer), ring, wanted, may));
     }
     let entries = ring.read(wanted.after, wanted.since_ms, wanted.limit);
     if wanted.text {
@@ -161,16 +163,29 @@ struct Follower {
 
 /// Server-sent events: what is there, then what comes, until the server drains, or the client may not have them any
 /// more. They are written on the work threads: a function may log as much as it likes, and have many followers.
-fn follow(api: &Api, ring: Arc<LogRing>, wanted: Wanted, may: Rechecked) -> Response {
+fn follow(
+    (api, peer): (&Arc<Api>, SocketAddr),
+    ring: Arc<LogRing>,
+    wanted: Wanted,
+    may: Rechecked,
+) -> Response {
     let now = Instant::now();
     let (ready, recheck) = (api.ready.clone(), now + STREAM_RECHECK);
     let mut follower = Follower { ring, wanted, ready, may, recheck, sent: now };
     let (sender, receiver) = mpsc::channel::<Bytes>(1);
+    let this = Arc::clone(api);
     api.offload.spawn(async move {
         let tell = async {
-            while let Some(chunk) = follower.next().await
-                && sender.send(chunk).await.is_ok()
-            {}
+            while let Some(chunk) = follower.next().await {
+                let mut share = this.responses.share(peer.ip());
+                // The client sees that its log ends, and asks for what comes after the last that it has.
+                if share.cover(&this.responses, chunk.len()).await.is_err() {
+                    return;
+                }
+                if sender.send(held(chunk, &Arc::new(share))).await.is_err() {
+                    return;
+                }
+            }
         };
         tokio::select! { () = tell => (), () = sender.closed() => () }
     });

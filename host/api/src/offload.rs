@@ -8,12 +8,13 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::{JoinError, JoinHandle};
-use wambda_model::limits::{INLINE_WORK_BYTES_MAX, WORK_EACH_MAX};
+use wambda_model::limits::{INLINE_WORK_BYTES_MAX, READ_BESIDE_BYTES_MAX, WORK_EACH_MAX};
 
 use crate::ApiError;
 use crate::rates::subscriber;
@@ -24,6 +25,24 @@ use crate::within::is_within;
 pub struct Offload {
     threads: Handle,
     turns: Mutex<Turns>,
+    /// One large body is read into values at a time.
+    reader: Semaphore,
+    /// Bytes of it.
+    read: AtomicU64,
+}
+
+/// The turn of a large body to be read into values, which take as much again as it has.
+#[derive(Debug)]
+pub(crate) struct Reading<'a> {
+    offload: &'a Offload,
+    bytes: u64,
+    _turn: SemaphorePermit<'a>,
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.offload.read.fetch_sub(self.bytes, Relaxed);
+    }
 }
 
 /// Who has work there, and how much more of it may run now.
@@ -48,7 +67,30 @@ impl Offload {
     /// To these threads.
     #[must_use]
     pub fn new(threads: Handle) -> Self {
-        Self { threads, turns: Mutex::default() }
+        Self {
+            threads,
+            turns: Mutex::default(),
+            reader: Semaphore::new(1),
+            read: AtomicU64::new(0),
+        }
+    }
+
+    /// Waits for the turn of a body of so many bytes; none is needed when they are few.
+    pub(crate) async fn reading(&self, bytes: usize) -> Option<Reading<'_>> {
+        if bytes <= READ_BESIDE_BYTES_MAX {
+            return None;
+        }
+        // It is never closed.
+        let turn = self.reader.acquire().await.ok()?;
+        let bytes = bytes as u64;
+        self.read.fetch_add(bytes, Relaxed);
+        Some(Reading { offload: self, bytes, _turn: turn })
+    }
+
+    /// Bytes of values that large bodies are being read into.
+    #[must_use]
+    pub fn read(&self) -> u64 {
+        self.read.load(Relaxed)
     }
 
     /// Does work over so many bytes of a peer: here when they are few, otherwise on the work

@@ -6,12 +6,14 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body::Body as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use wambda_model::limits::{BODY_ROOM_PATIENCE, RESPONSE_ROOM_PATIENCE};
 
-use crate::ApiError;
 use crate::rates::subscriber;
+use crate::{ApiError, Response};
 
 /// Kilobytes that a share grows by.
 const STEP: usize = 256;
@@ -174,6 +176,25 @@ impl Share {
         Ok(())
     }
 
+    /// Gives back what it has beyond so many bytes.
+    pub fn shrink(&mut self, bytes: usize) {
+        let keep = bytes.div_ceil(1024).next_multiple_of(STEP);
+        let Some([own, all]) = &mut self.held else { return };
+        let spare = own.num_permits().saturating_sub(keep);
+        drop((own.split(spare), all.split(spare)));
+        if keep == 0 {
+            self.held = None;
+        }
+    }
+
+    /// The response that it was taken for, as large as that turned out, with its part until it is written.
+    pub(crate) fn go_with(mut self, mut response: Response) -> Response {
+        let size = response.body().size_hint().exact().unwrap_or(0);
+        self.shrink(usize::try_from(size).unwrap_or(usize::MAX));
+        response.extensions_mut().insert(Arc::new(self));
+        response
+    }
+
     /// Grows to so many bytes; waits for a while until there is room.
     ///
     /// # Errors
@@ -190,6 +211,24 @@ impl Share {
         self.take(own, all);
         Ok(())
     }
+}
+
+/// Bytes that take their share of the room with them.
+struct Held {
+    bytes: Bytes,
+    _share: Arc<Share>,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// The bytes, which hold their share until the last copy of them is dropped.
+#[must_use]
+pub fn held(bytes: Bytes, share: &Arc<Share>) -> Bytes {
+    Bytes::from_owner(Held { bytes, _share: Arc::clone(share) })
 }
 
 #[cfg(test)]
@@ -218,6 +257,28 @@ mod tests {
         drop(shares);
         last.cover(&room, 2 << 20).await.unwrap();
         room.share(ONE).cover(&room, 2 << 20).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_share_gives_back_what_it_does_not_keep() {
+        let room = Room::for_responses(4 << 20);
+        let mut share = room.share(ONE);
+        share.try_cover(3 << 20).unwrap();
+        assert_eq!(room.used(), 3 << 20);
+        share.shrink(300 << 10);
+        assert_eq!(room.used(), 512 << 10);
+        share.shrink(3 << 20);
+        assert_eq!(room.used(), 512 << 10, "it does not grow");
+        let bytes = held(Bytes::from_static(b"x"), &Arc::new(share));
+        let copy = bytes.clone();
+        drop(bytes);
+        assert_eq!(room.used(), 512 << 10);
+        drop(copy);
+        assert_eq!(room.used(), 0);
+        let mut share = room.share(ONE);
+        share.try_cover(1).unwrap();
+        share.shrink(0);
+        assert_eq!(room.used(), 0);
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use http::header::{CONTENT_TYPE, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use hyper::body::Body as _;
 use matchit::Router;
-use wambda_model::limits::HEAD_BYTES_MAX;
+use wambda_model::limits::{HEAD_BYTES_MAX, RESPONSE_ROOM_MIN};
 use wambda_model::{Function, FunctionName, polls};
 
 use crate::auth::{self, Who};
@@ -177,8 +177,15 @@ async fn small(
         Err(error) => return (surface, Err(error)),
     };
     // A form may hide thousands of fields, and a log's answer is large.
+    let most = if surface == Surface::Logs { RESPONSE_ROOM_MIN } else { 0 };
+    let share = match api.room_for(peer, most).await {
+        Ok(share) => share,
+        Err(error) => return (surface, Err(error)),
+    };
     let serve = serve_small(Arc::clone(api), surface, (target, path), (parts, whole), peer);
-    api.offload.run(serve).await.unwrap_or_else(|error| (surface, Err(error)))
+    let served = api.offload.run(serve).await;
+    let (surface, answered) = served.unwrap_or_else(|error| (surface, Err(error)));
+    (surface, answered.map(|response| share.go_with(response)))
 }
 
 /// Answers what has been read, on the work threads.
@@ -262,7 +269,8 @@ async fn own(
             let body = (incoming, SMALL_BYTES_MAX);
             let (_, who) = auth::receive(api, Surface::Native, &parts, body, peer).await?;
             let all = Arc::clone(api);
-            api.offload.run(async move { queues::invocation(&all, &who, &name).await }).await?
+            let serve = async move { queues::invocation(&all, &who, &name).await };
+            api.run_large(peer, RESPONSE_ROOM_MIN, serve).await
         }
         Route::Queue(ask) => {
             queues::check_method(ask, request.method())?;
@@ -274,7 +282,10 @@ async fn own(
                 let query = parts.uri.query().unwrap_or_default();
                 queues::serve(&all, &who, ask, &name, query).await
             };
-            api.offload.run(serve).await?
+            match ask {
+                queues::Ask::Messages => api.run_large(peer, RESPONSE_ROOM_MIN, serve).await,
+                _ => api.offload.run(serve).await?,
+            }
         }
         Route::Functions
         | Route::Function
@@ -363,18 +374,21 @@ async fn functions(
     let limit = if upload { wambda_model::limits::UPLOAD_BYTES_MAX as u64 } else { 0 };
     let incoming = (incoming, limit.max(SMALL_BYTES_MAX));
     let (whole, who) = auth::receive(api, Surface::Native, &parts, incoming, peer).await?;
-    let all = Arc::clone(api);
+    let (all, route) = (Arc::clone(api), place.route);
     let operate = async move {
         authorize(&all, &who, action, name.as_ref())?;
         if let (Route::Logs, Some(name)) = (place.route, &name) {
-            return logs::read(&all, name, parts.uri.query(), || {
+            return logs::read((&all, peer), name, parts.uri.query(), || {
                 let resource = resource_of(&all, action, Some(name));
                 auth::Lasting::new((&all, Surface::Native), &parts, peer, (action, resource))
             });
         }
         operate(&all, (place, method), (name, &who), parts.uri.query(), whole).await
     };
-    api.offload.run(operate).await?
+    match route {
+        Route::Logs => api.run_large(peer, RESPONSE_ROOM_MIN, operate).await,
+        _ => api.offload.run(operate).await?,
+    }
 }
 
 /// An operation on functions that has been allowed, on the work threads.

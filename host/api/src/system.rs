@@ -8,8 +8,10 @@ use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::json;
 use wambda_model::clock;
+use wambda_model::limits::UNPACKED_BYTES_MAX;
 use wambda_store::damage;
 
+use crate::lambda::REQUEST_BYTES_MAX;
 use crate::{Api, ApiError, Response, reply};
 
 /// The last time that metrics were printed.
@@ -50,6 +52,8 @@ async fn printed(api: &Arc<Api>) -> Result<Bytes, ApiError> {
         }
         let (logs, limit) = this.functions.logs_held();
         this.metrics.show_held("logs", logs, limit);
+        this.metrics.show_held("uploads", this.functions.unpacked(), UNPACKED_BYTES_MAX);
+        this.metrics.show_held("values", this.offload.read(), REQUEST_BYTES_MAX);
         let text = Bytes::from(this.metrics.render().map_err(|e| e.to_string())?);
         let cpu = clock::thread_cpu().saturating_sub(cpu);
         *last = Some(Printed { began, ended: clock::now(), cpu, text: text.clone() });

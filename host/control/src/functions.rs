@@ -224,6 +224,12 @@ impl Functions {
         (held, self.logs.limit())
     }
 
+    /// Bytes in memory of wasm that was unpacked from uploads.
+    #[must_use]
+    pub fn unpacked(&self) -> u64 {
+        self.build.unpacked()
+    }
+
     /// Has functions give up what is not their part of the room for logs any more.
     pub fn trim_logs(&self) {
         if self.logs.each() < LOG_RING_BYTES {

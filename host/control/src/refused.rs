@@ -97,6 +97,10 @@ impl Build for Compiler {
         })
     }
 
+    fn unpacked(&self) -> u64 {
+        0
+    }
+
     fn stored(&self) -> u64 {
         self.artifacts.lock().unwrap().values().sum()
     }

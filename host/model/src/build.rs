@@ -83,6 +83,9 @@ pub trait Build: Send + Sync {
     /// Bytes of compiled code that are kept.
     fn stored(&self) -> u64;
 
+    /// Bytes in memory of wasm that was unpacked, until the last inspection with it is dropped.
+    fn unpacked(&self) -> u64;
+
     /// Removes the compiled code of one digest.
     fn forget(&self, digest: &Digest);
 

@@ -352,6 +352,8 @@ pub const COMPILE_QUEUE_MAX: usize = 32;
 pub const COMPILE_QUEUE_BYTES_MAX: u64 = 256 * MIB;
 /// Of them, those of one uploader.
 pub const COMPILE_QUEUE_EACH_BYTES_MAX: u64 = 128 * MIB;
+/// Bytes of wasm, unpacked from zips or written as text, that may be in memory while their uploads are published.
+pub const UNPACKED_BYTES_MAX: u64 = 160 * MIB;
 /// Longest wait for the compiler.
 pub const COMPILE_QUEUE_AGE_MAX: Duration = Duration::from_secs(7_200);
 /// Of them, those of one uploader.
@@ -378,6 +380,8 @@ pub const DRAIN_DEFAULT: Duration = Duration::from_secs(30);
 /// Bytes of strangers over which a thread that answers works in one go: escaping as many takes a
 /// third of a millisecond. What is larger goes to the work threads.
 pub const INLINE_WORK_BYTES_MAX: usize = 64 << 10;
+/// A larger body is read into values alone: they take as much memory again.
+pub const READ_BESIDE_BYTES_MAX: usize = 1 << 20;
 /// Pieces of such work of one subscriber at once on the work threads; the next ones wait.
 pub const WORK_EACH_MAX: usize = 2;
 /// CPU time of one piece of the server's own work on a thread that answers, beyond which it is told

@@ -304,6 +304,10 @@ impl Build for Executor {
         })
     }
 
+    fn unpacked(&self) -> u64 {
+        self.0.inspector.unpacked()
+    }
+
     fn stored(&self) -> u64 {
         self.0.artifacts.stored() + self.0.layers.stored()
     }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use wambda_model::limits::INSPECT_IN_PLACE_BYTES_MAX;
+use wambda_model::limits::{INSPECT_IN_PLACE_BYTES_MAX, UNPACKED_BYTES_MAX};
 use wambda_model::{BuildError, Digest, Inspection};
 use wasmparser::WasmFeatures;
 
@@ -34,6 +34,44 @@ pub(crate) struct Inspector {
     failures: Failures<(Digest, bool)>,
     /// Of the files of one inspection.
     next: AtomicU64,
+    /// Bytes in memory that were unpacked.
+    unpacked: Arc<AtomicU64>,
+}
+
+/// Part of the memory for what was unpacked.
+#[derive(Debug)]
+struct Part {
+    bytes: u64,
+    of: Arc<AtomicU64>,
+}
+
+impl Part {
+    /// # Errors
+    /// [`BuildError::Busy`] when there is not as much left.
+    fn new(of: &Arc<AtomicU64>, bytes: u64) -> Result<Self, BuildError> {
+        let grown = |used: u64| used.checked_add(bytes).filter(|used| *used <= UNPACKED_BYTES_MAX);
+        let used = of.fetch_update(Relaxed, Relaxed, grown).map_err(|used| {
+            let most = UNPACKED_BYTES_MAX;
+            let what = "bytes of unpacked code wait for the compiler already, and may be";
+            BuildError::Busy(format!("{used} {what} {most} together: try again later"))
+        });
+        used.map(|_| Self { bytes, of: Arc::clone(of) })
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.of.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+/// What was unpacked, and its part of the memory.
+struct Unpacked(Vec<u8>, #[expect(dead_code, reason = "given back when dropped")] Part);
+
+impl AsRef<[u8]> for Unpacked {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 fn internal(error: impl std::fmt::Display) -> BuildError {
@@ -59,7 +97,13 @@ impl Inspector {
             turns: Arc::default(),
             failures: Failures::new(),
             next: AtomicU64::new(0),
+            unpacked: Arc::default(),
         }
+    }
+
+    /// Bytes in memory that were unpacked.
+    pub(crate) fn unpacked(&self) -> u64 {
+        self.unpacked.load(Relaxed)
     }
 
     /// What an upload is.
@@ -77,7 +121,7 @@ impl Inspector {
         if summary.is_upload {
             return Ok(summary.of(digest, upload));
         }
-        let wasm = content(&files.1).await?;
+        let wasm = self.content(&files.1).await?;
         let hash = move || (Digest::of(&wasm), wasm);
         let (digest, wasm) = self.threads.spawn_blocking(hash).await.map_err(internal)?;
         Ok(summary.of(digest, wasm))
@@ -139,13 +183,15 @@ impl Inspector {
         let said = said.inspect_err(|error| self.failures.note(asked, error))?;
         Ok((digest, said))
     }
-}
 
-/// What was inside the upload.
-async fn content(path: &Path) -> Result<Bytes, BuildError> {
-    let size = tokio::fs::metadata(path).await.map_err(internal)?.len();
-    check_size(size)?;
-    Ok(tokio::fs::read(path).await.map_err(internal)?.into())
+    /// What was inside the upload.
+    async fn content(&self, path: &Path) -> Result<Bytes, BuildError> {
+        let size = tokio::fs::metadata(path).await.map_err(internal)?.len();
+        check_size(size)?;
+        let part = Part::new(&self.unpacked, size)?;
+        let bytes = tokio::fs::read(path).await.map_err(internal)?;
+        Ok(Bytes::from_owner(Unpacked(bytes, part)))
+    }
 }
 
 #[cfg(test)]
@@ -153,6 +199,21 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn what_is_unpacked_is_counted_and_bounded() {
+        let all = Arc::default();
+        let part = Part::new(&all, UNPACKED_BYTES_MAX - 1).unwrap();
+        let error = Part::new(&all, 2).unwrap_err();
+        assert!(matches!(&error, BuildError::Busy(why) if why.contains("167772159")), "{error}");
+        let last = Bytes::from_owner(Unpacked(vec![0], Part::new(&all, 1).unwrap()));
+        drop(part);
+        let copy = last.clone();
+        drop(last);
+        assert_eq!(all.load(Relaxed), 1);
+        drop(copy);
+        assert_eq!(all.load(Relaxed), 0);
+    }
 
     #[tokio::test]
     async fn what_was_refused_is_not_looked_at_again() {

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use hyper::body::Bytes;
 use wambda_api::room::{Share, Short};
 use wambda_api::{Api, ApiError};
 use wambda_model::clock;
@@ -138,21 +137,4 @@ pub(crate) fn stalled(open: &Open, api: &Api, peer: IpAddr) -> Result<Option<Sha
             _ => Ok(None),
         },
     }
-}
-
-/// Bytes that take their share of the room with them.
-struct Held {
-    bytes: Bytes,
-    _share: Arc<Share>,
-}
-
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-/// The bytes, which hold their share until the kernel has them.
-pub(crate) fn held(bytes: Bytes, share: &Arc<Share>) -> Bytes {
-    Bytes::from_owner(Held { bytes, _share: Arc::clone(share) })
 }

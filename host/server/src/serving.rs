@@ -528,7 +528,7 @@ impl HttpBody for Answer {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         match (polled, &self.share) {
             (Poll::Ready(Some(Ok(frame))), Some(share)) => {
-                let frame = frame.map_data(|data| readers::held(data, share));
+                let frame = frame.map_data(|data| wambda_api::room::held(data, share));
                 Poll::Ready(Some(Ok(frame)))
             }
             (polled, _) => polled,

@@ -1,6 +1,7 @@
 //! From a request to a JSON value whose members are named as in the model, without anything that the
 //! model does not know.
 
+use bytes::Bytes;
 use http::request::Parts;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value};
@@ -30,16 +31,18 @@ pub fn rest<T: DeserializeOwned>(
     operation: &Operation,
     labels: &[(&str, &str)],
     parts: &Parts,
-    body: &[u8],
+    body: Bytes,
 ) -> Result<T, ApiError> {
     let shape = operation.input.map(|at| service.shape(at));
     let Some(shape) = shape else { return typed(service, None, Map::new()) };
     let mut given = Map::new();
-    let sent = if shape.members.iter().any(|m| m.location == Location::Body) {
-        object(body)?
+    let mut sent = if shape.members.iter().any(|m| m.location == Location::Body) {
+        object(&body)?
     } else {
         Map::new()
     };
+    // Code in base64 is large: it is there once, and not copied.
+    drop(body);
     let query: Vec<(String, String)> =
         form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes())
             .into_owned()
@@ -71,8 +74,8 @@ pub fn rest<T: DeserializeOwned>(
                 Some(value) => Some(plain(target, &String::from_utf8_lossy(value.as_bytes()))?),
                 None => None,
             },
-            Location::Body => match sent.get(member.wire) {
-                Some(value) => coerce(service, target, value.clone(), member.wire, 0)?,
+            Location::Body => match sent.remove(member.wire) {
+                Some(value) => coerce(service, target, value, member.wire, 0)?,
                 None => None,
             },
             Location::Status => None,
