@@ -196,6 +196,7 @@ fn ambiguous_requests_are_refused() {
         ("another version", "GET /version HTTP/3.0\r\nhost: a\r\n\r\n".to_owned()),
         ("no version", "GET /version\r\n\r\n".to_owned()),
         ("CONNECT", "CONNECT a:80 HTTP/1.1\r\nhost: a:80\r\n\r\n".to_owned()),
+        ("CONNECT to a function", "CONNECT /fn/f/ HTTP/1.1\r\nhost: a\r\n\r\n".to_owned()),
         (
             "another host in the target",
             "GET http://b/version HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(),

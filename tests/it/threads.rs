@@ -50,7 +50,7 @@ fn post(path: &'static str, body: Vec<u8>, status: u16) -> impl Fn(&Server) + Sy
 pub fn requests() -> Vec<Attack> {
     let text = format!("{:?}", "x".repeat(PAYLOAD - 2)).into_bytes();
     let event = json!({"rawPath": "/echo", "requestContext": {"http": {"method": "POST"}},
-        "isBase64Encoded": true, "body": BASE64_STANDARD.encode(vec![0; 1 << 20])});
+        "isBase64Encoded": true, "body": BASE64_STANDARD.encode(vec![0; 4 << 20])});
     let zip = BASE64_STANDARD.encode(vec![0; 3 << 20]);
     let create = json!({"FunctionName": "new", "Role": "arn:aws:iam::000000000000:role/all",
         "Handler": "x", "Runtime": "provided.al2023", "Code": {"ZipFile": zip}});
@@ -60,7 +60,7 @@ pub fn requests() -> Vec<Attack> {
         drop(server.request("POST", "/", &headers, body.as_bytes()).expect(200));
     };
     vec![
-        attack("requests that fit in base64 only", 4, post("/fn/core/", vec![0; 1_200_000], 200)),
+        attack("requests that fit in base64 only", 4, post("/fn/core/", vec![0; 4_400_000], 200)),
         attack("requests that do not fit", 4, post("/fn/core/", vec![0; 5 << 20], 413)),
         attack("requests of text", 2, post("/fn/core/", vec![b'"'; 1 << 20], 200)),
         attack(
@@ -115,7 +115,7 @@ pub fn answers() -> Vec<Attack> {
 /// Answers a request with a described response of 5 MB of quotation marks, escaped.
 fn shaped() -> Vec<u8> {
     let head = r#"{\"statusCode\":200,\"body\":\""#;
-    let (start, length) = (26, 1 << 20);
+    let (start, length) = (26, 5 << 20);
     let definitions = format!("(memory (export \"memory\") 98) (data (i32.const 0) \"{head}\")");
     wat(&wats::core_with(
         &definitions,

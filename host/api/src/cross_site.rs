@@ -14,26 +14,51 @@
 //! pages have no key.
 
 use std::net::IpAddr;
+use std::sync::OnceLock;
 
-use http::header::{HOST, HeaderValue, ORIGIN};
+use http::header::{HeaderValue, ORIGIN};
 use http::{HeaderMap, HeaderName};
 
+use crate::router::Head;
 use crate::{Api, ApiError, Request, Surface};
 
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+pub(crate) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Hosts that are remembered.
+const HOSTS_USUAL_MAX: usize = 4;
+/// Bytes of one of them.
+const HOST_USUAL_BYTES_MAX: usize = 64;
 
 /// The hosts that a server is known by.
 #[derive(Debug, Clone)]
 pub struct Hosts {
     listener: IpAddr,
     names: Vec<String>,
+    /// The first hosts that were accepted: clients use few. All are valid, and none is a function URL's.
+    usual: [OnceLock<Box<[u8]>>; HOSTS_USUAL_MAX],
 }
 
 impl Hosts {
     /// A server that listens on this address, and has these names besides `localhost`.
     #[must_use]
     pub fn new(listener: IpAddr, names: Vec<String>) -> Self {
-        Self { listener: listener.to_canonical(), names }
+        Self { listener: listener.to_canonical(), names, usual: Default::default() }
+    }
+
+    /// Whether `host` has been accepted before: nothing of it needs to be looked at.
+    pub(crate) fn is_usual(&self, host: &[u8]) -> bool {
+        self.usual.iter().map_while(OnceLock::get).any(|usual| **usual == *host)
+    }
+
+    /// Whether `host`, which is valid, is this server.
+    fn accepts(&self, host: &[u8]) -> bool {
+        let accepted = std::str::from_utf8(host).is_ok_and(|host| self.has(host));
+        let free = self.usual.iter().find(|usual| usual.get().is_none());
+        if let (true, Some(free)) = (accepted && host.len() <= HOST_USUAL_BYTES_MAX, free) {
+            // Another request may have been first.
+            let _ = free.set(host.into());
+        }
+        accepted
     }
 
     /// Whether `host`, with or without a port, is this server.
@@ -62,28 +87,31 @@ impl Hosts {
 ///
 /// # Errors
 /// 403, with what would have to be otherwise.
-pub(crate) fn check(api: &Api, surface: Surface, request: &Request) -> Result<(), ApiError> {
+pub(crate) fn check(
+    api: &Api,
+    surface: Surface,
+    request: &Request,
+    (head, usual): (&Head<'_>, bool),
+) -> Result<(), ApiError> {
     if api.auth.asks(request.extensions()) {
         return Ok(());
     }
-    let headers = request.headers();
-    let host = headers.get(HOST).map(HeaderValue::as_bytes);
+    let host = head.host.map(HeaderValue::as_bytes);
     let host = host.or_else(|| request.uri().authority().map(|target| target.as_str().as_bytes()));
     // Browsers always say it.
     let Some(host) = host else { return Ok(()) };
-    let host = std::str::from_utf8(host).unwrap_or_default();
-    if !api.hosts.has(host) {
-        let host: String = host.chars().take(200).collect();
+    if !usual && !api.hosts.accepts(host) {
+        let host: String = String::from_utf8_lossy(host).chars().take(200).collect();
         let message = format!(
             "the host {host:?} is not known as this server, which asks for no keys: call it by an \
              address or as localhost, or start it with --allowed-hosts"
         );
         return Err(ApiError::cross_site(message));
     }
-    if surface == Surface::Url {
+    if surface == Surface::Url || !head.by_page {
         return Ok(());
     }
-    check_origin(headers, host)
+    check_origin(request.headers(), std::str::from_utf8(host).unwrap_or_default())
 }
 
 /// A page's requests come from the server itself, if at all.
@@ -146,6 +174,22 @@ mod tests {
             let got = [&loopback, &other, &any].map(|hosts| hosts.has(host));
             assert_eq!(got, [by_loopback, by_other, by_any], "{host}");
         }
+    }
+
+    #[test]
+    fn the_usual_host_vouches_for_no_other() {
+        let hosts = Hosts::new("127.0.0.1".parse().unwrap(), Vec::new());
+        for foreign in [&b"evil.example"[..], b"localhost:5262.evil.example", b"\xff", b""] {
+            assert!(!hosts.accepts(foreign) && !hosts.is_usual(foreign));
+        }
+        for n in 0..10 {
+            let own = format!("127.0.0.1:{n}");
+            assert!(!hosts.is_usual(own.as_bytes()) && hosts.accepts(own.as_bytes()));
+            assert_eq!(hosts.is_usual(own.as_bytes()), n < HOSTS_USUAL_MAX);
+        }
+        assert!(!hosts.is_usual(b"127.0.0.1:") && !hosts.is_usual(b"127.0.0.1:00"));
+        let long = format!("{}.localhost", "a".repeat(60));
+        assert!(hosts.accepts(long.as_bytes()) && !hosts.is_usual(long.as_bytes()));
     }
 
     #[test]

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 
-use http::Method;
-use http::header::{CONTENT_TYPE, HOST, TRANSFER_ENCODING};
+use http::header::{CONTENT_TYPE, HOST, HeaderValue, ORIGIN, TRANSFER_ENCODING};
 use http::request::Parts;
+use http::{HeaderMap, Method};
 use hyper::body::Body as _;
 use matchit::Router;
 use wambda_model::limits::{HEAD_BYTES_MAX, RESPONSE_ROOM_MIN};
@@ -89,15 +89,16 @@ pub(crate) async fn route(
 ) -> (Surface, Result<Response, ApiError>) {
     let surface = surface_of(request.uri().path());
     polls::about(surface as u8);
-    let checked = check_framing(&request).and_then(|()| check_host(&request));
-    let checked = checked.and_then(|()| check_head(&request));
-    if let Err(error) = checked {
+    let head = Head::of(request.headers());
+    let usual = head.host.is_some_and(|host| api.hosts.is_usual(host.as_bytes()));
+    let checked = check_framing(&request, &head).and_then(|()| check_host(&request, &head, usual));
+    if let Err(error) = checked.and_then(|()| check_size(&head)) {
         request.into_body().leave();
         return (surface, Err(error));
     }
-    let url_id = url::url_id(&request);
+    let url_id = if usual { None } else { head.host.and_then(url::id_of_host) };
     if url_id.is_none()
-        && let Err(error) = cross_site::check(api, surface, &request)
+        && let Err(error) = cross_site::check(api, surface, &request, (&head, usual))
     {
         let surface = service_of(&request).unwrap_or(surface);
         request.into_body().leave();
@@ -508,32 +509,68 @@ pub(crate) fn surface_of(path: &str) -> Surface {
 
 /// No coding but one `chunked`: somebody else might see another end of the body, and what follows it. That a
 /// length stands beside it, hyper tells nobody; it ends the connection then (RFC 9112, 6.1 and 6.3).
-fn check_framing(request: &Request) -> Result<(), ApiError> {
-    let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
+fn check_framing(request: &Request, head: &Head<'_>) -> Result<(), ApiError> {
+    // What follows a successful answer to it is a tunnel, and not HTTP (RFC 9110, 9.3.6).
+    if request.method() == Method::CONNECT {
+        return Err(ApiError::no_method(request.method(), "GET, HEAD, POST").closing());
+    }
     let chunked =
-        codings.next().is_none_or(|first| first.as_bytes().eq_ignore_ascii_case(b"chunked"));
-    if chunked && codings.next().is_none() {
+        head.coding.is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if chunked && head.codings <= 1 {
         return Ok(());
     }
     let message = "the only transfer coding that a request may have is chunked, once";
     Err(ApiError::invalid("InvalidFraming", message).closing())
 }
 
+/// What every request is asked, read in one pass over its headers: each look for a name would cost
+/// as much.
+#[derive(Default)]
+pub(crate) struct Head<'a> {
+    /// Of all names and values.
+    bytes: usize,
+    /// The first `Host`, and how many there are.
+    pub(crate) host: Option<&'a HeaderValue>,
+    hosts: usize,
+    /// The first `Transfer-Encoding`, and how many there are.
+    coding: Option<&'a HeaderValue>,
+    codings: usize,
+    /// Whether a browser says which page it is from.
+    pub(crate) by_page: bool,
+}
+
+impl<'a> Head<'a> {
+    pub(crate) fn of(headers: &'a HeaderMap) -> Self {
+        let mut head = Self::default();
+        for (name, value) in headers {
+            head.bytes += crate::reply::header_bytes(name, value);
+            if *name == HOST {
+                head.host = head.host.or(Some(value));
+                head.hosts += 1;
+            } else if *name == TRANSFER_ENCODING {
+                head.coding = head.coding.or(Some(value));
+                head.codings += 1;
+            } else if *name == ORIGIN || *name == cross_site::SEC_FETCH_SITE {
+                head.by_page = true;
+            }
+        }
+        head
+    }
+}
+
 /// HTTP/1.1 requests have exactly one host (RFC 9112, 3.2).
-fn check_host(request: &Request) -> Result<(), ApiError> {
-    let mut hosts = request.headers().get_all(HOST).iter();
-    let first = hosts.next();
-    if hosts.next().is_some() {
+fn check_host(request: &Request, head: &Head<'_>, usual: bool) -> Result<(), ApiError> {
+    if head.hosts > 1 {
         return Err(ApiError::invalid("InvalidHost", "the request has more than one Host header"));
     }
-    match first {
+    match head.host {
         None if request.version() >= http::Version::HTTP_11
             && request.uri().authority().is_none() =>
         {
             Err(ApiError::invalid("InvalidHost", "the request has no Host header"))
         }
         // An authority without user information: what is in it matters to functions, not to us.
-        Some(host) if !is_authority(host.as_bytes()) => {
+        Some(host) if !usual && !is_authority(host.as_bytes()) => {
             Err(ApiError::invalid("InvalidHost", "the Host header is not valid"))
         }
         Some(host)
@@ -573,13 +610,11 @@ fn is_authority(host: &[u8]) -> bool {
 }
 
 /// The head is bounded as a whole; hyper bounds its parts and its buffer.
-fn check_head(request: &Request) -> Result<(), ApiError> {
-    let headers = request.headers().iter();
-    let size: usize = headers.map(|(name, value)| crate::reply::header_bytes(name, value)).sum();
-    if size <= HEAD_BYTES_MAX {
+fn check_size(head: &Head<'_>) -> Result<(), ApiError> {
+    if head.bytes <= HEAD_BYTES_MAX {
         return Ok(());
     }
-    Err(ApiError::head_too_large(HEAD_BYTES_MAX, size))
+    Err(ApiError::head_too_large(HEAD_BYTES_MAX, head.bytes))
 }
 
 fn only(request: &Request, method: &Method, allow: &'static str) -> Result<(), ApiError> {

@@ -48,7 +48,12 @@ struct Door<'a> {
 
 /// The id of a function URL, when `Host` names one.
 pub(crate) fn url_id(request: &Request) -> Option<String> {
-    let host = request.headers().get(HOST)?.as_bytes();
+    request.headers().get(HOST).and_then(id_of_host)
+}
+
+/// The id of a function URL in a host.
+pub(crate) fn id_of_host(host: &HeaderValue) -> Option<String> {
+    let host = host.as_bytes();
     let dot = host.iter().position(|byte| *byte == b'.')?;
     let (id, rest) = host.split_at_checked(dot)?;
     let is_url = rest.starts_with(b".lambda-url.") && !id.is_empty();
