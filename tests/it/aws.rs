@@ -161,6 +161,8 @@ fn concurrency_is_what_really_runs() {
     server.put("b", &guest("event"), "timeout=10&provisioned=4").expect(400);
     server.deploy("b", &guest("event"), "timeout=10&provisioned=3");
     eventually(Duration::from_secs(5), || (instances(&server, "b") == 3).then_some(()));
+    let refused = server.put("b", &guest("event"), "provisioned=3&concurrency=2").expect(400);
+    assert!(refused.message().contains("at least the 3 that are provisioned"));
     server.deploy("b", &guest("event"), "timeout=10&provisioned=0");
     eventually(Duration::from_secs(90), || (instances(&server, "b") <= 1).then_some(()));
 }

@@ -24,6 +24,24 @@ pub struct Overdrawn {
     pub least: u32,
 }
 
+/// Why a draft's concurrency is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// The account lacks as much.
+    #[error(transparent)]
+    Overdrawn(#[from] Overdrawn),
+    /// Provisioned instances would run beyond the reservation.
+    #[error(
+        "concurrency must be at least the {provisioned} that are provisioned for the function's versions, got {reserved}"
+    )]
+    Provisioned {
+        /// What was asked for.
+        reserved: u64,
+        /// What all versions have.
+        provisioned: u64,
+    },
+}
+
 /// What a function has provisioned, of all its versions.
 #[must_use]
 pub fn provisioned(details: &Details) -> u64 {
@@ -57,11 +75,14 @@ impl Functions {
         &self,
         known: Option<&Function>,
         draft: &Draft,
-    ) -> Result<(), Overdrawn> {
+    ) -> Result<(), Refused> {
         let numbered = known.into_iter().flat_map(|function| &function.details.provisioned);
         let numbered = numbered.filter(|(qualifier, _)| *qualifier != LATEST);
         let numbered: u64 = numbered.map(|(_, kept)| u64::from(kept.count)).sum();
         let provisioned = numbered + u64::from(draft.provisioned);
-        self.check_concurrency(known, draft.reserved.map_or(provisioned, u64::from))
+        if let Some(reserved) = draft.reserved.map(u64::from).filter(|own| *own < provisioned) {
+            return Err(Refused::Provisioned { reserved, provisioned });
+        }
+        Ok(self.check_concurrency(known, draft.reserved.map_or(provisioned, u64::from))?)
     }
 }

@@ -23,7 +23,7 @@ use wambda_policy::Grants;
 use wambda_store::damage::{self, Store};
 use wambda_store::{Blobs, Expect, Records, StoreError};
 
-use crate::concurrency::Overdrawn;
+use crate::concurrency::Refused;
 use crate::record::{self, FunctionRecord, SCHEMA, Staged, VersionRecord};
 use crate::storage::{Full, Storage};
 use crate::totals::{self, Totals};
@@ -66,7 +66,7 @@ pub enum PublishError {
     Stale,
     /// It would have too much of the account's concurrency.
     #[error(transparent)]
-    Concurrency(#[from] Overdrawn),
+    Concurrency(#[from] Refused),
     /// Too many of something.
     #[error("{0}")]
     Limit(String),

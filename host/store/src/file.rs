@@ -2,6 +2,7 @@
 //! failed write, because it no longer knows what is on disk.
 
 use std::fmt;
+use std::io::Read;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -95,6 +96,13 @@ pub(crate) fn read_identity(database: &Database) -> Result<Option<String>, Store
     Ok(found.map(|value| value.value().to_owned()))
 }
 
+/// Whether a file begins with zeros where redb has its magic number.
+fn is_blank(path: &Path) -> bool {
+    let mut head = [1; 9];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut head));
+    read.is_ok() && head == [0; 9]
+}
+
 /// Opens a file of so many bytes: one that is not large is read whole, so that damage is found now.
 fn builder(length: u64) -> Builder {
     let mut builder = Builder::new();
@@ -120,9 +128,15 @@ impl RedbFile {
         Self::opened_by(Box::new(move || {
             let is_new = may_make.swap(false, Relaxed);
             damage::guarded(|| {
-                let length = std::fs::metadata(&path).map_or(0, |file| file.len());
+                let length = || std::fs::metadata(&path).map_or(0, |file| file.len());
+                // redb gives a file its length before its magic number: killed in between, or without
+                // room on the disk, it leaves zeros, and nothing of anybody.
+                if is_new && length() > 0 && is_blank(&path) {
+                    let emptied = std::fs::File::create(&path);
+                    emptied.map_err(|error| StoreError::io(path.display(), &error))?;
+                }
                 // redb would begin a new database in an empty file.
-                let opened = match (length, is_new) {
+                let opened = match (length(), is_new) {
                     (0, true) => builder(0).create(&path),
                     (0, false) => {
                         return Err(StoreError::Damaged("it is missing or empty".to_owned()));

@@ -41,6 +41,13 @@ pub struct Manifest {
     pub adopted: bool,
 }
 
+/// What a manifest of any format says.
+#[derive(Deserialize)]
+struct Head {
+    format: u32,
+    created_by: Option<String>,
+}
+
 /// What a store of a data directory has to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
@@ -134,22 +141,27 @@ pub fn read_manifest(path: &Path) -> Result<Option<Manifest>, StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(StoreError::io(shown, &error)),
     };
-    let read: Result<Manifest, _> = serde_json::from_slice(&text);
-    let manifest = read.map_err(|error| {
+    let damaged = |why: &dyn std::fmt::Display| {
         StoreError::Damaged(format!(
-            "{shown} is damaged: format and identity as JSON expected, {} bytes found ({error}); restore it \
+            "{shown} is damaged: format and identity as JSON expected, {} bytes found ({why}); restore it \
              from a backup",
             text.len()
         ))
-    })?;
-    if manifest.format > FORMAT {
+    };
+    // Of another format it may have another shape.
+    let head: Head = serde_json::from_slice(&text).map_err(|error| damaged(&error))?;
+    if head.format > FORMAT {
         return Err(StoreError::Damaged(format!(
             "{shown} has format {}, and this version knows {FORMAT}: the directory was made by version {}; \
              run that one, or a newer one",
-            manifest.format, manifest.created_by
+            head.format,
+            head.created_by.as_deref().unwrap_or("(unknown)")
         )));
     }
-    Ok(Some(manifest))
+    if head.format == 0 {
+        return Err(damaged(&"there is no format 0"));
+    }
+    serde_json::from_slice(&text).map(Some).map_err(|error| damaged(&error))
 }
 
 impl Home {
@@ -163,6 +175,8 @@ impl Home {
         if let Some(manifest) = read_manifest(&dir.join(MANIFEST))? {
             let home = Self { dir, manifest, state: State::Whole };
             home.check_parts()?;
+            // Killed between the two: it would allow parts to be made anew.
+            home.forget_unfinished()?;
             return Ok(home);
         }
         if let Some(manifest) = read_manifest(&dir.join(UNFINISHED))? {
@@ -270,12 +284,18 @@ impl Home {
         }
         self.write(MANIFEST)?;
         self.state = State::Whole;
+        self.forget_unfinished()
+    }
+
+    /// Removes what allows parts to be made, for good.
+    fn forget_unfinished(&self) -> Result<(), StoreError> {
+        let failed = |error: &io::Error| StoreError::io(UNFINISHED, error);
         match std::fs::remove_file(self.dir.join(UNFINISHED)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(StoreError::io(UNFINISHED, &error))
-            }
-            _ => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed(&error)),
+            Ok(()) => {}
         }
+        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(|error| failed(&error))
     }
 
     fn write(&self, name: &str) -> Result<(), StoreError> {
@@ -344,6 +364,33 @@ mod tests {
     }
 
     #[test]
+    fn a_mark_that_was_left_allows_nothing_to_be_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        start(dir.path()).unwrap();
+        // Killed within the last step.
+        std::fs::copy(dir.path().join(MANIFEST), dir.path().join(UNFINISHED)).unwrap();
+        start(dir.path()).unwrap();
+        assert!(!dir.path().join(UNFINISHED).exists());
+        std::fs::remove_file(dir.path().join(MANIFEST)).unwrap();
+        std::fs::remove_file(dir.path().join(QUEUES)).unwrap();
+        assert!(refused(dir.path()).contains("queues.redb is missing"));
+    }
+
+    #[test]
+    fn a_file_that_was_never_made_whole_is_made_again() {
+        for part in [RECORDS, QUEUES] {
+            let dir = tempfile::tempdir().unwrap();
+            start_until(dir.path(), 0).unwrap();
+            // As redb leaves it when it is killed, or finds the disk full, before the magic number.
+            std::fs::write(dir.path().join(part), vec![0; 1 << 16]).unwrap();
+            start(dir.path()).unwrap();
+            // Later it is damage.
+            std::fs::write(dir.path().join(part), vec![0; 1 << 16]).unwrap();
+            assert!(refused(dir.path()).contains("damaged"));
+        }
+    }
+
+    #[test]
     fn what_is_missing_or_empty_is_refused_by_name() {
         for part in [RECORDS, QUEUES, BLOBS, "blobs/identity"] {
             let dir = tempfile::tempdir().unwrap();
@@ -394,7 +441,10 @@ mod tests {
         std::fs::write(&path, serde_json::to_vec(&newer).unwrap()).unwrap();
         let why = refused(dir.path());
         assert!(why.contains("format 2") && why.contains("version 9.9.9"), "{why}");
-        for damaged in [&b""[..], b"{", b"{\"format\": 1}", b"\0\0\0"] {
+        std::fs::write(&path, b"{\"format\": 7, \"stores\": []}").unwrap();
+        let why = refused(dir.path());
+        assert!(why.contains("format 7") && why.contains("newer"), "{why}");
+        for damaged in [&b""[..], b"{", b"{\"format\": 1}", b"{\"format\": 0}", b"\0\0\0"] {
             std::fs::write(&path, damaged).unwrap();
             let why = refused(dir.path());
             assert!(why.contains("wambda.json is damaged"), "{why}");

@@ -43,13 +43,18 @@ impl Trash {
     /// Removes the days that are over. What is not named as a day is not touched.
     ///
     /// # Errors
-    /// When the trash cannot be read or emptied.
+    /// When the trash cannot be read.
     pub fn empty(&self, now_ms: u64) -> io::Result<()> {
         let today = day(now_ms);
         for (date, path) in self.days()? {
             let age = today.since(date).map_or(0, |age| age.get_days());
-            if age > TRASH_DAYS {
-                std::fs::remove_dir_all(path)?;
+            if age <= TRASH_DAYS || !path.is_dir() {
+                continue;
+            }
+            // One that cannot be removed does not keep the others.
+            match std::fs::remove_dir_all(&path) {
+                Ok(()) => tracing::info!(path = %path.display(), "emptied"),
+                Err(error) => tracing::warn!(path = %path.display(), %error, "cannot be emptied"),
             }
         }
         Ok(())
@@ -89,6 +94,7 @@ mod tests {
         assert!(there.exists() && !file.exists());
         // A name that is no day stays, whatever it is.
         std::fs::write(dir.path().join("trash/notes"), "x").unwrap();
+        std::fs::write(dir.path().join("trash/2020-01-01"), "x").unwrap();
         trash.empty((20_000 + TRASH_DAYS as u64) * DAY_MS).unwrap();
         assert!(there.exists());
         trash.empty((20_001 + TRASH_DAYS as u64) * DAY_MS).unwrap();

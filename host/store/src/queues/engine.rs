@@ -8,7 +8,7 @@ use wambda_model::{Digest, RequestId};
 
 use super::infos::Shown;
 use super::pick::{due, members};
-use super::rescue;
+use super::rescue::{self, scheduled};
 use super::tables::{
     LEASED, RETRYING, Reader, SUSPECT, State, Table, Tx, View, WAITING, damaged, digest, ended_key,
     id_key, look_up, member_key, read, schedule_key, schedule_parts, seal, unseal,
@@ -301,15 +301,18 @@ impl Engine {
         self.reclaim(&order.queue, tx, now, now)?;
         let Some(queue) = self.queues.get(&order.queue).cloned() else { return Ok(Vec::new()) };
         let max = order.max as usize;
-        let ids = match order.pick {
+        let picked = match order.pick {
             Pick::Due if queue.paused => Vec::new(),
             Pick::Due => due(&queue, tx, now, max)?,
-            Pick::Expired => members(&queue, tx, now, max)?.into_iter().map(|(id, _)| id).collect(),
+            Pick::Expired => {
+                let over = members(&queue, tx, now, max)?;
+                over.into_iter().map(|(id, state)| (id, state.entry(id))).collect()
+            }
         };
-        let mut leased = Vec::with_capacity(ids.len());
+        let mut leased = Vec::with_capacity(picked.len());
         let mut bytes = 0u64;
-        for id in ids {
-            let Some(mut state) = state_of(tx, id)? else { continue };
+        for (id, key) in picked {
+            let Some(mut state) = scheduled(tx, id, &key)? else { continue };
             bytes = bytes.saturating_add(state.bytes);
             if bytes > order.bytes && !leased.is_empty() {
                 break;
@@ -347,7 +350,7 @@ impl Engine {
         let over = tx.range(Table::Schedule, &from, &to, 256)?;
         for (key, _) in &over {
             let (_, id) = schedule_parts(key)?;
-            let Some(mut state) = state_of(tx, id)? else { continue };
+            let Some(mut state) = scheduled(tx, id, key)? else { continue };
             state.lost = state.lost.saturating_add(1);
             let due = now.saturating_add(lost_delay(state.lost, id));
             self.reschedule(name, tx, id, &mut state, (SUSPECT, due))?;

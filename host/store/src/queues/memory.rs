@@ -110,6 +110,20 @@ impl MemoryQueues {
         }
     }
 
+    /// Changes stored keys behind the queues' back.
+    #[cfg(test)]
+    pub(super) fn misplace(&self, table: Table, mut change: impl FnMut(&mut Vec<u8>)) {
+        let tables = &mut self.lock().tables.0;
+        let keys: Vec<_> = tables.keys().filter(|(of, _)| *of == table).cloned().collect();
+        for key in keys {
+            if let Some(value) = tables.remove(&key) {
+                let mut moved = key.1;
+                change(&mut moved);
+                tables.insert((table, moved), value);
+            }
+        }
+    }
+
     fn run<T>(
         &self,
         work: impl FnOnce(&mut Engine, &mut dyn Tx, u64) -> Result<T, StoreError>,

@@ -25,6 +25,9 @@ pub(super) fn may_be_together(lost: &[u32]) -> bool {
     lost.len() <= most
 }
 
+/// An entry of the schedule: the message, and the entry's key.
+pub(super) type Entry = (RequestId, Vec<u8>);
+
 /// Messages whose time has come: fresh ones first, and of every [`FRESH_OF`] one that is not, counted over
 /// all leases of the queue. Of those that have lost a worker a few, see [`may_be_together`].
 pub(super) fn due(
@@ -32,27 +35,31 @@ pub(super) fn due(
     tx: &dyn View,
     now: u64,
     max: usize,
-) -> Result<Vec<RequestId>, StoreError> {
+) -> Result<Vec<Entry>, StoreError> {
     let fresh_from = now.saturating_sub(ms(FRESH_AGE));
-    let scan = |class, from, to, max| -> Result<Vec<(u64, RequestId)>, StoreError> {
+    let scan = |class, from, to, max| -> Result<Vec<(u64, Entry)>, StoreError> {
         let (from, to) =
             (schedule_key(queue.id, class, from, 0), schedule_key(queue.id, class, to, 0));
         let found = tx.range(Table::Schedule, &from, &to, max)?;
-        found.iter().map(|(key, _)| schedule_parts(key)).collect()
+        let entry = |(key, _): (Vec<u8>, _)| {
+            let (due, id) = schedule_parts(&key)?;
+            Ok((due, (id, key)))
+        };
+        found.into_iter().map(entry).collect()
     };
     let next = now.saturating_add(1);
     let fresh = scan(WAITING, fresh_from, next, max)?;
     let mut aged = scan(WAITING, 0, fresh_from, max)?;
     aged.extend(scan(RETRYING, 0, next, max)?);
     let mut leased: Vec<u32> = queue.suspects.values().copied().collect();
-    for (due, id) in scan(SUSPECT, 0, next, max.min(SUSPECTS_MAX))? {
-        leased.push(state_of(tx, id)?.map_or(u32::MAX, |state| state.lost));
+    for (due, entry) in scan(SUSPECT, 0, next, max.min(SUSPECTS_MAX))? {
+        leased.push(state_of(tx, entry.0)?.map_or(u32::MAX, |state| state.lost));
         if !may_be_together(&leased) {
             break;
         }
-        aged.push((due, id));
+        aged.push((due, entry));
     }
-    aged.sort_unstable_by_key(|(due, id)| (*due, id.as_u128()));
+    aged.sort_unstable_by_key(|(due, (id, _))| (*due, id.as_u128()));
     let (mut fresh, mut aged) = (fresh.into_iter(), aged.into_iter());
     let mut picked = Vec::with_capacity(max);
     for taken in 1..=max as u64 {
@@ -62,8 +69,8 @@ pub(super) fn due(
         } else {
             fresh.next().or_else(|| aged.next())
         };
-        let Some((_, id)) = one else { break };
-        picked.push(id);
+        let Some((_, entry)) = one else { break };
+        picked.push(entry);
     }
     Ok(picked)
 }

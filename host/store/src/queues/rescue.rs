@@ -4,8 +4,9 @@
 use bytes::Bytes;
 use wambda_model::RequestId;
 
+use super::engine::state_of;
 use super::tables::{
-    Reader, State, Table, View, id_key, member_parts, schedule_key, schedule_parts,
+    Reader, State, Table, Tx, View, id_key, member_parts, schedule_key, schedule_parts,
 };
 use crate::StoreError;
 use crate::damage::{self, Store};
@@ -36,6 +37,31 @@ fn search<T>(
         // The least key that is greater.
         from = [&last[..], &[0]].concat();
     }
+}
+
+/// The state of a message that an entry of the schedule names. Keys have no digest: an entry that is
+/// not the message's own was damaged. It is removed, so that no other queue's lease takes the message
+/// and nothing meets the entry again; none then.
+pub(super) fn scheduled(
+    tx: &mut dyn Tx,
+    id: RequestId,
+    key: &[u8],
+) -> Result<Option<State>, StoreError> {
+    let found = match state_of(tx, id)? {
+        Some(found) => Some(found),
+        // Its state is gone, or under another key.
+        None => state(tx, id, &[])?,
+    };
+    let own = found.as_ref().map(|state| state.entry(id));
+    if own.as_deref() == Some(key) {
+        return Ok(found);
+    }
+    damage::tell(Store::Queues, &format!("an entry of the schedule with the message {id}"));
+    tx.remove(Table::Schedule, key)?;
+    if let Some(own) = own {
+        tx.put(Table::Schedule, &own, &[])?;
+    }
+    Ok(None)
 }
 
 /// The state of a message as the other tables have it, marked as damaged; none when they do not name it.

@@ -198,6 +198,11 @@ impl<'a> Reader<'a> {
 }
 
 impl State {
+    /// The key of its entry in the schedule.
+    pub(super) fn entry(&self, id: RequestId) -> Vec<u8> {
+        schedule_key(self.queue, self.class, self.due, id.as_u128())
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(70 + self.attributes.len() + self.note.len());
         out.extend(self.queue.to_be_bytes());

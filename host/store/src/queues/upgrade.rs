@@ -12,6 +12,10 @@ fn failed(error: impl Into<redb::Error>) -> StoreError {
     error.into().into()
 }
 
+/// A table with a name of the older form and values of another type. An older version, which reads no
+/// manifest, cannot open it, and so refuses the file rather than begin anew beside what is in it.
+const GUARD: TableDefinition<'_, &[u8], u64> = TableDefinition::new("queues.v1");
+
 /// The name that a table had before its values were sealed.
 fn name_v1(table: Table) -> String {
     table.name().replace(".v2", ".v1")
@@ -26,16 +30,29 @@ pub(super) fn known() -> Vec<String> {
 pub(super) fn run(write: &WriteTransaction) -> Result<bool, StoreError> {
     let there: Vec<String> =
         write.list_tables().map_err(failed)?.map(|table| table.name().to_owned()).collect();
-    let mut is_old = false;
-    for table in Table::ALL.into_iter().filter(|table| table.is_sealed()) {
-        let old = name_v1(table);
-        if there.contains(&old) {
-            is_old = true;
-            copy(write, table, &old)?;
-            write.delete_table(Definition::new(&old)).map_err(failed)?;
-        }
+    let has = |name: &str| there.iter().any(|table| table == name);
+    let is_guarded = has(GUARD.name()) && write.open_table(GUARD).is_ok();
+    let sealed = Table::ALL.into_iter().filter(|table| table.is_sealed());
+    let old: Vec<(Table, String)> = sealed
+        .map(|table| (table, name_v1(table)))
+        .filter(|(table, old)| has(old) && !(is_guarded && *table == Table::Queues))
+        .collect();
+    if !old.is_empty() && has(Table::Meta.name()) {
+        return Err(StoreError::Damaged(
+            "it has tables of this form and of an older one: an older version was run on it after \
+             it had been brought to this form; restore a backup, or keep what the older version \
+             wrote by going on with that"
+                .to_owned(),
+        ));
     }
-    Ok(is_old)
+    for (table, old) in &old {
+        copy(write, *table, old)?;
+        write.delete_table(Definition::new(old)).map_err(failed)?;
+    }
+    if !is_guarded {
+        write.open_table(GUARD).map_err(failed)?;
+    }
+    Ok(!old.is_empty())
 }
 
 fn copy(write: &WriteTransaction, table: Table, old: &str) -> Result<(), StoreError> {
@@ -113,7 +130,22 @@ mod tests {
         let left: Vec<String> =
             write.list_tables().unwrap().map(|table| table.name().to_owned()).collect();
         assert!(!left.iter().any(|name| name == "states.v1"), "{left:?}");
-        put("states.v1", b"short");
+        // An older version cannot open it.
+        let opened = write.open_table(definition("queues.v1"));
+        assert!(matches!(opened, Err(redb::TableError::TableTypeMismatch { .. })), "{opened:?}");
+        // One that ran on it all the same is not taken for an old file.
+        put("meta.v1", &[0; 8]);
+        let refused = run(&write).unwrap_err().to_string();
+        assert!(refused.contains("an older version was run on it"), "{refused}");
+    }
+
+    #[test]
+    fn a_state_that_cannot_be_read_is_refused() {
+        let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
+        let write = database.begin_write().unwrap();
+        let mut states = write.open_table(definition("states.v1")).unwrap();
+        states.insert(&b"k"[..], &b"short"[..]).unwrap();
+        drop(states);
         assert!(matches!(run(&write), Err(StoreError::Damaged(_))));
     }
 }

@@ -39,6 +39,51 @@ async fn a_flipped_bit_of_a_waiting_message_is_seen_and_ends_it() {
     }
 }
 
+/// Keys have no digest. One that was damaged gives no message to another queue, and holds up none.
+#[tokio::test]
+async fn a_flipped_bit_of_a_key_misleads_nobody() {
+    for (table, bytes) in [(Table::Schedule, 29), (Table::Members, 28), (Table::States, 16)] {
+        for bit in 0..bytes * 8 {
+            let clock = ManualClock::new();
+            let queues = MemoryQueues::new(clock.clone());
+            let other = queues.append(new_message("other", "other")).await.unwrap().id();
+            let leased = queues.lease(vec![order("other", 9)]).await.unwrap().remove(0);
+            queues.settle(done(&leased)).await.unwrap();
+            let id = queues.append(new_message("q", "body")).await.unwrap().id();
+            queues.misplace(table, flip(bit));
+            let whole = queues.append(new_message("q", "whole")).await.unwrap().id();
+            let mut seen = Vec::new();
+            for _ in 0..4 {
+                queues.restart().unwrap();
+                let orders = vec![order("other", 9), order("q", 1)];
+                for message in queues.lease(orders).await.unwrap() {
+                    assert_eq!(message.queue, "q", "{table:?}, bit {bit}");
+                    assert!(message.id == id || message.id == whole, "{table:?}, bit {bit}");
+                    seen.push(message.id);
+                    queues.settle(done(&message)).await.unwrap();
+                }
+                clock.pass(Duration::from_secs(60));
+            }
+            assert!(seen.contains(&whole) && !seen.contains(&other), "{table:?}, bit {bit}");
+        }
+    }
+}
+
+/// What was leased when its state's key was damaged does not keep the next start from its end.
+#[tokio::test]
+async fn a_start_ends_whatever_key_was_damaged() {
+    for table in [Table::Schedule, Table::States, Table::Members] {
+        for bit in 0..16 * 8 {
+            let queues = MemoryQueues::new(ManualClock::new());
+            queues.append(new_message("q", "body")).await.unwrap();
+            assert_eq!(queues.lease(vec![order("q", 1)]).await.unwrap().len(), 1);
+            queues.misplace(table, flip(bit));
+            queues.restart().unwrap();
+            queues.lease(vec![order("q", 1)]).await.unwrap();
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_value_that_was_cut_or_emptied_is_seen_as_well() {
     for table in [Table::States, Table::Bodies] {
