@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::json;
-use wambda_tests::Server;
+use wambda_tests::{Server, guest};
 
 use crate::readers::padded;
 use crate::threads::{Attack, answers, attack, requests, world};
@@ -81,7 +81,18 @@ fn memory_under_attack_is_accounted_for() {
         let _ = server.request("POST", "/2015-03-31/functions", &[], code.as_bytes());
     };
     let mut attacks: Vec<Attack> = requests().into_iter().chain(answers()).collect();
-    attacks.push(attack("much code in JSON", 6, create));
+    attacks.push(attack("much code in JSON", 4, create));
+    server.deploy("proxy", &guest("proxy"), "memory=16&timeout=10");
+    let script = format!("body,set,write:5900000,{}finish", "sleep:200,".repeat(8));
+    let event = json!({"rawPath": "/script", "rawQueryString": script,
+        "requestContext": {"http": {"method": "GET"}}});
+    let event = event.to_string();
+    attacks.push(attack("responses that are long in coming", 40, move |server| {
+        server.invoke("proxy", &event);
+    }));
+    attacks.push(attack("results that wait for their turn", 40, |server| {
+        server.request("POST", "/fn/shaped/", &[], b"x");
+    }));
     // What is there at rest: code and tables.
     let rest = server.rest().resident.saturating_sub(account(&server));
     let mut beyond = Vec::new();

@@ -166,7 +166,10 @@ fn clients_that_half_close_are_answered() {
     let server = Server::start();
     server.deploy("f", &guest("event"), "timeout=10");
     server.deploy("http", &guest("http"), "timeout=10");
+    server.deploy("proxy", &guest("proxy"), "timeout=10");
     let event = r#"{"do":"sleep","ms":100}"#;
+    // It leaves the request's body unread for longer than a cut one is waited for.
+    let late = format!("/fn/proxy/script?{}body,set,write:3,finish", "sleep:200,".repeat(8));
     let post = |path: &str| {
         let length = event.len();
         format!(
@@ -183,6 +186,7 @@ fn clients_that_half_close_are_answered() {
         (post("/2021-11-15/functions/f/response-streaming-invocations"), 1),
         (post("/v1/functions/f/invoke?mode=event").replace(event, "{}").replace(": 23", ": 2"), 1),
         (post("/fn/http/echo"), 1),
+        (post(&late), 1),
         (get("/fn/http/big"), 1),
         (get("/metrics"), 1),
         (get("/v1/functions"), 1),

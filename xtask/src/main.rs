@@ -33,6 +33,7 @@ cargo xtask <command>
   fuzz --smoke      each fuzz target for a minute (or: fuzz TARGET [SECONDS]); needs a nightly
                     toolchain, except for desync: hostile responses beside a victim
   codegen [--check] the AWS protocol front, from botocore's service models
+  deny              check licences, sources and bans of what is depended on; deny.checked says what passed
   tidy              check file sizes, headers and dependency directions
 ";
 
@@ -53,6 +54,7 @@ fn main() -> Result<()> {
         ["fuzz", rest @ ..] => fuzz::run(rest),
         ["codegen"] => codegen::run(false),
         ["codegen", "--check"] => codegen::run(true),
+        ["deny"] => test::deny(),
         ["tidy"] => tidy::run(),
         [] | ["help" | "--help" | "-h"] => {
             println!("{HELP}");

@@ -41,7 +41,30 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     if is_long {
         command.env("WAMBDA_LONG", "1");
     }
-    go(command.env("WAMBDA_TEST_PYTHON", python).args(filter))
+    let run = go(command.env("WAMBDA_TEST_PYTHON", python).args(filter));
+    slowest();
+    run
+}
+
+/// Tells which tests took longest, of those that nextest has run.
+fn slowest() {
+    let report = root().join("target/nextest/default/junit.xml");
+    let Ok(report) = std::fs::read_to_string(report) else { return };
+    let attribute = |line: &str, name: &str| -> Option<String> {
+        let (_, rest) = line.split_once(&format!(" {name}=\""))?;
+        Some(rest.split_once('"')?.0.to_owned())
+    };
+    let mut took: Vec<(f64, String)> = report
+        .lines()
+        .filter(|line| line.trim_start().starts_with("<testcase "))
+        .filter_map(|line| Some((attribute(line, "time")?.parse().ok()?, attribute(line, "name")?)))
+        .collect();
+    took.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let all: f64 = took.iter().map(|(seconds, _)| seconds).sum();
+    step(&format!("the slowest of {} tests, which took {all:.0} s together", took.len()));
+    for (seconds, name) in took.iter().take(20) {
+        println!("{seconds:7.1} s  {name}");
+    }
 }
 
 /// The README, typed, with all that it needs.
@@ -61,16 +84,43 @@ fn smoke() -> Result<()> {
     go(command.current_dir(root()))
 }
 
-/// What may be depended on: deny.toml.
-fn deny() -> Result<()> {
-    const VERSION: &str = "0.20.2";
+/// The version of cargo-deny.
+const DENY: &str = "0.20.2";
+/// What was checked last, and passed.
+const CHECKED: &str = "deny.checked";
+
+/// What cargo-deny is asked depends on these files alone: what has passed passes again.
+fn to_check() -> Result<String> {
+    let mut text = format!("cargo-deny {DENY}\n");
+    for name in ["Cargo.lock", "deny.toml"] {
+        let bytes = std::fs::read(root().join(name)).with_context(|| name.to_owned())?;
+        let mut crc = flate2::Crc::new();
+        crc.update(&bytes);
+        text += &format!("{name} {} bytes, CRC-32 {:08x}\n", crc.amount(), crc.sum());
+    }
+    Ok(text)
+}
+
+/// What may be depended on: deny.toml. Building cargo-deny takes minutes, so that it is not asked
+/// twice about the same.
+pub(crate) fn deny() -> Result<()> {
+    let (wanted, checked) = (to_check()?, root().join(CHECKED));
+    if std::fs::read_to_string(&checked).is_ok_and(|text| text == wanted) {
+        println!("as in {CHECKED}");
+        return Ok(());
+    }
+    ask_deny()?;
+    std::fs::write(&checked, wanted).context(CHECKED)
+}
+
+fn ask_deny() -> Result<()> {
     let own = root().join("target/tools/bin/cargo-deny");
     let program = match output("cargo-deny", &["--version"]) {
         Some(_) => PathBuf::from("cargo-deny"),
         None => own,
     };
     if program.is_absolute() && !program.exists() {
-        let crate_version = format!("cargo-deny@{VERSION}");
+        let crate_version = format!("cargo-deny@{DENY}");
         go(&mut cargo(".", &["install", "--locked", "--root", "target/tools", &crate_version]))?;
     }
     let mut command = Command::new(program);

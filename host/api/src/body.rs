@@ -15,6 +15,7 @@ use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use wambda_model::clock;
 use wambda_model::limits::{
     BODY_PACE_MIN, CLIENT_PATIENCE_DEFAULT, DISCARD_BYTES_MAX, DISCARD_TIME_MAX,
+    INLINE_WORK_BYTES_MAX,
 };
 
 use crate::ApiError;
@@ -61,10 +62,23 @@ impl Whole {
     ///
     /// # Errors
     /// When it could not be made.
-    pub fn made_into<E>(self, made: impl FnOnce(&Bytes) -> Result<Bytes, E>) -> Result<Bytes, E> {
+    pub fn made_into<E>(self, made: impl FnOnce(&Bytes) -> Result<Bytes, E>) -> Result<Self, E> {
         let Self { bytes, share } = self;
         let made = made(&bytes)?;
-        Ok(Self { bytes: made, share }.into_bytes())
+        Ok(Self { bytes: made, share })
+    }
+
+    /// The same, with as much of the memory as it has grown to.
+    ///
+    /// # Errors
+    /// 429 or 503 when there is none.
+    pub async fn covered(mut self, room: &Room, peer: SocketAddr) -> Result<Self, ApiError> {
+        let size = self.bytes.len();
+        if size > INLINE_WORK_BYTES_MAX {
+            let share = self.share.get_or_insert_with(|| room.share(peer.ip()));
+            Box::pin(share.cover(room, size)).await?;
+        }
+        Ok(self)
     }
 }
 
@@ -133,6 +147,9 @@ fn within(size: usize, limit: u64) -> Result<(), ApiError> {
 pub trait Source: Send + Sync {
     /// One more is over.
     fn over(&self);
+
+    /// Whether its reader waits for more of it now.
+    fn waits(&self, waits: bool);
 }
 
 /// A request's body that, when it is left unread, is still taken off the wire for a while: closing
@@ -227,6 +244,7 @@ impl hyper::body::Body for Rest {
             return Poll::Ready(None);
         }
         let polled = Pin::new(&mut coming.incoming).poll_frame(cx);
+        coming.source.waits(polled.is_pending());
         self.waits = false;
         let goes_on = match &polled {
             Poll::Pending => true,
@@ -264,6 +282,7 @@ impl Drop for Rest {
 }
 
 async fn discard(mut coming: Coming) {
+    coming.source.waits(true);
     let mut taken = 0;
     while !coming.incoming.is_end_stream()
         && let Some(Ok(frame)) = coming.incoming.frame().await

@@ -50,11 +50,14 @@ impl Hosts {
         self.usual.iter().map_while(OnceLock::get).any(|usual| **usual == *host)
     }
 
-    /// Whether `host`, which is valid, is this server.
-    fn accepts(&self, host: &[u8]) -> bool {
+    /// Whether `host` is this server. What was not a `Host` header has not been checked, and is not
+    /// remembered.
+    fn accepts(&self, host: &[u8], is_header: bool) -> bool {
         let accepted = std::str::from_utf8(host).is_ok_and(|host| self.has(host));
         let free = self.usual.iter().find(|usual| usual.get().is_none());
-        if let (true, Some(free)) = (accepted && host.len() <= HOST_USUAL_BYTES_MAX, free) {
+        if let (true, Some(free)) =
+            (accepted && is_header && host.len() <= HOST_USUAL_BYTES_MAX, free)
+        {
             // Another request may have been first.
             let _ = free.set(host.into());
         }
@@ -100,7 +103,7 @@ pub(crate) fn check(
     let host = host.or_else(|| request.uri().authority().map(|target| target.as_str().as_bytes()));
     // Browsers always say it.
     let Some(host) = host else { return Ok(()) };
-    if !usual && !api.hosts.accepts(host) {
+    if !usual && !api.hosts.accepts(host, head.host.is_some()) {
         let host: String = String::from_utf8_lossy(host).chars().take(200).collect();
         let message = format!(
             "the host {host:?} is not known as this server, which asks for no keys: call it by an \
@@ -180,16 +183,17 @@ mod tests {
     fn the_usual_host_vouches_for_no_other() {
         let hosts = Hosts::new("127.0.0.1".parse().unwrap(), Vec::new());
         for foreign in [&b"evil.example"[..], b"localhost:5262.evil.example", b"\xff", b""] {
-            assert!(!hosts.accepts(foreign) && !hosts.is_usual(foreign));
+            assert!(!hosts.accepts(foreign, true) && !hosts.is_usual(foreign));
         }
+        assert!(hosts.accepts(b"u@a.localhost", false) && !hosts.is_usual(b"u@a.localhost"));
         for n in 0..10 {
             let own = format!("127.0.0.1:{n}");
-            assert!(!hosts.is_usual(own.as_bytes()) && hosts.accepts(own.as_bytes()));
+            assert!(!hosts.is_usual(own.as_bytes()) && hosts.accepts(own.as_bytes(), true));
             assert_eq!(hosts.is_usual(own.as_bytes()), n < HOSTS_USUAL_MAX);
         }
         assert!(!hosts.is_usual(b"127.0.0.1:") && !hosts.is_usual(b"127.0.0.1:00"));
         let long = format!("{}.localhost", "a".repeat(60));
-        assert!(hosts.accepts(long.as_bytes()) && !hosts.is_usual(long.as_bytes()));
+        assert!(hosts.accepts(long.as_bytes(), true) && !hosts.is_usual(long.as_bytes()));
     }
 
     #[test]

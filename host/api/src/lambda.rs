@@ -33,7 +33,7 @@ use crate::aws::generated::lambda::{OPERATIONS, Op, SERVICE};
 use crate::aws::shape::Operation;
 use crate::aws::{Nothing, bind, render};
 use crate::name::{self, Named};
-use crate::offload::Reading;
+use crate::offload::Turn;
 use crate::{Api, ApiError, Request, Response, Surface};
 
 /// Bytes of a request that carries code (recorded from AWS).
@@ -168,7 +168,7 @@ pub(crate) async fn serve(
         let labels: Vec<(&str, &str)> = labels.iter().map(|(name, of)| (*name, &**of)).collect();
         let host = parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
         let cx = Cx { api: &all, who: &who, host: host.unwrap_or("localhost") };
-        let reading = all.offload.reading(whole.bytes.len()).await;
+        let reading = all.offload.reading(peer, whole.bytes.len()).await;
         authorize(&cx, operation, &labels, &parts, &whole.bytes)?;
         // Its part of the memory is kept until the operation is over; what was read into is not.
         let (body, _share) = whole.apart();
@@ -256,7 +256,7 @@ struct Call<'a> {
     parts: &'a Parts,
     body: Bytes,
     /// The turn of a large body.
-    reading: Option<Reading<'a>>,
+    reading: Option<Turn>,
 }
 
 impl Call<'_> {

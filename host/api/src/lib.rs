@@ -64,6 +64,10 @@ pub type Response = http::Response<Body>;
 #[derive(Debug, Clone, Copy)]
 pub struct Follows;
 
+/// Bytes of a response that are in memory although its length is not known, in its extensions.
+#[derive(Debug, Clone, Copy)]
+pub struct InMemory(pub usize);
+
 /// What the surfaces share.
 pub struct Api {
     /// Publishing.

@@ -19,11 +19,14 @@ use wambda_model::limits::{INLINE_WORK_BYTES_MAX, LOG_RING_LINES, STREAM_RECHECK
 use wambda_model::{FunctionName, LogEntry, LogRing, clock};
 
 use crate::auth::Lasting;
-use crate::room::held;
+use crate::room::{Room, Share, held};
 use crate::{Api, ApiError, Response, native, reply};
 
 /// Entries of one page.
 const PAGE: usize = 1_000;
+/// Bytes that one of a text may take in JSON, and those of an event beside its text.
+const ESCAPED: usize = 6;
+const LINE: usize = 256;
 /// Silence after which a follower is sent a comment, so that proxies keep the connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -176,16 +179,11 @@ fn follow(
     let this = Arc::clone(api);
     api.offload.spawn(async move {
         let tell = async {
-            while let Some(chunk) = follower.next().await {
-                let mut share = this.responses.share(peer.ip());
-                // The client sees that its log ends, and asks for what comes after the last that it has.
-                if share.cover(&this.responses, chunk.len()).await.is_err() {
-                    return;
-                }
-                if sender.send(held(chunk, &Arc::new(share))).await.is_err() {
-                    return;
-                }
-            }
+            // Without room the client sees that its log ends, and asks for what comes after the last
+            // that it has.
+            while let Some((chunk, share)) = follower.next((&this.responses, peer)).await
+                && sender.send(held(chunk, &Arc::new(share))).await.is_ok()
+            {}
         };
         tokio::select! { () = tell => (), () = sender.closed() => () }
     });
@@ -203,7 +201,9 @@ fn follow(
 }
 
 impl Follower {
-    async fn next(&mut self) -> Option<Bytes> {
+    /// What comes next, and its part of the room; none when nothing more comes, or there is none.
+    async fn next(&mut self, (room, peer): (&Room, SocketAddr)) -> Option<(Bytes, Share)> {
+        let mut share = room.share(peer.ip());
         loop {
             if Instant::now() >= self.recheck {
                 if !self.may.holds(&self.ring) {
@@ -216,11 +216,14 @@ impl Follower {
             if let Some(last) = entries.last() {
                 self.wanted.after = last.seq;
                 self.sent = Instant::now();
+                let most = entries.iter().map(|entry| ESCAPED * entry.text().len() + LINE).sum();
+                share.cover(room, most).await.ok()?;
                 let events: String = entries
                     .iter()
                     .map(|e| format!("id: {}\ndata: {}\n\n", e.seq, line(e)))
                     .collect();
-                return Some(events.into());
+                share.shrink(events.len());
+                return Some((events.into(), share));
             }
             tokio::select! {
                 () = self.ring.changed(self.wanted.after) => {
@@ -234,7 +237,7 @@ impl Follower {
                 () = tokio::time::sleep_until(self.recheck.min(self.sent + KEEP_ALIVE)) => {
                     if self.sent.elapsed() >= KEEP_ALIVE {
                         self.sent = Instant::now();
-                        return Some(Bytes::from_static(b": waiting\n\n"));
+                        return Some((Bytes::from_static(b": waiting\n\n"), share));
                     }
                 }
                 drained = self.ready.wait_for(|ready| !ready) => {

@@ -23,6 +23,7 @@ use wambda_model::{
 
 use crate::body::Whole;
 use crate::name::Named;
+use crate::room::{self, NotWhole, Share};
 use crate::{
     Api, ApiError, Request, Response, Surface, auth, body, gateway, lambda, logs, query, queues,
     reply,
@@ -432,11 +433,20 @@ async fn run_http(
 ) -> Result<Outcome, ApiError> {
     let (to, limit) = (Arc::clone(version), version.config.payload_bytes);
     let size = usize::try_from(invocation.payload.waiting_bytes()).unwrap_or(usize::MAX);
-    let invocation = api.offload.work(peer, size, move || as_http(&to, invocation)).await??;
+    let read = move || as_http(&to, invocation);
+    let invocation = api.offload.read_values(peer, size, read).await??;
     let Outcome { result, version, report } = api.invoke.invoke(version, invocation).await?;
-    let whole = whole_of(result, limit).await;
-    let size = whole.as_ref().map_or(0, |response| response.body().len());
-    let write = move || gateway::event_from_response(whole?, limit).map(Reply::Event);
+    let whole = match whole_in_room((api, peer), result, limit).await {
+        Err(NotWhole::Room(error)) => return Err(error),
+        Err(NotWhole::Function(error)) => Err(error),
+        Ok(whole) => Ok(whole),
+    };
+    let size = whole.as_ref().map_or(0, |(response, _)| response.body().len());
+    let write = move || {
+        // What it is made of has its part of the room until it is made.
+        let (response, _share) = whole?;
+        gateway::event_from_response(response, limit).map(Reply::Event)
+    };
     let result = api.offload.work(peer, size, write).await?;
     Ok(Outcome { result, version, report })
 }
@@ -451,13 +461,28 @@ fn as_http(version: &Version, invocation: Invocation) -> Result<Invocation, ApiE
     Ok(Invocation { id, payload: Payload::Http(request), caller, attempt })
 }
 
+/// The same, with its part of the room for responses.
+async fn whole_in_room(
+    (api, peer): (&Api, SocketAddr),
+    result: Result<Reply, FunctionError>,
+    limit: u64,
+) -> Result<(http::Response<Bytes>, Share), NotWhole> {
+    let (parts, body) = response_of(result)?.into_parts();
+    let (bytes, share) = room::collect((&api.responses, peer.ip()), body, limit).await?;
+    Ok((http::Response::from_parts(parts, bytes), share))
+}
+
 /// The whole response of a function that speaks HTTP.
 async fn whole_of(
     result: Result<Reply, FunctionError>,
     limit: u64,
 ) -> Result<http::Response<Bytes>, FunctionError> {
+    gateway::whole_response(response_of(result)?, limit).await
+}
+
+fn response_of(result: Result<Reply, FunctionError>) -> Result<Response, FunctionError> {
     match result? {
-        Reply::Http(response) => gateway::whole_response(response, limit).await,
+        Reply::Http(response) => Ok(response),
         Reply::Event(_) => {
             let why = "a result where a response was expected".to_owned();
             Err(FunctionError::returned("Runtime.InvalidResponse", why, Vec::new()))

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinHandle};
 use wambda_model::limits::{INLINE_WORK_BYTES_MAX, READ_BESIDE_BYTES_MAX, WORK_EACH_MAX};
 
@@ -26,23 +26,30 @@ pub struct Offload {
     threads: Handle,
     turns: Mutex<Turns>,
     /// One large body is read into values at a time.
-    reader: Semaphore,
+    reader: Arc<Semaphore>,
     /// Bytes of it.
-    read: AtomicU64,
+    read: Arc<AtomicU64>,
 }
 
 /// The turn of a large body to be read into values, which take as much again as it has.
 #[derive(Debug)]
-pub(crate) struct Reading<'a> {
-    offload: &'a Offload,
+pub(crate) struct Reading {
+    read: Arc<AtomicU64>,
     bytes: u64,
-    _turn: SemaphorePermit<'a>,
+    _turn: OwnedSemaphorePermit,
 }
 
-impl Drop for Reading<'_> {
+impl Drop for Reading {
     fn drop(&mut self) {
-        self.offload.read.fetch_sub(self.bytes, Relaxed);
+        self.read.fetch_sub(self.bytes, Relaxed);
     }
+}
+
+/// Of one subscriber's turns, one, and with it that of a large body.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    _own: OwnedSemaphorePermit,
+    _reading: Option<Reading>,
 }
 
 /// Who has work there, and how much more of it may run now.
@@ -70,21 +77,46 @@ impl Offload {
         Self {
             threads,
             turns: Mutex::default(),
-            reader: Semaphore::new(1),
-            read: AtomicU64::new(0),
+            reader: Arc::new(Semaphore::new(1)),
+            read: Arc::default(),
         }
     }
 
-    /// Waits for the turn of a body of so many bytes; none is needed when they are few.
-    pub(crate) async fn reading(&self, bytes: usize) -> Option<Reading<'_>> {
+    /// Waits for the turn of a peer's body of so many bytes to be read into values; none is needed
+    /// when they are few. A peer's next bodies wait for its own turns, and not before those of others.
+    pub(crate) async fn reading(&self, peer: SocketAddr, bytes: usize) -> Option<Turn> {
+        if bytes <= READ_BESIDE_BYTES_MAX {
+            return None;
+        }
+        let own = self.turns(peer.ip()).acquire_owned().await.ok()?;
+        Some(Turn { _own: own, _reading: self.turn_of_large(bytes).await })
+    }
+
+    async fn turn_of_large(&self, bytes: usize) -> Option<Reading> {
         if bytes <= READ_BESIDE_BYTES_MAX {
             return None;
         }
         // It is never closed.
-        let turn = self.reader.acquire().await.ok()?;
+        let turn = Arc::clone(&self.reader).acquire_owned().await.ok()?;
         let bytes = bytes as u64;
         self.read.fetch_add(bytes, Relaxed);
-        Some(Reading { offload: self, bytes, _turn: turn })
+        Some(Reading { read: Arc::clone(&self.read), bytes, _turn: turn })
+    }
+
+    /// As [`Offload::work`], for what reads JSON into values.
+    ///
+    /// # Errors
+    /// 500 when it panics.
+    pub(crate) async fn read_values<T: Send + 'static>(
+        &self,
+        peer: SocketAddr,
+        bytes: usize,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        if bytes <= INLINE_WORK_BYTES_MAX {
+            return Ok(read());
+        }
+        Box::pin(self.away(peer, bytes, read)).await
     }
 
     /// Bytes of values that large bodies are being read into.
@@ -109,20 +141,22 @@ impl Offload {
             return Ok(work());
         }
         // Boxed: it is rare, and would be copied with every request's future.
-        Box::pin(self.away(peer, work)).await
+        Box::pin(self.away(peer, 0, work)).await
     }
 
     async fn away<T: Send + 'static>(
         &self,
         peer: SocketAddr,
+        values: usize,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ApiError> {
         let turns = self.turns(peer.ip());
         let turn =
             turns.acquire_owned().await.map_err(|lost| ApiError::internal(&lost.to_string()))?;
+        let reading = self.turn_of_large(values).await;
         let task = async move {
             let done = work();
-            drop(turn);
+            drop((turn, reading));
             done
         };
         self.run(task).await

@@ -6,15 +6,22 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
+use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
-use wambda_model::limits::{BODY_ROOM_PATIENCE, RESPONSE_ROOM_PATIENCE};
+use tokio::time::{Instant, sleep};
+use wambda_model::limits::{
+    BODY_ROOM_PATIENCE, RESPONSE_COUNTED_BYTES_MIN, RESPONSE_ROOM_PATIENCE,
+};
+use wambda_model::{Body, FunctionError};
 
 use crate::rates::subscriber;
 use crate::{ApiError, Response};
 
+/// Between two looks of one who waits for room.
+const LOOK_PERIOD_MIN: Duration = Duration::from_millis(10);
+const LOOK_PERIOD_MAX: Duration = Duration::from_millis(100);
 /// Kilobytes that a share grows by.
 const STEP: usize = 256;
 
@@ -200,17 +207,71 @@ impl Share {
     /// # Errors
     /// 429 when there is no room for this subscriber, 503 when there is none for anybody.
     pub async fn cover(&mut self, room: &Room, bytes: usize) -> Result<(), ApiError> {
-        let more = self.lacks(bytes);
-        if more == 0 {
-            return Ok(());
+        let Err(mut short) = self.try_cover(bytes) else { return Ok(()) };
+        // Not in the semaphore's line: a waiter for much is given there what comes free, part by part,
+        // and no other request gets any meanwhile.
+        let until = Instant::now() + room.patience;
+        let mut pause = LOOK_PERIOD_MIN;
+        while Instant::now() < until {
+            sleep(pause).await;
+            match self.try_cover(bytes) {
+                Ok(()) => return Ok(()),
+                Err(which) => short = which,
+            }
+            pause = (pause * 2).min(LOOK_PERIOD_MAX);
         }
-        let own = timeout(room.patience, Arc::clone(&self.own).acquire_many_owned(more)).await;
-        let Ok(Ok(own)) = own else { return Err(room.refusal(Short::Own)) };
-        let all = timeout(room.patience, Arc::clone(&self.all).acquire_many_owned(more)).await;
-        let Ok(Ok(all)) = all else { return Err(room.refusal(Short::All)) };
-        self.take(own, all);
-        Ok(())
+        Err(room.refusal(short))
     }
+}
+
+/// Why a function's response is not there as a whole.
+#[derive(Debug)]
+pub enum NotWhole {
+    /// It is the function's doing.
+    Function(FunctionError),
+    /// There is no room for it.
+    Room(ApiError),
+}
+
+impl From<FunctionError> for NotWhole {
+    fn from(error: FunctionError) -> Self {
+        Self::Function(error)
+    }
+}
+
+/// A body of at most `limit` bytes as a whole, and its part of the room, which grows with what is
+/// there: a function may take its time.
+///
+/// # Errors
+/// [`NotWhole`].
+pub(crate) async fn collect(
+    (room, peer): (&Room, IpAddr),
+    mut body: Body,
+    limit: u64,
+) -> Result<(Bytes, Share), NotWhole> {
+    let (mut whole, mut share) = (BytesMut::new(), room.share(peer));
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| match error.function_error() {
+            Some(own) => own.clone(),
+            None => {
+                let message = format!("the response broke off: {error}");
+                FunctionError::returned("Runtime.InvalidResponse", message, Vec::new())
+            }
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        let size = whole.len() + data.len();
+        if size as u64 > limit {
+            return Err(FunctionError::response_too_large(limit).into());
+        }
+        if size > RESPONSE_COUNTED_BYTES_MIN {
+            // Growing takes as much again.
+            let doubled = size.next_power_of_two();
+            share.cover(room, doubled).await.map_err(NotWhole::Room)?;
+            whole.reserve(doubled.saturating_sub(whole.len()));
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok((whole.freeze(), share))
 }
 
 /// Bytes that take their share of the room with them.
@@ -257,6 +318,23 @@ mod tests {
         drop(shares);
         last.cover(&room, 2 << 20).await.unwrap();
         room.share(ONE).cover(&room, 2 << 20).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_waits_for_much_leaves_the_rest_to_others() {
+        let room = Arc::new(Room::for_responses(8 << 20));
+        let mut most = room.share(ONE);
+        most.try_cover(5 << 20).unwrap();
+        let large = Arc::clone(&room);
+        let large = tokio::spawn(async move {
+            let mut share = large.share(OTHER);
+            share.cover(&large, 6 << 20).await.map(|()| share)
+        });
+        sleep(Duration::from_millis(50)).await;
+        assert_eq!(room.used(), 5 << 20);
+        room.share(ONE).try_cover(1 << 20).unwrap();
+        drop(most);
+        assert!(large.await.unwrap().is_ok());
     }
 
     #[tokio::test]

@@ -22,7 +22,7 @@ use http_body_util::{BodyExt, Limited};
 use serde_json::{Value, json};
 use wambda_model::function::{UrlAuth, UrlConfig};
 use wambda_model::invocation::Caller;
-use wambda_model::limits::STREAM_BYTES_MAX;
+use wambda_model::limits::{INLINE_WORK_BYTES_MAX, STREAM_BYTES_MAX};
 use wambda_model::{
     BodyError, Function, FunctionError, FunctionName, Invocation, KillReason, LATEST, Outcome,
     Payload, Reply, RequestId, Target, clock,
@@ -33,6 +33,7 @@ use crate::auth::{self, Who};
 use crate::gateway::{self, Origin};
 use crate::lambda::invoke;
 use crate::name::Named;
+use crate::room::{self, NotWhole};
 use crate::{Api, ApiError, Request, Response, Surface, body, reply};
 
 /// How a function was reached.
@@ -246,7 +247,8 @@ async fn pass(
         let head = gateway::event_of_head(&parts, &origin);
         let (size, limit) = (whole.bytes.len(), version.config.payload_bytes);
         let write = move || whole.made_into(|body| gateway::event_with_body(head, body, limit));
-        Payload::Event(api.offload.work(peer, size, write).await??)
+        let event = api.offload.work(peer, size, write).await??;
+        Payload::Event(event.covered(&api.room, peer).await?.into_bytes())
     };
     let caller = caller(api, &door, who.as_ref(), chain).map(Box::new);
     let invocation = Invocation { id, payload, caller, attempt: 1 };
@@ -281,14 +283,22 @@ async fn answer(
     let Outcome { result, report, .. } = outcome;
     let answered = match result {
         Ok(Reply::Http(response)) => match limit {
-            Some(limit) => buffered(response, limit).await,
+            Some(limit) => match buffered((api, peer), response, limit).await {
+                Err(NotWhole::Room(error)) => return Err(error),
+                Err(NotWhole::Function(error)) => Err(error),
+                Ok(response) => Ok(response),
+            },
             None => Ok(response),
         },
         Ok(Reply::Event(bytes)) => {
             let size = bytes.len();
+            // Its turn may be long in coming.
+            let counted = if size > INLINE_WORK_BYTES_MAX { size as u64 } else { 0 };
+            let share = api.room_for(peer, counted).await?;
             let read = move || gateway::response_from_result(&bytes);
-            let response = api.offload.work(peer, size, read).await?;
+            let response = api.offload.read_values(peer, size, read).await?;
             response
+                .map(|response| share.go_with(response))
                 .map_err(|why| FunctionError::returned("Runtime.InvalidResponse", why, Vec::new()))
         }
         Err(error) => Err(error),
@@ -302,15 +312,16 @@ async fn answer(
 }
 
 /// A whole answer, within the payload limit.
-async fn buffered(response: Response, limit: u64) -> Result<Response, FunctionError> {
+async fn buffered(
+    (api, peer): (&Api, SocketAddr),
+    response: Response,
+    limit: u64,
+) -> Result<Response, NotWhole> {
     let (mut parts, body) = response.into_parts();
-    let cap = usize::try_from(limit).unwrap_or(usize::MAX);
-    let collected = Limited::new(body, cap).collect().await.map_err(|error| {
-        let own = error.downcast_ref::<BodyError>().and_then(BodyError::function_error);
-        own.cloned().unwrap_or_else(|| FunctionError::response_too_large(limit))
-    })?;
+    let (bytes, share) = room::collect((&api.responses, peer.ip()), body, limit).await?;
     parts.headers.remove(CONTENT_LENGTH);
-    Ok(http::Response::from_parts(parts, wambda_model::body::full(collected.to_bytes())))
+    let whole = http::Response::from_parts(parts, wambda_model::body::full(bytes));
+    Ok(share.go_with(whole))
 }
 
 /// What remains of `/fn/NAME/path?query`.

@@ -353,7 +353,7 @@ pub const COMPILE_QUEUE_BYTES_MAX: u64 = 256 * MIB;
 /// Of them, those of one uploader.
 pub const COMPILE_QUEUE_EACH_BYTES_MAX: u64 = 128 * MIB;
 /// Bytes of wasm, unpacked from zips or written as text, that may be in memory while their uploads are published.
-pub const UNPACKED_BYTES_MAX: u64 = 160 * MIB;
+pub const UNPACKED_BYTES_MAX: u64 = 112 * MIB;
 /// Longest wait for the compiler.
 pub const COMPILE_QUEUE_AGE_MAX: Duration = Duration::from_secs(7_200);
 /// Of them, those of one uploader.

@@ -19,6 +19,9 @@ use crate::serving::Watched;
 /// How long, and how often, the end of a peer's side is kept from hyper while the body before it is not taken whole.
 const KEPT_PERIOD: Duration = Duration::from_millis(20);
 const KEPT_MAX: u32 = 50;
+/// How often room is looked for, for what a peer holds that makes us wait.
+const ASKED_MAX: u32 = 3;
+const ASK_PERIOD: Duration = Duration::from_millis(300);
 
 /// A stream whose writes fail when the peer takes nothing for a while.
 pub(crate) struct Patient<S> {
@@ -30,6 +33,9 @@ pub(crate) struct Patient<S> {
     taken: u64,
     /// What is held while it runs.
     share: Option<Share>,
+    /// How often room for that was looked for, and when it is again.
+    asked: u32,
+    again: Option<Pin<Box<Sleep>>>,
     /// How often the end of the peer's side was kept from hyper since the last answer, and until when it is.
     kept: u32,
     keeps: Option<Pin<Box<Sleep>>>,
@@ -40,8 +46,9 @@ pub(crate) struct Patient<S> {
 impl<S> Patient<S> {
     /// Writes to `stream` fail when nothing of them was taken for `longest`; `watched` hears when all is written.
     pub(crate) fn new(stream: S, longest: Duration, watched: Arc<Watched>, api: Arc<Api>) -> Self {
-        let (patience, share, keeps) = (None, None, None);
-        Self { stream, longest, patience, taken: 0, share, kept: 0, keeps, watched, api }
+        let (patience, share, keeps, again) = (None, None, None, None);
+        let (taken, kept, asked) = (0, 0, 0);
+        Self { stream, longest, patience, taken, share, asked, again, kept, keeps, watched, api }
     }
 
     /// The peer has ended its side. Whether hyper, which takes it for gone, hears of that now. It reads on before it hands a
@@ -60,9 +67,37 @@ impl<S> Patient<S> {
             if keeps.as_mut().poll(cx).is_pending() {
                 return false;
             }
-            (self.keeps, self.kept) = (None, self.kept + 1);
+            // A function may read its request late, or not at all: only a body that is waited for can
+            // turn out to be cut short.
+            (self.keeps, self.kept) = (None, self.kept + u32::from(self.watched.starves()));
         }
         true
+    }
+
+    /// Looks for room for what a peer that makes us wait holds: again and again for a while, as long
+    /// as slower ones are cut off for it.
+    fn finds_room(&mut self, cx: &mut Context<'_>) -> bool {
+        loop {
+            if let Some(again) = &mut self.again
+                && again.as_mut().poll(cx).is_pending()
+            {
+                return true;
+            }
+            let Watched { open, peer, .. } = &*self.watched;
+            match readers::stalled(open, &self.api, *peer) {
+                Ok(Some(share)) => {
+                    (self.share, self.again) = (Some(share), None);
+                    self.watched.stalls(RESPONSE_STALLED_BYTES);
+                    return true;
+                }
+                Ok(None) if self.asked < ASKED_MAX => {
+                    self.asked += 1;
+                    self.watched.stalls(0);
+                    self.again = Some(Box::pin(tokio::time::sleep(ASK_PERIOD)));
+                }
+                _ => return false,
+            }
+        }
     }
 
     /// A peer has `longest` for each [`READER_BYTES_MIN`], from the first time that it makes us wait until
@@ -82,14 +117,8 @@ impl<S> Patient<S> {
         if polled.is_ready() {
             return polled;
         }
-        if self.share.is_none() {
-            let Watched { open, peer, .. } = &*self.watched;
-            let Ok(share) = readers::stalled(open, &self.api, *peer) else {
-                return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
-            };
-            let bytes = if share.is_some() { RESPONSE_STALLED_BYTES } else { 0 };
-            self.share = share;
-            self.watched.stalls(bytes);
+        if self.share.is_none() && !self.finds_room(cx) {
+            return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
         }
         let longest = self.longest;
         let new = || Box::pin(tokio::time::sleep(longest));
@@ -137,6 +166,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // All is written: what is asked for next has its own time.
         (self.patience, self.taken, self.share) = (None, 0, None);
+        (self.asked, self.again) = (0, None);
         self.watched.reader.is_done();
         if self.watched.flushed() {
             self.kept = 0;

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use wambda_api::room::{Share, Short};
 use wambda_api::{Api, ApiError};
 use wambda_model::clock;
@@ -30,6 +32,8 @@ pub(crate) struct Reader {
     taken: AtomicU64,
     /// Bytes that are held for it.
     held: AtomicU64,
+    /// It has taken all.
+    done: Notify,
 }
 
 impl Reader {
@@ -57,6 +61,23 @@ impl Reader {
             self.since.store(0, Relaxed);
             self.taken.store(0, Relaxed);
             self.held.store(0, Relaxed);
+            self.done.notify_waiters();
+        }
+    }
+
+    /// Whether it makes a response wait.
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.since.load(Relaxed) != 0
+    }
+
+    /// Waits until it has taken all.
+    pub(crate) async fn caught_up(&self) {
+        loop {
+            let done = self.done.notified();
+            if !self.is_stalled() {
+                return;
+            }
+            done.await;
         }
     }
 
@@ -96,16 +117,23 @@ pub(crate) async fn room(
     bytes: usize,
 ) -> Result<Arc<Share>, ApiError> {
     let mut share = api.responses.share(peer);
-    let Err(short) = share.try_cover(bytes) else { return Ok(Arc::new(share)) };
-    open.shed(bytes as u64, short, peer);
+    let Err(mut short) = share.try_cover(bytes) else { return Ok(Arc::new(share)) };
     let size = bytes as u64;
     let waiting = open.waiting.0.fetch_add(size, Relaxed);
     let _waits = Waits(&open.waiting.0, size);
     if waiting + size > RESPONSE_WAITING_BYTES_MAX.max(size) {
         return Err(api.responses.refusal(short));
     }
-    share.cover(&api.responses, bytes).await?;
-    Ok(Arc::new(share))
+    let until = clock::now() + RESPONSE_ROOM_PATIENCE;
+    while clock::now() < until {
+        open.shed(size, short, peer);
+        tokio::time::sleep(LOOK_PERIOD).await;
+        match share.try_cover(bytes) {
+            Ok(()) => return Ok(Arc::new(share)),
+            Err(which) => short = which,
+        }
+    }
+    Err(api.responses.refusal(short))
 }
 
 /// Waits until there is room for what a function may answer, while the slowest readers are cut off; what is short if it

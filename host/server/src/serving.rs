@@ -33,7 +33,7 @@ use wambda_api::body::{Rest, Source};
 use wambda_api::rates::subscriber;
 use wambda_api::room::{Share, Short};
 use wambda_api::within::Within;
-use wambda_api::{Api, Follows, Response};
+use wambda_api::{Api, Follows, InMemory, Response};
 use wambda_model::limits::{
     CONNECTIONS_RESERVED_PATIENCE, HEADERS_MAX, READER_PATIENCE_FACTOR, RESPONSE_COUNTED_BYTES_MIN,
     RESPONSE_ROOM_MIN, UNSENT_BYTES_MAX,
@@ -63,8 +63,8 @@ pub(crate) struct Open {
     /// The last one has gone.
     none: Notify,
     pub(crate) waiting: Waiting,
-    /// When readers were cut off last, for the sake of others.
-    shed: AtomicU64,
+    /// When readers were cut off last, for the sake of all and of one subscriber's own.
+    shed: [AtomicU64; 2],
 }
 
 #[derive(Debug, Default)]
@@ -122,6 +122,8 @@ pub(crate) struct Watched {
     stops: AtomicBool,
     /// Its peer has said all that it has to say.
     half_closed: AtomicBool,
+    /// The body of its request is waited for.
+    starves: AtomicBool,
     /// What it answers has no end of its own: only a peer that is there gets it.
     follows: AtomicBool,
     waker: OnceLock<Waker>,
@@ -140,6 +142,7 @@ impl Watched {
     /// A request's head is there.
     fn begin(&self) {
         self.answered.store(false, Relaxed);
+        self.follows.store(false, Relaxed);
         self.change(|doing| Doing { since: BUSY, is_written: false, ..doing });
     }
 
@@ -163,6 +166,11 @@ impl Watched {
     /// Whether a body of its requests is not over.
     pub(crate) fn reads_body(&self) -> bool {
         Doing::of(self.doing.load(Relaxed)).bodies > 0
+    }
+
+    /// Whether such a body is waited for.
+    pub(crate) fn starves(&self) -> bool {
+        self.starves.load(Relaxed)
     }
 
     /// All that was to be written has been; whether hyper is to read again, because the end of its peer's side was kept
@@ -220,6 +228,12 @@ impl Source for Watched {
         let now = self.open.now.load(Relaxed);
         self.change(|doing| Doing { bodies: doing.bodies.saturating_sub(1), ..doing }.from(now));
     }
+
+    fn waits(&self, waits: bool) {
+        if self.starves.load(Relaxed) != waits {
+            self.starves.store(waits, Relaxed);
+        }
+    }
 }
 
 impl Open {
@@ -232,7 +246,7 @@ impl Open {
             all: Mutex::default(),
             none: Notify::new(),
             waiting: Waiting::default(),
-            shed: AtomicU64::new(0),
+            shed: Default::default(),
         })
     }
 
@@ -241,7 +255,9 @@ impl Open {
     pub(crate) fn shed(&self, bytes: u64, short: Short, peer: IpAddr) -> u64 {
         let now = self.now.load(Relaxed);
         // It looks at all connections: as often as their clock moves, and no oftener.
-        if self.shed.swap(now, Relaxed) == now {
+        let [of_all, of_own] = &self.shed;
+        let last = if short == Short::All { of_all } else { of_own };
+        if last.swap(now, Relaxed) == now {
             return bytes;
         }
         let (mut slowest, mut freed) = (Vec::new(), 0);
@@ -316,6 +332,7 @@ impl Open {
             stops: AtomicBool::new(all.stopping),
             half_closed: AtomicBool::new(false),
             follows: AtomicBool::new(false),
+            starves: AtomicBool::new(false),
             waker: OnceLock::new(),
             patience_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
             open: Arc::clone(self),
@@ -442,6 +459,11 @@ async fn answer(
     request: hyper::Request<Incoming>,
 ) -> Result<hyper::Response<Answer>, Infallible> {
     desk.watched.begin();
+    // hyper takes the next request of a pipeline before the last response is written, and keeps heads
+    // without a body in a buffer that has no bound.
+    if desk.watched.reader.is_stalled() {
+        Box::pin(desk.watched.reader.caught_up()).await;
+    }
     let (mut parts, incoming) = request.into_parts();
     if let Some(within) = &desk.within {
         parts.extensions.insert(within.clone());
@@ -481,21 +503,26 @@ async fn answer_short(desk: Arc<Desk>, request: wambda_api::Request, short: Shor
 
 /// Its part of the room for responses, when a response is large; one for which there is none is replaced.
 async fn hold(desk: &Desk, framed: &mut hyper::Response<Framed>) -> Option<Arc<Share>> {
-    let size = framed.body().held_bytes();
+    let in_memory = framed.extensions().get::<InMemory>().map_or(0, |InMemory(bytes)| *bytes);
+    let size = framed.body().held_bytes().max(in_memory);
     if size == 0 && framed.extensions().get::<Follows>().is_some() {
         desk.watched.follows.store(true, Relaxed);
     }
     if size < RESPONSE_COUNTED_BYTES_MIN {
         return None;
     }
-    desk.watched.reader.holds(size);
-    // Some found room before they were read from the disk.
+    // Some found room before they were made.
     if let Some(found) = framed.extensions_mut().remove() {
+        desk.watched.reader.holds(size);
         return Some(found);
     }
     let Desk { api, peer, watched, .. } = desk;
     match Box::pin(readers::room(&watched.open, api, peer.ip(), size)).await {
-        Ok(share) => Some(share),
+        Ok(share) => {
+            // Not before: until there is a response, its reader has taken all that there is.
+            desk.watched.reader.holds(size);
+            Some(share)
+        }
         Err(error) => {
             *framed = framing::refusal(api.no_room(framed.headers(), error));
             None

@@ -46,7 +46,8 @@ pub(crate) async fn invoke(
     let (id, by) = (invocation.id, invocation.deadline());
     let (to, size) = (target.version.clone(), invocation.payload.waiting_bytes());
     let size = usize::try_from(size).unwrap_or(usize::MAX);
-    let invocation = api.offload.work(peer, size, move || payload(&to, invocation)).await??;
+    let read = move || payload(&to, invocation);
+    let invocation = api.offload.read_values(peer, size, read).await??;
     let outcome = api.invoke.invoke(&target.version, invocation).await?;
     invoke::watch(target.alias.as_deref(), &outcome, by);
     let Outcome { result, version, .. } = outcome;
@@ -68,7 +69,9 @@ pub(crate) async fn invoke(
         }
         Err(error) => frames.error = Some(error),
     }
+    let waits = frames.rest.len();
     let mut response = Response::new(Body::new(frames));
+    response.extensions_mut().insert(crate::InMemory(waits));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, EVENT_STREAM);
     reply::put_id(headers, reply::AWS_REQUEST_ID, id);
