@@ -161,9 +161,14 @@ fn concurrency_is_what_really_runs() {
     server.put("b", &guest("event"), "timeout=10&provisioned=4").expect(400);
     server.deploy("b", &guest("event"), "timeout=10&provisioned=3");
     eventually(Duration::from_secs(5), || (instances(&server, "b") == 3).then_some(()));
-    let refused = server.put("b", &guest("event"), "provisioned=3&concurrency=2").expect(400);
-    assert!(refused.message().contains("at least the 3 that are provisioned"));
     server.deploy("b", &guest("event"), "timeout=10&provisioned=0");
+    // What versions have provisioned is within the reservation, on either surface.
+    aws(&server, "POST", "/2015-03-31/functions/b/versions", &json!({}));
+    let path = "/2019-09-30/functions/b/provisioned-concurrency?Qualifier=1";
+    assert_eq!(put(&server, path, &json!({"ProvisionedConcurrentExecutions": 2})), 202);
+    let refused = server.put("b", &guest("event"), "timeout=10&concurrency=1").expect(400);
+    assert!(refused.message().contains("at least the 2 that are provisioned"));
+    aws(&server, "DELETE", path, &json!({}));
     eventually(Duration::from_secs(90), || (instances(&server, "b") <= 1).then_some(()));
 }
 

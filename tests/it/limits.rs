@@ -393,6 +393,26 @@ fn refused_uploads_take_no_room() {
     server.assert_well();
 }
 
+/// What was deleted counts until its bytes have gone.
+#[test]
+fn layers_that_come_and_go_are_in_the_storage_of_code() {
+    let server = Server::with(&["--code-storage", "8"]);
+    let json = [("content-type", "application/json")];
+    let publish = |seed: u8| {
+        let zip = BASE64.encode(zip_of(&vec![seed; 3 << 20], zip::CompressionMethod::Stored));
+        let body = serde_json::json!({"Content": {"ZipFile": zip}}).to_string();
+        server.request("POST", "/2018-10-31/layers/l/versions", &json, body.as_bytes())
+    };
+    for number in 1..3 {
+        publish(number).expect(201);
+        let path = format!("/2018-10-31/layers/l/versions/{number}");
+        server.request("DELETE", &path, &[], b"").expect(204);
+    }
+    let refused = publish(3).expect(400).text();
+    assert!(refused.contains("Code storage limit exceeded"), "{refused}");
+    server.assert_well();
+}
+
 #[test]
 fn the_storage_of_code_is_bounded() {
     let mut server = Server::with(&["--code-storage", "8"]);

@@ -421,6 +421,17 @@ impl Functions {
         self.storage.set_code(totals.bytes());
     }
 
+    /// Counts what is kept for updates that are being compiled.
+    fn count_staged(&self, commit: &Committed) {
+        let totals = self.totals();
+        let versions = commit.staged.values().map(|staged| &staged.version);
+        let kept: HashMap<Digest, u64> = versions
+            .flat_map(|of| [(of.digest, of.code_bytes), (of.upload, of.upload_bytes)])
+            .filter(|(digest, _)| !totals.has(digest))
+            .collect();
+        self.storage.set_staged(kept.values().sum());
+    }
+
     pub(crate) fn totals(&self) -> std::sync::MutexGuard<'_, Totals> {
         self.totals.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -446,6 +457,7 @@ impl Functions {
         self.records.put(&record::key(name), text.into(), Expect::Any).await?;
         let function = self.assemble(name, record.latest, versions, record.details);
         self.show(name, Some(function));
+        self.count_staged(commit);
         self.catalog.get(name).ok_or_else(|| StoreError::Failed("lost".to_owned()))
     }
 
@@ -502,6 +514,7 @@ impl Functions {
         self.records.delete(&record::key(name), Expect::Any).await?;
         commit.staged.remove(name);
         self.show(name, None);
+        self.count_staged(&commit);
         self.metrics.forget(name, &function.latest.metrics);
         // Its lane may stay in memory for a while.
         function.latest.logs.clear();

@@ -61,6 +61,8 @@ pub struct Layers {
     storage: Arc<Storage>,
     /// One at a time: a zip is no leftover before its record is there.
     publishing: Mutex<()>,
+    /// Zips of versions that were deleted, with their bytes: they count until they are swept away.
+    deleted: std::sync::Mutex<BTreeMap<Digest, u64>>,
 }
 
 impl std::fmt::Debug for Layers {
@@ -88,8 +90,9 @@ impl Layers {
         storage: &Arc<Storage>,
     ) -> Result<Arc<Self>, StoreError> {
         let table = Table::<LayerRecord>::load(records).await?;
-        let this =
-            Self { table, blobs, storage: Arc::clone(storage), publishing: Mutex::default() };
+        let (storage, publishing, deleted) =
+            (Arc::clone(storage), Mutex::default(), std::sync::Mutex::default());
+        let this = Self { table, blobs, storage, publishing, deleted };
         this.measure();
         Ok(Arc::new(this))
     }
@@ -108,9 +111,14 @@ impl Layers {
                 && !kept.contains(&digest)
             {
                 tracing::warn!(key, "no layer is made of this zip: it goes to the trash");
-                self.blobs.discard(&key).await?;
+                // One that cannot be moved does not keep the others.
+                match self.blobs.discard(&key).await {
+                    Ok(()) => drop(self.deleted().remove(&digest)),
+                    Err(error) => tracing::warn!(key, %error, "cannot be put into the trash"),
+                }
             }
         }
+        self.measure();
         Ok(())
     }
 
@@ -137,8 +145,13 @@ impl Layers {
     fn measure(&self) {
         let all = self.current();
         let versions = all.values().flat_map(|layer| layer.versions.values());
-        let distinct: BTreeMap<Digest, u64> = versions.map(|v| (v.digest, v.bytes)).collect();
+        let mut distinct = self.deleted().clone();
+        distinct.extend(versions.map(|version| (version.digest, version.bytes)));
         self.storage.set_layers(distinct.values().sum());
+    }
+
+    fn deleted(&self) -> std::sync::MutexGuard<'_, BTreeMap<Digest, u64>> {
+        self.deleted.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// All of them now, by name.
@@ -207,7 +220,13 @@ impl Layers {
             let mut layer = all.get(name).map(|layer| (**layer).clone()).unwrap_or_default();
             change(&mut layer).map(|()| layer)
         };
+        let before = self.current().get(name).cloned();
         let put = self.table.put(name, change).await;
+        if let (Some(before), Ok(after)) = (before, &put) {
+            let gone =
+                before.versions.iter().filter(|(number, _)| !after.versions.contains_key(number));
+            self.deleted().extend(gone.map(|(_, version)| (version.digest, version.bytes)));
+        }
         self.measure();
         put
     }

@@ -20,11 +20,13 @@ pub struct Full {
     pub more: u64,
 }
 
-/// Bytes that are kept for functions and layers, against what the operator allows. What is being compiled may exceed it.
+/// Bytes that are kept for functions and layers, against what the operator allows. What compiling makes of them may exceed it.
 pub struct Storage {
     limit: u64,
     build: Arc<dyn Build>,
     code: AtomicU64,
+    /// Of code that is being compiled.
+    staged: AtomicU64,
     layers: AtomicU64,
 }
 
@@ -43,7 +45,7 @@ impl Storage {
     #[must_use]
     pub fn new(limit: u64, build: Arc<dyn Build>) -> Arc<Self> {
         let zero = || AtomicU64::new(0);
-        Arc::new(Self { limit, build, code: zero(), layers: zero() })
+        Arc::new(Self { limit, build, code: zero(), staged: zero(), layers: zero() })
     }
 
     /// Bytes allowed.
@@ -55,11 +57,16 @@ impl Storage {
     /// Bytes in use.
     #[must_use]
     pub fn used(&self) -> u64 {
-        self.code.load(Relaxed) + self.layers.load(Relaxed) + self.build.stored()
+        let kept = [&self.code, &self.staged, &self.layers];
+        kept.map(|bytes| bytes.load(Relaxed)).iter().sum::<u64>() + self.build.stored()
     }
 
     pub(crate) fn set_code(&self, bytes: u64) {
         self.code.store(bytes, Relaxed);
+    }
+
+    pub(crate) fn set_staged(&self, bytes: u64) {
+        self.staged.store(bytes, Relaxed);
     }
 
     pub(crate) fn set_layers(&self, bytes: u64) {

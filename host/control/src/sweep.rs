@@ -95,7 +95,10 @@ impl Functions {
                     && !used.contains(&digest)
                 {
                     tracing::warn!(key, "no function has this code: it goes to the trash");
-                    self.blobs.discard(&key).await?;
+                    // One that cannot be moved does not keep the others.
+                    if let Err(error) = self.blobs.discard(&key).await {
+                        tracing::warn!(key, %error, "cannot be put into the trash");
+                    }
                 }
             }
         }
