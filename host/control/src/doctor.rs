@@ -1,7 +1,7 @@
 //! What of a stopped data directory is damaged, and what is left: every record is read as the server would
 //! read it, and what it refers to has to be there. Changes nothing.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use serde::Serialize;
@@ -60,8 +60,15 @@ pub fn examine(
     let mut checked = check::directory(dir)?;
     let blobs: HashSet<String> = checked.blobs.iter().cloned().collect();
     let mut wanted = HashSet::new();
+    let newest: HashMap<String, u64> = checked
+        .records
+        .iter()
+        .filter(|(key, _)| key.starts_with(record::PREFIX))
+        .filter_map(|(key, value)| record::read(key, value).ok())
+        .map(|found| (record::version_prefix(&found.name), found.details.last_number))
+        .collect();
     for (key, value) in std::mem::take(&mut checked.records) {
-        match read(&key, &value) {
+        match read(&key, &value, &newest) {
             Ok(Some(needs)) => {
                 wanted.extend(needs.into_iter().map(|blob| (blob, key.clone())));
                 checked.records.push((key, value));
@@ -105,8 +112,20 @@ pub fn examine(
     })
 }
 
+/// Whether the server reads this version: a deletion, or a publication, that was cut short leaves some
+/// that no function has. `newest` are the functions' last numbers, by the prefix of their versions.
+fn is_of_a_function(key: &str, newest: &HashMap<String, u64>) -> bool {
+    let Some((function, number)) = key.rsplit_once('/') else { return false };
+    let newest = newest.get(&format!("{function}/"));
+    newest.is_some_and(|newest| number.parse::<u64>().is_ok_and(|number| number <= *newest))
+}
+
 /// Reads a record as the server would; the blobs that it needs. None when nothing reads it.
-fn read(key: &str, value: &[u8]) -> Result<Option<Vec<String>>, StoreError> {
+fn read(
+    key: &str,
+    value: &[u8],
+    newest: &HashMap<String, u64>,
+) -> Result<Option<Vec<String>>, StoreError> {
     let code = |version: &VersionRecord| {
         let upload = record::upload_key(&version.upload);
         let has_upload = version.upload != version.digest;
@@ -122,6 +141,7 @@ fn read(key: &str, value: &[u8]) -> Result<Option<Vec<String>>, StoreError> {
             let staged = found.staged.as_ref().map(|staged| code(&staged.version));
             [code(&found.latest), staged.unwrap_or_default()].concat()
         }
+        _ if key.starts_with("version/") && !is_of_a_function(key, newest) => Vec::new(),
         _ if key.starts_with("version/") => code(&table::parse(key, value)?),
         _ if key.starts_with("layer/") => {
             let layer: LayerRecord = table::parse(key, value)?;
@@ -144,4 +164,19 @@ fn layer_key(digest: &Digest) -> String {
 /// It refers to no blob.
 fn nothing<T>(_read: T) -> Vec<String> {
     Vec::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_that_no_function_has_are_no_damage() {
+        let newest = HashMap::from([("version/f/".to_owned(), 2)]);
+        let known = |key: &str| is_of_a_function(key, &newest);
+        assert!(known("version/f/00000000000000000001") && known("version/f/00000000000000000002"));
+        assert!(!known("version/f/00000000000000000003"), "it was cut short");
+        assert!(!known("version/g/00000000000000000001"), "its function is deleted");
+        assert!(!known("version/f/x") && !known("version"));
+    }
 }

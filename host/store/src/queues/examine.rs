@@ -66,5 +66,80 @@ pub(crate) fn database(database: &Database) -> Result<Examined, StoreError> {
             }
         }
     }
+    if there.iter().any(|name| name == Table::States.name()) {
+        damaged.extend(strays(&open)?);
+    }
     Ok((whole, damaged))
+}
+
+/// Entries of other tables that no state has, or has otherwise: keys have no digest.
+fn strays(
+    open: &impl Fn(Table) -> Result<redb::ReadOnlyTable<&'static [u8], &'static [u8]>, StoreError>,
+) -> Result<Vec<(String, String)>, StoreError> {
+    let states = open(Table::States)?;
+    let mut found = Vec::new();
+    for table in [Table::Schedule, Table::Members, Table::Bodies] {
+        for entry in open(table)?.iter().map_err(failed)? {
+            let (key, _) = entry.map_err(failed)?;
+            let key = key.value();
+            let id = key.get(key.len().saturating_sub(16)..).unwrap_or_default();
+            let sealed = states.get(id).map_err(failed)?;
+            let state = sealed.as_ref().map(|sealed| unseal(Table::States, id, sealed.value()));
+            let number = id.try_into().map_or(0, u128::from_be_bytes);
+            let is_its_own = match state.map(|value| value.map(State::decode)) {
+                None => false,
+                Some(Some(Ok(state))) if table == Table::Schedule => {
+                    schedule_key(state.queue, state.class, state.due, number) == key
+                }
+                Some(Some(Ok(state))) if table == Table::Members => {
+                    member_key(state.queue, state.expires, number) == key
+                }
+                // Bodies have no other key; a damaged state is told already.
+                _ => true,
+            };
+            if !is_its_own {
+                let place = format!("{} in {}", id_of(id), table.name());
+                found.push((place, "no message has this entry".to_owned()));
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use redb::backends::InMemoryBackend;
+
+    use super::super::upgrade;
+    use super::*;
+
+    #[test]
+    fn entries_that_no_message_has_are_told() {
+        let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
+        let write = database.begin_write().unwrap();
+        upgrade::run(&write).unwrap();
+        for table in Table::ALL {
+            let definition = TableDefinition::<&[u8], &[u8]>::new(table.name());
+            let mut table_there = write.open_table(definition).unwrap();
+            let id = 7u128;
+            match table {
+                Table::Schedule => {
+                    table_there.insert(&schedule_key(1, 0, 2, id)[..], &b""[..]).unwrap();
+                }
+                Table::Members => {
+                    table_there.insert(&member_key(1, 3, id)[..], &b""[..]).unwrap();
+                }
+                Table::Bodies => drop(table_there.insert(&id.to_be_bytes()[..], &b"x"[..])),
+                _ => {}
+            }
+        }
+        write.commit().unwrap();
+        let (whole, damaged) = super::database(&database).unwrap();
+        assert_eq!(whole, 0);
+        let places: Vec<&str> = damaged.iter().map(|(place, _)| place.as_str()).collect();
+        assert_eq!(places.len(), 3, "{places:?}");
+        for table in ["schedule.v1", "members.v1", "bodies.v1"] {
+            assert!(places.iter().any(|place| place.ends_with(table)), "{places:?}");
+        }
+    }
 }
