@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-
 use wambda_api::room::{Share, Short};
 use wambda_api::{Api, ApiError};
 use wambda_model::clock;
@@ -117,38 +116,43 @@ pub(crate) async fn room(
     bytes: usize,
 ) -> Result<Arc<Share>, ApiError> {
     let mut share = api.responses.share(peer);
-    let Err(mut short) = share.try_cover(bytes) else { return Ok(Arc::new(share)) };
+    let Err(short) = share.try_cover(bytes) else { return Ok(Arc::new(share)) };
     let size = bytes as u64;
     let waiting = open.waiting.0.fetch_add(size, Relaxed);
     let _waits = Waits(&open.waiting.0, size);
     if waiting + size > RESPONSE_WAITING_BYTES_MAX.max(size) {
         return Err(api.responses.refusal(short));
     }
-    let until = clock::now() + RESPONSE_ROOM_PATIENCE;
-    while clock::now() < until {
-        open.shed(size, short, peer);
-        tokio::time::sleep(LOOK_PERIOD).await;
-        match share.try_cover(bytes) {
-            Ok(()) => return Ok(Arc::new(share)),
-            Err(which) => short = which,
-        }
+    match shed_until(open, (size, peer), short, || share.try_cover(bytes).err()).await {
+        None => Ok(Arc::new(share)),
+        Some(short) => Err(api.responses.refusal(short)),
     }
-    Err(api.responses.refusal(short))
 }
 
-/// Waits until there is room for what a function may answer, while the slowest readers are cut off; what is short if it
-/// still is.
-pub(crate) async fn made(open: &Open, api: &Api, peer: IpAddr, short: Short) -> Option<Short> {
+/// Cuts off the slowest readers for so many bytes of a peer, until `look` finds nothing short; what still is at the end.
+async fn shed_until(
+    open: &Open,
+    (bytes, peer): (u64, IpAddr),
+    short: Short,
+    mut look: impl FnMut() -> Option<Short>,
+) -> Option<Short> {
     let mut short = Some(short);
     let until = clock::now() + RESPONSE_ROOM_PATIENCE;
     while let Some(which) = short
         && clock::now() < until
     {
-        open.shed(RESPONSE_ROOM_MIN, which, peer);
+        open.shed(bytes, which, peer);
         tokio::time::sleep(LOOK_PERIOD).await;
-        short = api.responses.lacks(RESPONSE_ROOM_MIN, peer);
+        short = look();
     }
     short
+}
+
+/// Waits until there is room for what a function may answer, while the slowest readers are cut off; what is short if it
+/// still is.
+pub(crate) async fn made(open: &Open, api: &Api, peer: IpAddr, short: Short) -> Option<Short> {
+    let look = || api.responses.lacks(RESPONSE_ROOM_MIN, peer);
+    shed_until(open, (RESPONSE_ROOM_MIN, peer), short, look).await
 }
 
 /// Room for what a connection holds while its reader makes it wait; none yet when slower readers are being cut off for it.
